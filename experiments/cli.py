@@ -1,0 +1,151 @@
+"""The `pyromodels` command: `pyromodels VERB [NAME] [options]`.
+
+Only the module that was asked for is imported. It has `add_arguments(parser)` and
+`main(args) -> int | None`, and reads `args.verb` and `args.name`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """Where a command lives and what it does, in one line."""
+
+    module: str
+    help: str
+
+
+VERBS = {
+    "doctor": "say what is installed, on which device, what is missing and how to get it",
+    "list": "list the commands with a name and the registered components",
+    "run": "run an experiment",
+    "train": "train the weights that an experiment uses",
+    "estimate": "estimate the parameters of a data generator from data",
+    "table": "print a table of the papers beside our figures",
+    "plot": "draw a figure of the papers",
+    "bench": "measure speed",
+}
+
+# (verb, name); the name is "" where the verb stands alone.
+COMMANDS: dict[tuple[str, str], Command] = {
+    ("doctor", ""): Command("experiments.doctor", VERBS["doctor"]),
+    ("list", ""): Command("experiments.listing", VERBS["list"]),
+    ("run", "mot"): Command(
+        "experiments.mot.run", "track moving objects with MixDVAE, on a made scene or on --data DIR"
+    ),
+    ("train", "srnn-mot"): Command(
+        "experiments.mot.train", "train the SRNN prior of a box trajectory"
+    ),
+    ("estimate", "trajectories"): Command(
+        "experiments.mot.estimate", "fit the synthetic trajectory generator to given detections"
+    ),
+    **{
+        ("table", f"mot-{i}"): Command("experiments.mot.tables", f"thesis, Table 4.{i}")
+        for i in range(1, 6)
+    },
+    ("plot", "mot-iterations"): Command("experiments.mot.iterations", "thesis, Figure 4.3"),
+    ("bench", "mot"): Command(
+        "experiments.mot.bench", "seconds a sequence by batch size, and growth in T, N and K"
+    ),
+}
+
+
+def names(verb: str) -> dict[str, Command]:
+    """The names that may follow a verb; empty where it stands alone."""
+    return {name: command for (v, name), command in COMMANDS.items() if v == verb and name}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done, 2 not as asked, 130 interrupted."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = _parse(argv)
+        return args.main(args) or 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        if "--debug" in argv:
+            traceback.print_exc()
+        print(f"pyromodels: error: {_sentence(error)}", file=sys.stderr)
+        return 2
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    chosen = _choose([word for word in argv if not word.startswith("-")])
+    debug = argparse.ArgumentParser(add_help=False)
+    debug.add_argument("--debug", action="store_true", help="print a traceback with an error")
+
+    parser = argparse.ArgumentParser(
+        "pyromodels", description="Deep generative models of dynamical signals, in Pyro."
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb, verb_help in VERBS.items():
+        stands_alone = (verb, "") in COMMANDS
+        verb_parser = verbs.add_parser(
+            verb, help=verb_help, description=verb_help, parents=[debug] if stands_alone else []
+        )
+        if stands_alone:
+            leaves = {"": verb_parser}
+        else:
+            choices = verb_parser.add_subparsers(dest="name", required=True)
+            leaves = {
+                name: choices.add_parser(name, help=c.help, description=c.help, parents=[debug])
+                for name, c in names(verb).items()
+            }
+        for name, leaf in leaves.items():
+            if (verb, name) == chosen:
+                module = importlib.import_module(COMMANDS[chosen].module)
+                module.add_arguments(leaf)
+                leaf.set_defaults(main=module.main, verb=verb, name=name)
+    return parser.parse_args(argv)
+
+
+def _choose(words: list[str]) -> tuple[str, str] | None:
+    """The command that the leading words name, or None for argparse to ask for more."""
+    if not words:
+        return None
+    verb = words[0]
+    if verb not in VERBS:
+        raise ValueError(_unknown("command", verb, VERBS))
+    if (verb, "") in COMMANDS:
+        return verb, ""
+    if len(words) == 1:
+        return None
+    if words[1] not in names(verb):
+        raise ValueError(_unknown(f"'{verb}' name", words[1], names(verb)))
+    return verb, words[1]
+
+
+def _unknown(what: str, given: str, known: dict) -> str:
+    from pyromodels.errors import unknown  # only here: --help must not import the library
+
+    return unknown(what, given=given, known=known)
+
+
+def _sentence(error: Exception) -> str:
+    """One line for a person, whatever the error carries."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}. To see what is missing: pyromodels doctor"
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _version() -> str:
+    try:
+        return f"pyromodels {version('pyromodels')}"
+    except PackageNotFoundError:
+        return "pyromodels (not installed)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Trajectories as one random variable: distributions with time in the event."""
+
+import copy
+from abc import ABC, abstractmethod
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyromodels.errors import ShapeError, mismatch
+
+
+class PathDistribution(TorchDistribution, ABC):
+    r"""p(v_{1:T}) = \prod_t p(v_t | v_{<t}): one trajectory, one Pyro site, event (T, D).
+
+    A subclass states its conditionals twice: `conditionals`, all frames at once given the values
+    (teacher-forced), and `roll_out`, frame by frame from standard normal noise. The two must agree,
+    `roll_out(noise) == v` exactly where `(v - loc) / scale == noise`, and the contract suite in
+    `pyromodels.testing` holds every subclass to it.
+
+    Contexts keep the shape they came with; everything is computed by broadcasting against the value,
+    so that values may carry more batch dimensions on the left than the context (vectorised particles).
+
+    Args:
+        batch_shape: shape of independent trajectories.
+        num_steps: T.
+        dim: D.
+        like: a tensor of the dtype and on the device that samples shall have.
+        mask: time mask, broadcastable to `batch_shape + (T,)`; False marks padding, which
+            `log_prob` leaves out. It lives inside the distribution because Pyro's `.mask` reaches
+            batch dimensions only. `rsample` continues the trajectory through the padding.
+    """
+
+    arg_constraints = {}
+    support = constraints.independent(constraints.real, 2)
+    has_rsample = True
+
+    def __init__(
+        self,
+        batch_shape: torch.Size,
+        num_steps: int,
+        dim: int,
+        *,
+        like: Tensor,
+        mask: Tensor | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        if mask is not None and mask.shape[-1:] not in ((num_steps,), (1,)):
+            raise ShapeError(
+                mismatch(
+                    "mask",
+                    given=f"shape {tuple(mask.shape)}",
+                    expected=f"(*batch, T) with T = {num_steps}",
+                )
+            )
+        self.time_mask = mask
+        self._like = like
+        super().__init__(
+            torch.Size(batch_shape), torch.Size((num_steps, dim)), validate_args=validate_args
+        )
+
+    @abstractmethod
+    def conditionals(
+        self,
+        value: Tensor,  # v, shape: (*, T, D)
+    ) -> dist.TorchDistribution:  # batch (*, T), event (D,)
+        """Return p(v_t | v_<t) of every frame, in one vectorised call."""
+
+    @abstractmethod
+    def roll_out(
+        self,
+        noise: Tensor,  # standard normal, shape: (*, T, D)
+    ) -> Tensor:  # v, shape: (*, T, D)
+        """Return the trajectory that the noise drives: v_t = loc_t + scale_t noise_t."""
+
+    def noise(
+        self,
+        sample_shape: torch.Size = torch.Size(),  # noqa: B008
+    ) -> Tensor:  # shape: sample_shape + batch_shape + (T, D)
+        """Draw the noise of `rsample`: after the same seed, the very same numbers."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        return torch.randn(shape, dtype=self._like.dtype, device=self._like.device)
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw trajectories with pathwise gradients, shape sample_shape + batch_shape + (T, D)."""
+        return self.roll_out(self.noise(sample_shape))
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw trajectories without gradients."""
+        with torch.no_grad():
+            return self.rsample(sample_shape).detach()
+
+    def log_prob(
+        self,
+        value: Tensor,  # v, shape: (*, T, D)
+    ) -> Tensor:  # nats, shape: (*)
+        """Return log p(v), padding left out."""
+        if value.shape[-2:] != self.event_shape:
+            raise ShapeError(
+                mismatch(
+                    f"value of {type(self).__name__}",
+                    given=f"shape {tuple(value.shape)}",
+                    expected=f"(*, T, D) with (T, D) = {tuple(self.event_shape)}",
+                )
+            )
+        per_frame = self.conditionals(value).log_prob(value)
+        if self.time_mask is not None:
+            per_frame = torch.where(self.time_mask, per_frame, torch.zeros_like(per_frame))
+        total = per_frame.sum(-1)
+        return total.expand(torch.broadcast_shapes(total.shape, self.batch_shape))
+
+    def expand(self, batch_shape: torch.Size, _instance: None = None) -> "PathDistribution":
+        """Return the same distribution for a larger batch: same class, contexts and caches shared."""
+        expanded = copy.copy(self)
+        expanded._batch_shape = torch.Size(batch_shape)
+        return expanded
+
+
+def diagonal_normal(
+    loc: Tensor,  # shape: (*, D)
+    scale: Tensor,  # shape: (*, D)
+) -> dist.TorchDistribution:  # batch (*), event (D,)
+    """Independent normals over the last dimension."""
+    return dist.Normal(loc, scale, validate_args=False).to_event(1)

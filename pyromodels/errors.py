@@ -1,0 +1,38 @@
+"""The errors users meet, and the sentences they are made of: given, expected, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ShapeError(ValueError):
+    """A tensor does not have the shape its place requires."""
+
+
+class SpecError(ValueError):
+    """A spec names a component, a key or a value that does not exist or does not fit."""
+
+
+def mismatch(what: str, *, given: object, expected: object, hint: str = "") -> str:
+    """Say what was given, what was expected and what to do.
+
+    Example:
+        >>> mismatch("x", given="shape (50, 513)", expected="(..., T, 257)", hint="Too long?")
+        'x: given shape (50, 513); expected (..., T, 257). Too long?'
+    """
+    sentence = f"{what}: given {given}; expected {expected}"
+    return f"{sentence}. {hint}" if hint else sentence
+
+
+def unknown(what: str, *, given: str, known: Iterable[str]) -> str:
+    """Say that a name is unknown, which known one is nearest, and list them all.
+
+    Example:
+        >>> unknown("dynamics", given="snn", known=["linear", "srnn"])
+        "unknown dynamics 'snn'; did you mean 'srnn'? Known: linear, srnn"
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(given.lower(), known, n=1)
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    return f"unknown {what} {given!r}; {guess}Known: {', '.join(known) or '(none)'}"

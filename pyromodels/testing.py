@@ -1,0 +1,471 @@
+"""The contract suite: what every path distribution and every source prior must fulfil.
+
+It ships with the package, so that whoever adds a prior runs it:
+
+    @pytest.mark.parametrize("check", SOURCE_PRIOR_CHECKS, ids=lambda check: check.__name__)
+    def test_contract(check):
+        check(MyPrior(...))
+
+Every check raises `AssertionError` where the contract is broken. They work in float64 on small sizes.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyromodels.distributions.coupled import LatentPath
+from pyromodels.distributions.message import Anchor, GaussianMessage
+from pyromodels.distributions.path import PathDistribution, diagonal_normal
+from pyromodels.dynamics.base import SourcePrior
+from pyromodels.plates import MAX_PLATE_NESTING, batch_plate, source_plate
+from pyromodels.registry import DYNAMICS
+
+BATCH = (2, 1, 3)
+"""Batch shape of a trajectory in a tracking program: sequences, frames (none), sources."""
+
+
+def source_prior_specs() -> list[dict[str, Any]]:
+    """Specs of all registered source priors, one for each of their `contract_specs`."""
+    return [
+        {"name": name, **keywords}
+        for name in DYNAMICS.names()
+        if inspect.isclass(DYNAMICS[name]) and issubclass(DYNAMICS[name], SourcePrior)
+        for keywords in DYNAMICS[name].contract_specs
+    ]
+
+
+def build_source_prior(spec: dict[str, Any]) -> SourcePrior:
+    """Build a prior in float64 with weights large enough for every dependence to show."""
+    torch.manual_seed(0)
+    prior = DYNAMICS.build(spec).double()
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.mul_(1.5)
+    return prior
+
+
+def example_anchor(prior: SourcePrior, batch_shape: tuple[int, ...] = BATCH) -> Anchor:
+    """Boxes of plausible sizes where D = 4; anything otherwise."""
+    like = next(prior.parameters(), torch.zeros((), dtype=torch.float64))
+    generator = torch.Generator().manual_seed(1)
+    loc = torch.rand(*batch_shape, prior.source_dim, generator=generator, dtype=torch.float64)
+    if prior.source_dim == 4:
+        corner, size = loc[..., :2], 0.1 + 0.2 * loc[..., 2:]
+        loc = torch.cat((corner, corner + size), -1)
+    return Anchor(loc.to(like.dtype), torch.full_like(loc, 1e-4).to(like.dtype))
+
+
+# ---- one path distribution
+
+
+def check_path(path: PathDistribution) -> None:
+    """Shapes, expansion, the two statements of the law, causality, and normalisation if T = 2, D = 1."""
+    check_path_shapes(path)
+    check_path_noise(path)
+    check_path_causality(path)
+    if path.event_shape == (2, 1):
+        check_path_normalised(path)
+
+
+def check_path_shapes(path: PathDistribution) -> None:
+    """Sample shapes, values with more batch dims than the context, and `expand`."""
+    batch, event = path.batch_shape, path.event_shape
+    for more in ((), (5,), (5, 1, 1)):
+        more = torch.Size(more)
+        value = path.roll_out(path.noise(more))
+        assert value.shape == more + batch + event, (value.shape, more, batch, event)
+        given = path.conditionals(value)
+        assert given.batch_shape == more + batch + event[:1], given.batch_shape
+        assert given.event_shape == event[1:], given.event_shape
+        assert path.log_prob(value).shape == more + batch
+        if math.prod(more) > 1:
+            one = value.reshape(-1, *batch, *event)[0]
+            many = path.log_prob(value).reshape(-1, *batch)[0]
+            torch.testing.assert_close(path.log_prob(one), many)
+    wider = path.expand(torch.Size((4,)) + batch)
+    assert type(wider) is type(path), "expand must keep the class: a wrapper hides conditionals"
+    value = wider.roll_out(wider.noise())
+    assert value.shape == (4, *batch, *event) and wider.log_prob(value).shape == (4, *batch)
+
+
+def check_path_noise(path: PathDistribution) -> None:
+    """`conditionals` of a rolled-out trajectory give back the noise that drove it."""
+    noise = path.noise((3,))
+    value = path.roll_out(noise)
+    given = path.conditionals(value)
+    recovered = (value - given.mean) / given.stddev
+    torch.testing.assert_close(recovered, noise, rtol=1e-6, atol=1e-6)
+    per_frame = diagonal_normal(given.mean, given.stddev).log_prob(value)
+    if path.time_mask is None:
+        torch.testing.assert_close(path.log_prob(value), per_frame.sum(-1))
+
+
+def check_path_causality(path: PathDistribution) -> None:
+    """The Jacobian of p(v_t | v_<t) with respect to v_t' is exactly zero for t' >= t."""
+    value = path.roll_out(path.noise()).detach()
+
+    def law(v: Tensor) -> Tensor:  # (T, -1): what frame t depends on
+        given = path.conditionals(v)
+        both = torch.cat((given.mean, given.stddev), -1)
+        return both.movedim(-2, 0).flatten(1).sum(-1)
+
+    jacobian = torch.autograd.functional.jacobian(law, value).movedim(-2, 1).flatten(2)  # (T, T, -1)
+    for t in range(value.shape[-2]):
+        assert not jacobian[t, t:].any(), f"frame {t} depends on itself or on later frames"
+
+
+def check_path_normalised(path: PathDistribution) -> None:
+    """The density of a path of two frames of one coordinate integrates to one."""
+    if path.time_mask is not None:
+        return
+    grid = torch.linspace(-9, 9, 181, dtype=torch.float64)
+    start = path.conditionals(path.roll_out(path.noise()))
+    first = start.mean[..., :1, :] + start.stddev[..., :1, :] * grid.view(-1, *[1] * start.mean.dim())
+    given = path.conditionals(torch.cat((first, first), -2))  # (grid, *batch, 2, 1)
+    loc, scale = given.mean[..., 1:, :], given.stddev[..., 1:, :]
+    second = loc + scale * grid.view(-1, *[1] * loc.dim())  # (grid, grid, *batch, 1, 1)
+    value = torch.cat((first.expand_as(second), second), -2)
+    area = (start.stddev[..., 0, 0] * scale[..., 0, 0]) * (grid[1] - grid[0]) ** 2
+    total = (path.log_prob(value).exp() * area).sum((0, 1))
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=1e-6, atol=1e-6)
+
+
+# ---- one source prior
+
+
+def run_prior(
+    prior: SourcePrior,
+    num_steps: int = 5,
+    *,
+    anchor: Anchor | None = None,
+    data: dict[str, Tensor] | None = None,
+    mask: Tensor | None = None,
+) -> poutine.Trace:
+    """Trace `sample_sources` inside batch and source plates, at the given values of its sites."""
+    anchor = example_anchor(prior) if anchor is None else anchor
+
+    def program() -> Tensor:
+        with batch_plate(anchor.loc.shape[-4]), source_plate(anchor.loc.shape[-2]):
+            return prior.sample_sources("s", num_steps, anchor=anchor, mask=mask)
+
+    return poutine.trace(poutine.condition(program, data or {})).get_trace()
+
+
+def run_guide(
+    prior: SourcePrior,
+    s: Tensor,  # shape: (*batch, N, T, D)
+    *,
+    data: dict[str, Tensor] | None = None,
+    mask: Tensor | None = None,
+) -> poutine.Trace:
+    """Trace `guide_sources` inside batch and source plates."""
+    anchor = example_anchor(prior)
+
+    def program() -> None:
+        with batch_plate(s.shape[-5]), source_plate(s.shape[-3]):
+            prior.guide_sources("s", s, anchor=anchor, mask=mask)
+
+    return poutine.trace(poutine.condition(program, data or {})).get_trace()
+
+
+def sites(trace: poutine.Trace) -> dict[str, Any]:
+    """The random sites of a trace, plates left out."""
+    return {
+        name: node
+        for name, node in trace.nodes.items()
+        if node["type"] == "sample" and not isinstance(node["fn"], type(None))
+        and type(node["fn"]).__name__ != "_Subsample"
+    }
+
+
+def values(trace: poutine.Trace) -> dict[str, Tensor]:
+    """Values of the random sites, detached."""
+    return {name: node["value"].detach() for name, node in sites(trace).items()}
+
+
+def log_prob(trace: poutine.Trace) -> dict[str, Tensor]:
+    """log p of every random site, shape (*batch, N)."""
+    trace.compute_log_prob()
+    return {name: node["log_prob"] for name, node in sites(trace).items()}
+
+
+def total_log_prob(trace: poutine.Trace) -> Tensor:
+    """log p of all random sites together, shape (*batch, N)."""
+    return sum(log_prob(trace).values())
+
+
+def check_sites(prior: SourcePrior) -> None:
+    """Shapes of the sites; the guide samples all that the model samples beside s."""
+    for num_steps in (1, 2, 5):
+        model = run_prior(prior, num_steps)
+        s = sites(model)["s"]
+        assert s["value"].shape == (*BATCH, num_steps, prior.source_dim), s["value"].shape
+        for node in sites(model).values():
+            assert node["fn"].event_shape[0] == num_steps and len(node["fn"].event_shape) == 2
+            assert node["fn"].batch_shape == BATCH
+        guide = run_guide(prior, s["value"])
+        assert set(sites(guide)) | {"s"} == set(sites(model))
+        for name, node in sites(guide).items():
+            assert node["value"].shape == sites(model)[name]["value"].shape
+        assert total_log_prob(model).shape == BATCH
+
+
+def check_paths(prior: SourcePrior) -> None:
+    """Every path distribution of model and guide keeps the contract of `PathDistribution`."""
+    for num_steps in (2, 5):
+        model = run_prior(prior, num_steps)
+        guide = run_guide(prior, model.nodes["s"]["value"])
+        for node in (*sites(model).values(), *sites(guide).values()):
+            if isinstance(node["fn"], PathDistribution):
+                check_path(node["fn"])
+
+
+def check_coupling(prior: SourcePrior) -> None:
+    """Coupled sites share one roll-out, which the noise read from their conditionals reproduces."""
+    trace = run_prior(prior)
+    for name, node in sites(trace).items():
+        if not isinstance(node["fn"], LatentPath):
+            continue
+        pair, z, s = node["fn"].pair, node["value"], trace.nodes["s"]["value"]
+        source = trace.nodes["s"]["fn"]
+        noise = []
+        for path, value in ((node["fn"], z), (source, s)):
+            given = path.conditionals(value)
+            noise.append((value - given.mean) / given.stddev)
+        rolled = pair.roll_out(*noise, z_is_known=False)
+        torch.testing.assert_close(rolled.latent, z)
+        torch.testing.assert_close(rolled.source, s)
+        assert torch.equal(source.rsample(), s), "the source site must return the stored roll-out"
+        other = run_prior(prior, data={name: z + 1.0})
+        assert not torch.equal(other.nodes["s"]["value"], s), "a given z must drive s"
+        assert torch.equal(other.nodes[name]["value"], z + 1.0)
+
+
+def check_replay(prior: SourcePrior) -> None:
+    """Densities are those of the values in the trace, whatever handler put them there."""
+    first, second = run_prior(prior), run_prior(prior)
+    data = values(first)
+    replayed = run_prior(prior, data=data)
+    expected = log_prob(first)
+    for name, value in log_prob(replayed).items():
+        torch.testing.assert_close(value, expected[name])
+    only_s = run_prior(prior, data={"s": data["s"]})
+    again = run_prior(prior, data=values(only_s))
+    torch.testing.assert_close(total_log_prob(only_s), total_log_prob(again))
+    assert not torch.allclose(total_log_prob(first), total_log_prob(second))
+
+
+def check_particles(prior: SourcePrior) -> None:
+    """Vectorised particles, extra dims on the left, equal one particle at a time."""
+    anchor = example_anchor(prior)
+
+    def program() -> Tensor:
+        with pyro.plate("particles", 4, dim=-MAX_PLATE_NESTING - 1):
+            with batch_plate(BATCH[0]), source_plate(BATCH[2]):
+                return prior.sample_sources("s", 5, anchor=anchor)
+
+    trace = poutine.trace(program).get_trace()
+    together, data = total_log_prob(trace), values(trace)
+    assert together.shape == (4, *BATCH)
+    guide = run_guide(prior, data["s"])
+    for i in range(4):
+        one = run_prior(prior, data={name: value[i] for name, value in data.items()})
+        torch.testing.assert_close(total_log_prob(one), together[i])
+        q = run_guide(prior, data["s"][i], data={k: v[i] for k, v in values(guide).items()})
+        if sites(q):
+            expected = sum(node["fn"].log_prob(node["value"])[i] for node in sites(guide).values())
+            torch.testing.assert_close(total_log_prob(q), expected)
+
+
+def check_predictive(prior: SourcePrior) -> None:
+    """`Predictive` in parallel draws fresh paths, and replays those it is given."""
+    anchor = example_anchor(prior)
+
+    def program() -> Tensor:
+        with batch_plate(BATCH[0]), source_plate(BATCH[2]):
+            return prior.sample_sources("s", 5, anchor=anchor)
+
+    from pyro.infer import Predictive
+
+    drawn = Predictive(program, num_samples=6, parallel=True)()
+    assert drawn["s"].shape == (6, *BATCH, 5, prior.source_dim)
+    assert not torch.equal(drawn["s"][0], drawn["s"][1])
+    latents = {name: value for name, value in drawn.items() if name != "s"}
+    if latents:
+        given = Predictive(program, posterior_samples=latents, parallel=True)()
+        assert given["s"].shape == drawn["s"].shape
+
+
+def check_padding(prior: SourcePrior) -> None:
+    """Masked frames at the end change no density, whatever they hold."""
+    short, long = 4, 7
+    mask = (torch.arange(long) < short).expand(*BATCH, long)
+    data = values(run_prior(prior, long))
+    q = values(run_guide(prior, data["s"]))
+    cut = {name: value[..., :short, :] for name, value in data.items()}
+    cut_q = {name: value[..., :short, :] for name, value in q.items()}
+    expected = total_log_prob(run_prior(prior, short, data=cut))
+    for junk in (0.0, 7.0):
+        padded, padded_q = (
+            {n: torch.where(mask[..., None], v, torch.full_like(v, junk)) for n, v in d.items()}
+            for d in (data, q)
+        )
+        actual = total_log_prob(run_prior(prior, long, data=padded, mask=mask))
+        torch.testing.assert_close(actual, expected)
+        if q:
+            torch.testing.assert_close(
+                total_log_prob(run_guide(prior, padded["s"], data=padded_q, mask=mask)),
+                total_log_prob(run_guide(prior, cut["s"], data=cut_q)),
+            )
+        if hasattr(prior, "elbo"):
+            anchor, bounds = example_anchor(prior), []
+            for s, keywords in ((padded["s"], {"mask": mask}), (cut["s"], {})):
+                if "z_noise" in inspect.signature(prior.elbo).parameters:
+                    keywords["z_noise"] = next(iter(q.values()))[..., : s.shape[-2], :]
+                bounds.append(prior.elbo(s, anchor=anchor, **keywords))
+            torch.testing.assert_close(*bounds)
+
+
+def check_gradients(prior: SourcePrior) -> None:
+    """Every named parameter gets a finite, non-zero gradient by densities, by draws, by the bound."""
+    anchor, data = example_anchor(prior), values(run_prior(prior))
+
+    def by_density() -> Tensor:
+        guide = run_guide(prior, data["s"])
+        fixed = run_guide(prior, data["s"], data=values(guide))
+        total = total_log_prob(run_prior(prior, data=data)).sum()
+        return total + (total_log_prob(fixed).sum() if sites(fixed) else 0.0)
+
+    def by_draw() -> Tensor:
+        torch.manual_seed(0)
+        model = run_prior(prior)
+        guide = run_guide(prior, data["s"])
+        drawn = [node["value"] for t in (model, guide) for node in sites(t).values()]
+        return sum((value**2).sum() for value in drawn)
+
+    routes: dict[str, Callable[[], Tensor]] = {"densities": by_density, "draws": by_draw}
+    if hasattr(prior, "elbo"):
+        routes["elbo"] = lambda: prior.elbo(data["s"], anchor=anchor).sum()
+    named = {n: p for n, p in prior.named_parameters() if p.requires_grad}
+    for route, objective in routes.items() if named else ():
+        gradients = torch.autograd.grad(objective(), list(named.values()), allow_unused=True)
+        for name, gradient in zip(named, gradients, strict=True):
+            assert gradient is not None, f"{name} gets no gradient through {route}"
+            assert gradient.isfinite().all(), f"{name}: infinite gradient through {route}"
+            assert gradient.any(), f"{name}: zero gradient through {route}"
+
+
+def check_dtypes(prior: SourcePrior) -> None:
+    """float32 and float64 in, the same out."""
+    for dtype in (torch.float32, torch.float64):
+        prior = prior.to(dtype)
+        anchor = Anchor(*(v.to(dtype) for v in example_anchor(prior)))
+        trace = run_prior(prior, anchor=anchor)
+        s = trace.nodes["s"]["value"]
+        assert s.dtype == dtype and total_log_prob(trace).dtype == dtype
+        assert {v.dtype for v in prior.gaussian_message(s, anchor=anchor)} == {dtype}
+
+
+def check_message(prior: SourcePrior) -> None:
+    """Shapes of the message; the anchor in its first row; finite for any trajectory."""
+    anchor, d = example_anchor(prior), prior.block_dim
+    blocks = prior.source_dim // d
+    s = values(run_prior(prior))["s"]
+    for iterate in (s, torch.zeros_like(s), 1e4 * torch.randn_like(s)):
+        message = prior.gaussian_message(iterate, anchor=anchor)
+        assert message.transition.shape == (*BATCH, 5, blocks, d, d), message.transition.shape
+        assert message.offset.shape == (*BATCH, 5, blocks, d), message.offset.shape
+        assert message.covariance.shape == (*BATCH, 5, blocks, d, d), message.covariance.shape
+        assert all(v.isfinite().all() for v in message)
+        assert (torch.linalg.eigvalsh(message.covariance) > 0).all()
+        assert not message.transition[..., 0, :, :, :].any()
+        torch.testing.assert_close(message.offset[..., 0, :, :].flatten(-2), anchor.loc)
+        variance = message.covariance[..., 0, :, :, :].diagonal(dim1=-2, dim2=-1).flatten(-2)
+        torch.testing.assert_close(variance, anchor.variance)
+
+
+def check_message_causality(prior: SourcePrior) -> None:
+    """Row t of the message knows s_<t; a prior with latents also knows s_t, through z_t."""
+    anchor, trace = example_anchor(prior), run_prior(prior)
+    s, has_latents = trace.nodes["s"]["value"].detach(), len(sites(trace)) > 1
+
+    def rows(s: Tensor) -> Tensor:
+        message = prior.gaussian_message(s, anchor=anchor)
+        parts = (message.transition.flatten(-3), message.offset.flatten(-2), message.covariance.flatten(-3))
+        return torch.cat(parts, -1).movedim(-2, 0).flatten(1).sum(-1)
+
+    jacobian = torch.autograd.functional.jacobian(rows, s).movedim(-2, 1).flatten(2)
+    for t in range(s.shape[-2]):
+        assert not jacobian[t, t + has_latents :].any(), f"row {t} of the message knows the future"
+
+
+def message_log_prob(message: GaussianMessage, s: Tensor) -> Tensor:
+    """log density of s under a message, shape (*batch, N)."""
+    blocks = s.unflatten(-1, message.offset.shape[-2:])
+    before = torch.cat((torch.zeros_like(blocks[..., :1, :, :]), blocks[..., :-1, :, :]), -3)
+    loc = (message.transition @ before[..., None])[..., 0] + message.offset
+    law = torch.distributions.MultivariateNormal(loc, message.covariance)
+    return law.log_prob(blocks).sum((-1, -2))
+
+
+def check_message_density(prior: SourcePrior) -> None:
+    """At the iterate itself the message is p(s | z): same density, z from the same noise."""
+    anchor = example_anchor(prior)
+    s = values(run_prior(prior))["s"]
+    guide = sites(run_guide(prior, s))
+    z_noise, data = None, {"s": s}
+    for name, node in guide.items():
+        z_noise = node["fn"].noise()
+        data[name] = node["fn"].roll_out(z_noise)
+    expected = log_prob(run_prior(prior, data=data))["s"]
+    message = prior.gaussian_message(s, anchor=anchor, z_noise=z_noise)
+    torch.testing.assert_close(message_log_prob(message, s), expected)
+    if prior.message_is_exact:
+        elsewhere = prior.gaussian_message(s + torch.randn_like(s), anchor=anchor)
+        torch.testing.assert_close(message_log_prob(elsewhere, s), expected)
+
+
+def check_elbo(prior: SourcePrior) -> None:
+    """The bound's mean is that of log p(s, z) - log q(z | s), within six standard errors."""
+    if not hasattr(prior, "elbo"):
+        return
+    torch.manual_seed(0)
+    num_draws = 400
+    anchor = example_anchor(prior)
+    s = values(run_prior(prior))["s"].expand(num_draws, *BATCH, 5, prior.source_dim)
+    with torch.no_grad():
+        guide = run_guide(prior, s)
+        data = values(guide)
+        wide = Anchor(*(v.expand(num_draws, *v.shape) for v in anchor))
+        joint = total_log_prob(run_prior(prior, anchor=wide, data={"s": s, **data}))
+        log_q = sum(node["fn"].log_prob(node["value"]) for node in sites(guide).values())
+        difference = prior.elbo(s, anchor=anchor) - (joint - log_q)
+    if not data:
+        torch.testing.assert_close(difference, torch.zeros_like(difference))
+        return
+    error = difference.std(0) / num_draws**0.5
+    assert (difference.mean(0).abs() < 6 * error).all(), (difference.mean(0), error)
+
+
+SOURCE_PRIOR_CHECKS: tuple[Callable[[SourcePrior], None], ...] = (
+    check_sites,
+    check_paths,
+    check_coupling,
+    check_replay,
+    check_particles,
+    check_predictive,
+    check_padding,
+    check_gradients,
+    check_dtypes,
+    check_message,
+    check_message_causality,
+    check_message_density,
+    check_elbo,
+)
+"""Every check of the contract of `SourcePrior`."""

@@ -1,0 +1,116 @@
+"""The SRNN with the authors' weights reproduces the quantities of one pass of their code."""
+
+import numpy as np
+import pytest
+import torch
+
+from pyromodels.distributions.message import Anchor
+from pyromodels.dynamics.srnn import SRNN
+
+TOLERANCE = {"rtol": 0.0, "atol": 1e-5}
+
+
+@pytest.fixture(scope="module")
+def weights(mot_data):
+    return torch.load(mot_data / "model_mot.pt", weights_only=True, map_location="cpu")
+
+
+@pytest.fixture(scope="module")
+def reference(mot_data):
+    """Arrays of one teacher-forced pass, batch first."""
+    with np.load(mot_data / "parity_mot.npz") as arrays:
+        names = [name for name in arrays.files if name.startswith("srnn_")]
+        return {n.removeprefix("srnn_"): torch.from_numpy(arrays[n]).transpose(0, 1) for n in names}
+
+
+@pytest.fixture(scope="module")
+def model(weights):
+    return SRNN.from_published(weights)
+
+
+def anchor_of(s):
+    return Anchor(s[:, 0], torch.full_like(s[:, 0], 1e-5))
+
+
+def test_hidden_states(model, reference):
+    h = model.recurrence(model.coordinates.see(reference["s"]))
+    torch.testing.assert_close(h, reference["h"], **TOLERANCE)
+
+
+def test_encoder_recursion(model, reference):
+    q = model.infer(reference["h"], reference["s"], noise=reference["eps"])
+    torch.testing.assert_close(q.z, reference["z"], **TOLERANCE)
+    torch.testing.assert_close(q.mean, reference["enc_mean"], **TOLERANCE)
+    torch.testing.assert_close(q.log_variance, reference["enc_logvar"], **TOLERANCE)
+
+
+def test_sites_of_model_and_guide(model, reference):
+    """Conditionals of the Pyro sites: p(z | s), q(z | s) everywhere, p(s | z) after the anchor."""
+    s, z = reference["s"], reference["z"]
+    pair = model.pair(60, anchor=anchor_of(s))
+    pair.teach(s)
+    for path, value, name in (
+        (pair.latent, z, "prior"),
+        (model.posterior(s), z, "enc"),
+        (pair.source(z), s, "dec"),
+    ):
+        given, rest = path.conditionals(value), slice(1 if name == "dec" else 0, None)
+        mean, log_variance = reference[f"{name}_mean"], reference[f"{name}_logvar"]
+        torch.testing.assert_close(given.mean[:, rest], mean[:, rest], **TOLERANCE)
+        torch.testing.assert_close(given.variance.log()[:, rest], log_variance[:, rest], **TOLERANCE)
+    torch.testing.assert_close(given.mean[:, 0], s[:, 0])
+    torch.testing.assert_close(given.variance[:, 0], torch.full_like(s[:, 0], 1e-5))
+
+
+def test_message(model, reference):
+    s = reference["s"]
+    message = model.gaussian_message(s, anchor=anchor_of(s), z_noise=reference["eps"])
+    assert not message.transition.any()
+    torch.testing.assert_close(message.offset[:, 1:, :, 0], reference["dec_mean"][:, 1:], **TOLERANCE)
+    log_variance = message.covariance[:, 1:, :, 0, 0].log()
+    torch.testing.assert_close(log_variance, reference["dec_logvar"][:, 1:], **TOLERANCE)
+
+
+def test_step_functions(model, reference):
+    """The recursion of the published sweep, frame by frame on flat rows."""
+    s, eps = reference["s"], reference["eps"]
+    steps, recurrence = model.steps(), model.recurrence
+    x, z = torch.zeros_like(s[:, 0]), torch.zeros_like(eps[:, 0])
+    state = recurrence.initial_state(x)
+    for t in range(60):
+        state = recurrence.step(x, state)
+        torch.testing.assert_close(state[0], reference["h"][:, t], **TOLERANCE)
+        known = steps.encoder.known({0: state[0], 1: s[:, t]})
+        mean, log_variance = steps.encoder.step(known, 2, z)
+        torch.testing.assert_close(mean, reference["enc_mean"][:, t], **TOLERANCE)
+        torch.testing.assert_close(steps.encoder.step_mean(known, 2, z), mean)
+        z = mean + (0.5 * log_variance).exp() * eps[:, t]
+        decoded = steps.decoder.step(steps.decoder.known({1: z}), 0, state[0])
+        torch.testing.assert_close(decoded[0], reference["dec_mean"][:, t], **TOLERANCE)
+        torch.testing.assert_close(decoded[1], reference["dec_logvar"][:, t], **TOLERANCE)
+        x = s[:, t]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda w: w.pop("inf_z_mean.bias"), "lack 'inf_z_mean.bias'"),
+        (lambda w: w.update({"rnn_h.weight_hh_l0": torch.zeros(32, 9)}), "'rnn_h.weight_hh_l0'.*32, 8"),
+        (lambda w: w.update({"rnn_g.weight_hh_l0": torch.zeros(1)}), "hold 'rnn_g.weight_hh_l0'"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(change, words):
+    published = SRNN()
+    weights = {}
+    from pyromodels.dynamics.srnn import PUBLISHED_KEYS
+
+    for key, value in published.state_dict().items():
+        ours = max((o for o in PUBLISHED_KEYS.values() if key.startswith(f"{o}.")), key=len)
+        theirs = next(t for t, o in PUBLISHED_KEYS.items() if o == ours)
+        weights[theirs + key.removeprefix(ours)] = value
+    again = SRNN.from_published(weights)
+    for key, value in again.state_dict().items():
+        torch.testing.assert_close(value, published.state_dict()[key])
+    change(weights)
+    with pytest.raises(ValueError, match=words):
+        SRNN.from_published(weights)
