@@ -29,7 +29,8 @@ class CoupledPaths(ABC):
         s = pyro.sample("s", pair.source(z))
         pair.teach(s)
 
-    * Nothing known: drawing z rolls out both; the source site then returns the s that belongs to it.
+    * Nothing known: drawing z rolls out both; the source site then returns the s that belongs to
+      it.
     * z and s known (a guide's, under replay; conditioned): both are teacher-forced.
     * z known, s not (resynthesis): s is rolled out frame by frame, driven by the given z.
     * s known beforehand: say so, `teach(s)` before the first site; z is then drawn from
@@ -178,7 +179,7 @@ class SourcePath(PathDistribution):
         return self.pair.roll_out(z, noise, z_is_known=True).source
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        """Return the source trajectory that was rolled out with this z; a new one where none was."""
+        """Return the source trajectory rolled out with this z; a new one where none was."""
         stored = self.pair._rolled_out
         if stored is not None and _same(stored.latent, self.z):
             if stored.source.shape == self._extended_shape(torch.Size(sample_shape)):

@@ -20,8 +20,9 @@ class PathDistribution(TorchDistribution, ABC):
     `roll_out(noise) == v` exactly where `(v - loc) / scale == noise`, and the contract suite in
     `pyromodels.testing` holds every subclass to it.
 
-    Contexts keep the shape they came with; everything is computed by broadcasting against the value,
-    so that values may carry more batch dimensions on the left than the context (vectorised particles).
+    Contexts keep the shape they came with; everything is computed by broadcasting against the
+    value, so that values may carry more batch dimensions on the left than the context (vectorised
+    particles).
 
     Args:
         batch_shape: shape of independent trajectories.
@@ -112,7 +113,7 @@ class PathDistribution(TorchDistribution, ABC):
         return total.expand(torch.broadcast_shapes(total.shape, self.batch_shape))
 
     def expand(self, batch_shape: torch.Size, _instance: None = None) -> "PathDistribution":
-        """Return the same distribution for a larger batch: same class, contexts and caches shared."""
+        """Return this distribution for a larger batch: same class, contexts and caches shared."""
         expanded = copy.copy(self)
         expanded._batch_shape = torch.Size(batch_shape)
         return expanded

@@ -1,0 +1,1 @@
+"""Priors over the trajectory of one source, one model a file."""

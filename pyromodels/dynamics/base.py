@@ -1,4 +1,4 @@
-"""What MixDVAE asks of a prior over one source's trajectory, and the coordinates deep priors see."""
+"""What MixDVAE asks of a prior over one source, and the coordinates that deep priors see."""
 
 import math
 from abc import ABC, abstractmethod
@@ -17,9 +17,9 @@ from pyromodels.errors import ShapeError, mismatch
 class SourcePrior(nn.Module, ABC):
     """p(s_{1:T}), the prior of one source: any density over a trajectory that can send a message.
 
-    Sequences and sources are batch dimensions. The first frame is always the anchor's Gaussian, which
-    overrides the prior's own law of s_1; a tiny anchor variance pins it (the published method uses
-    1e-5). A prior opens no plates: the caller has opened those of `anchor.loc.shape[:-1]`.
+    Sequences and sources are batch dimensions. The first frame is always the anchor's Gaussian,
+    which overrides the prior's own law of s_1; a tiny anchor variance pins it (the published method
+    uses 1e-5). A prior opens no plates: the caller has opened those of `anchor.loc.shape[:-1]`.
     """
 
     source_dim: int
@@ -27,7 +27,7 @@ class SourcePrior(nn.Module, ABC):
     block_dim: int
     """d: size of the blocks in which the message is dense; 1 for deep priors."""
     message_is_exact: bool
-    """Whether p(s_t | s_<t) is linear-Gaussian, so that the message does not depend on the iterate."""
+    """Whether p(s_t | s_<t) is linear-Gaussian: the message does not depend on the iterate."""
 
     contract_specs: ClassVar[tuple[dict[str, Any], ...]] = ({},)
     """Keyword arguments of the variants that the contract suite checks; small ones first."""
@@ -67,7 +67,8 @@ class SourcePrior(nn.Module, ABC):
         Args:
             s: the trajectory the networks are fed with; calls that need no gradient detach it.
             anchor: p(s_1).
-            z_noise: standard normal noise for the prior's latents; None puts them at the encoder mean.
+            z_noise: standard normal noise for the prior's latents; None puts them at the encoder
+                mean.
         """
 
     def check(
@@ -96,7 +97,7 @@ class SourcePrior(nn.Module, ABC):
 
 
 LARGEST_MOVE = 20.0
-"""In typical steps: the networks see a larger move as this one, so that they are defined for any s."""
+"""In typical steps: networks see a larger move as this one, and so are defined for any s."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,9 @@ class Coordinates:
         x_t = (s_t - o_t) / c_t,    s_t ~ N(o_t + c_t mu_t, (c_t sigma_t)^2)
 
     with mu_t, log sigma_t^2 the network's output. `"position"`: o = 0, c = 1, as published.
-    `"increment"`: o_t = s_{t-1}, and c_t = typical_step * size_{t-1}, so that neither translation nor
-    scale of the trajectory reaches the network; x_1 = 0. The size of a box [left, top, right, bottom] is
-    (width, height, width, height); with `scale="unit"` it is 1.
+    `"increment"`: o_t = s_{t-1}, and c_t = typical_step * size_{t-1}, so that neither translation
+    nor scale of the trajectory reaches the network; x_1 = 0. The size of a box [left, top, right,
+    bottom] is (width, height, width, height); with `scale="unit"` it is 1.
 
     Args:
         predicts: "position" or "increment".
@@ -117,8 +118,8 @@ class Coordinates:
             walker's box moves by some 0.05 of its size from one frame to the next.
         min_size: floor of a box's sides, in units of s. Boxes in the middle of an inference may be
             degenerate, and a side of zero would make every later frame infinite.
-        std_range: bounds of the predicted standard deviation, in the unit of increments (of s itself for
-            positions). None: no bounds for positions, (1e-4, 1) for increments.
+        std_range: bounds of the predicted standard deviation, in the unit of increments (of s
+            itself for positions). None: no bounds for positions, (1e-4, 1) for increments.
     """
 
     predicts: Literal["position", "increment"] = "position"

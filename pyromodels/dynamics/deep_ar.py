@@ -121,8 +121,8 @@ class DeepAR(SourcePrior):
             anchor: p(s_1).
             mask: True where a frame counts.
             history: what the network is fed with in place of s, e.g. s with noise on it.
-            use_prediction: scheduled sampling: the probability, drawn for every frame of every sequence,
-                that the network is fed with its own detached prediction.
+            use_prediction: scheduled sampling: the probability, drawn for every frame of every
+                sequence, that the network is fed with its own detached prediction.
         """
         self.check(s, anchor)
         history = s if history is None else history
@@ -173,9 +173,7 @@ class DeepAR(SourcePrior):
 class _DeepARPath(PathDistribution):
     """p(s_t | s_<t) of a `DeepAR`."""
 
-    def __init__(
-        self, prior: DeepAR, num_steps: int, anchor: Anchor, mask: Tensor | None
-    ) -> None:
+    def __init__(self, prior: DeepAR, num_steps: int, anchor: Anchor, mask: Tensor | None) -> None:
         super().__init__(
             anchor.loc.shape[:-1], num_steps, prior.source_dim, like=anchor.loc, mask=mask
         )

@@ -4,15 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from pyromodels.distributions.coupled import CoupledPaths, RollOut
+from pyromodels.distributions.coupled import CoupledPaths
 from pyromodels.distributions.message import Anchor, GaussianMessage
-from pyromodels.distributions.path import PathDistribution, diagonal_normal
+from pyromodels.distributions.path import PathDistribution
 from pyromodels.dynamics.base import Coordinates, SourcePrior
+from pyromodels.dynamics.srnn_paths import EncoderPath, SRNNPaths, before, rows
 from pyromodels.errors import mismatch
 from pyromodels.nets import GaussianMLP, Recurrence, SplitMLP
 from pyromodels.registry import DYNAMICS
@@ -76,11 +75,11 @@ class SRNN(SourcePrior):
     h       h              (*batch, N, T, H)   1
     ======  =============  ==================  ==================
 
-    Departure: the published loss leaves the factor 1/2 out of the reconstruction term and so weighs the
-    KL term half; `elbo` is the bound itself, in nats, constants included.
+    Departure: the published loss leaves the factor 1/2 out of the reconstruction term and so weighs
+    the KL term half; `elbo` is the bound itself, in nats, constants included.
 
-    Reference: Lin, 2024 (thesis), eq. 3.28-3.29 and appendix A.1.2; Fraccaro et al., 2016, Sequential
-    neural models with stochastic layers. The defaults are the sizes for tracking.
+    Reference: Lin, 2024 (thesis), eq. 3.28-3.29 and appendix A.1.2; Fraccaro et al., 2016,
+    Sequential neural models with stochastic layers. The defaults are the sizes for tracking.
 
     Args:
         source_dim: D.
@@ -132,9 +131,15 @@ class SRNN(SourcePrior):
         std_range: tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
-        for name, dims in (("encoder", encoder_dims), ("prior", prior_dims), ("decoder", decoder_dims)):
+        for name, dims in (
+            ("encoder", encoder_dims),
+            ("prior", prior_dims),
+            ("decoder", decoder_dims),
+        ):
             if not dims:
-                raise ValueError(mismatch(f"{name}_dims", given="no layer", expected="one at least"))
+                raise ValueError(
+                    mismatch(f"{name}_dims", given="no layer", expected="one at least")
+                )
         self.source_dim, self.latent_dim = source_dim, latent_dim
         self.coordinates = Coordinates(predicts, scale, typical_step, min_size, std_range)
         self.coordinates.check_source_dim(source_dim)
@@ -147,8 +152,8 @@ class SRNN(SourcePrior):
     def from_published(cls, state_dict: Mapping[str, Tensor]) -> "SRNN":
         """Return the published tracking SRNN with the weights of its authors' state dict.
 
-        The published weights see boxes as [left, top, right, 2 top - bottom]: their fourth coordinate
-        is the top minus the height.
+        The published weights see boxes as [left, top, right, 2 top - bottom]: their fourth
+        coordinate is the top minus the height.
 
         Raises:
             ValueError: naming the first key that is missing, unknown or of another shape.
@@ -171,7 +176,9 @@ class SRNN(SourcePrior):
                 renamed[source] = key
         for source in state_dict:
             if source not in renamed:
-                raise ValueError(f"published SRNN weights hold {source!r}, which this SRNN has no place for")
+                raise ValueError(
+                    f"published SRNN weights hold {source!r}, which this SRNN has no place for"
+                )
         model.load_state_dict({key: state_dict[source] for source, key in renamed.items()})
         return model
 
@@ -184,8 +191,8 @@ class SRNN(SourcePrior):
         anchor: Anchor,
         mask: Tensor | None = None,  # shape: broadcastable to (*batch, T)
     ) -> CoupledPaths:
-        """Return p(z | s) and p(s | z) with their shared roll-out; batch shape that of the anchor."""
-        return _SRNNPaths(self, num_steps, anchor, mask)
+        """Return p(z | s) and p(s | z) with their shared roll-out, batched as the anchor."""
+        return SRNNPaths(self, num_steps, anchor, mask)
 
     def sample_sources(
         self, name: str, num_steps: int, *, anchor: Anchor, mask: Tensor | None = None
@@ -211,7 +218,7 @@ class SRNN(SourcePrior):
         mask: Tensor | None = None,  # shape: broadcastable to (*batch, T)
     ) -> PathDistribution:
         """Return q(z_{1:T} | s_{1:T}), event (T, L)."""
-        return _EncoderPath(self, s, mask)
+        return EncoderPath(self, s, mask)
 
     # ---- what inference uses without Pyro
 
@@ -220,11 +227,11 @@ class SRNN(SourcePrior):
     ) -> GaussianMessage:
         """Return p(s_t | s_<t, z_t) at the iterate and the encoder's z.
 
-        Row t depends on s_<t through h_t and, through z_t alone, on s_t as well (z_t is inferred from
-        s_<=t, eq. 3.29); for increments also on s_{t-1} through the size of the box.
+        Row t depends on s_<t through h_t and, through z_t alone, on s_t as well (z_t is inferred
+        from s_<=t, eq. 3.29); for increments also on s_{t-1} through the size of the box.
         """
         self.check(s, anchor)
-        h, x = self._hidden(s)
+        h, x = self.hidden(s)
         z = self.infer(h, x, noise=z_noise).z
         return self.coordinates.message(*self.decoder(h, z), s, anchor)
 
@@ -241,30 +248,30 @@ class SRNN(SourcePrior):
     ) -> Tensor:  # nats a sequence, shape: (*batch)
         r"""Return one draw of the bound on log p(s), with pathwise gradients.
 
-            \sum_t E_q log p(s_t | s_<t, z_t) - KL(q(z_t | s_<=t, z_{t-1}) || p(z_t | s_<t, z_{t-1}))
+            \sum_t E_q[log p(s_t | s_<t, z_t)
+                       - KL(q(z_t | s_<=t, z_{t-1}) || p(z_t | s_<t, z_{t-1}))]
 
         Args:
             s: the trajectories.
             anchor: p(s_1).
             mask: True where a frame counts.
             history: what the networks are fed with in place of s_<t, e.g. s with noise on it.
-            use_prediction: scheduled sampling: the probability, drawn for every frame of every sequence,
-                that the networks are fed with their own detached prediction in place of s_t.
+            use_prediction: scheduled sampling: the probability, drawn for every frame of every
+                sequence, that the networks are fed with their own detached prediction in place of
+                s_t.
             kl_weight: weight of the KL term; 1 is the bound.
             z_noise: standard normal; drawn where it is None.
         """
         self.check(s, anchor)
         history = s if history is None else history
         if z_noise is None:
-            z_noise = torch.randn(
-                (*s.shape[:-1], self.latent_dim), dtype=s.dtype, device=s.device
-            )
+            z_noise = torch.randn((*s.shape[:-1], self.latent_dim), dtype=s.dtype, device=s.device)
         if use_prediction > 0:
             history = self._own_history(s, history, use_prediction, z_noise)
-        h, _ = self._hidden(history)
+        h, _ = self.hidden(history)
         q = self.infer(h, self.coordinates.see(s, history), noise=z_noise)
         p_s = self.coordinates.conditionals(*self.decoder(h, q.z), history, anchor)
-        p_mean, p_log_variance = self.prior(h, _before(q.z))
+        p_mean, p_log_variance = self.prior(h, before(q.z))
         difference = q.log_variance - p_log_variance
         distance = (q.mean - p_mean).square() * (-p_log_variance).exp()
         kl = 0.5 * (difference.exp() - 1 - difference + distance).sum(-1)
@@ -283,7 +290,7 @@ class SRNN(SourcePrior):
         known = encoder.known({0: h, 1: x})
         batch = known.shape[:-1] if noise is None else noise.shape[:-1]
         steps = known.expand(*batch, -1).reshape(-1, *known.shape[-2:]).unbind(1)
-        draws = [None] * len(steps) if noise is None else _rows(noise).unbind(1)
+        draws = [None] * len(steps) if noise is None else rows(noise).unbind(1)
         z, sequence = h.new_zeros(steps[0].shape[0], self.latent_dim), []
         for known_t, noise_t in zip(steps, draws, strict=True):
             mean, log_variance = encoder.step(known_t, 2, z)
@@ -298,11 +305,11 @@ class SRNN(SourcePrior):
         s_history: Tensor,  # shape: (*batch, T, D)
         horizon: int,
     ) -> Tensor:  # shape: (*batch, horizon, D)
-        """Return the mean trajectory after the history: encoder means within it, prior means after."""
+        """Return the mean trajectory after the history: encoder means in it, prior means after."""
         x = self.coordinates.see(s_history)
         h, state = self.recurrence.summary(x)
         z = self.infer(h, x, noise=None).z
-        x, s, z = (_rows(v)[:, -1] for v in (x, s_history, z))
+        x, s, z = (rows(v)[:, -1] for v in (x, s_history, z))
         future = []
         for _ in range(horizon):
             state = self.recurrence.step(x, state)
@@ -313,15 +320,19 @@ class SRNN(SourcePrior):
         return torch.stack(future, -2).reshape(*s_history.shape[:-2], horizon, self.source_dim)
 
     def steps(self) -> SRNNSteps:
-        """Return the encoder, prior and decoder split for recursions; `recurrence.step` is the LSTM's.
+        """Return encoder, prior and decoder split for recursions; the LSTM's is `recurrence.step`.
 
-        Everything known before the recursion goes through `known` in one product; a step is then a few
-        native calls on rows. Weights are taken now: call it once a sweep, after any update of them.
+        Everything known before the recursion goes through `known` in one product; a step is then a
+        few native calls on rows. Weights are taken now: call it once a sweep, after any update of
+        them.
         """
         return SRNNSteps(self.encoder.split(), self.prior.split(), self.decoder.split())
 
-    def _hidden(self, s: Tensor) -> tuple[Tensor, Tensor]:
-        """h and x of a trajectory, teacher-forced."""
+    def hidden(
+        self,
+        s: Tensor,  # shape: (*batch, T, D)
+    ) -> tuple[Tensor, Tensor]:  # h, shape: (*batch, T, H); x, shape: (*batch, T, D)
+        """Return h and x of a trajectory, teacher-forced by one fused LSTM call."""
         x = self.coordinates.see(s)
         return self.recurrence(x), x
 
@@ -331,117 +342,29 @@ class SRNN(SourcePrior):
     ) -> Tensor:
         """Replace frames by the model's predictions from what came before, replaced or not."""
         coordinates, steps = self.coordinates, self.steps()
-        target, given, noise = _rows(s), _rows(history), _rows(z_noise)
+        target, given, noise = rows(s), rows(history), rows(z_noise)
         own = torch.rand(given.shape[:2], dtype=given.dtype, device=given.device) < probability
         x, z = torch.zeros_like(given[:, 0]), torch.zeros_like(noise[:, 0])
         state, mixed = self.recurrence.initial_state(x), []
         for t in range(given.shape[1]):
             state = self.recurrence.step(x, state)  # h_t
             last = mixed[-1] if mixed else None
-            seen = coordinates.relative(target[:, t], last) if mixed else coordinates.first(target[:, 0])
-            mean, log_variance = steps.encoder.step(steps.encoder.known({0: state[0], 1: seen}), 2, z)
+            seen = (
+                coordinates.relative(target[:, t], last)
+                if mixed
+                else coordinates.first(target[:, 0])
+            )
+            mean, log_variance = steps.encoder.step(
+                steps.encoder.known({0: state[0], 1: seen}), 2, z
+            )
             z = mean + (0.5 * log_variance).exp() * noise[:, t]
             if mixed:
                 mean = steps.decoder.step_mean(steps.decoder.known({0: state[0]}), 1, z)
-                following = torch.where(own[:, t, None], coordinates.absolute(mean, last), given[:, t])
+                following = torch.where(
+                    own[:, t, None], coordinates.absolute(mean, last), given[:, t]
+                )
                 x = coordinates.relative(following, last)
             else:
                 following, x = given[:, 0], coordinates.first(given[:, 0])
             mixed.append(following)
         return torch.stack(mixed, 1).reshape(history.shape)
-
-
-class _EncoderPath(PathDistribution):
-    """q(z_t | s_<=t, z_{t-1}) of an `SRNN`."""
-
-    def __init__(self, model: SRNN, s: Tensor, mask: Tensor | None) -> None:
-        super().__init__(s.shape[:-2], s.shape[-2], model.latent_dim, like=s, mask=mask)
-        self.model = model
-        self.h, self.x = model._hidden(s)
-
-    def conditionals(self, value: Tensor) -> dist.TorchDistribution:
-        mean, log_variance = self.model.encoder(self.h, self.x, _before(value))
-        return diagonal_normal(mean, (0.5 * log_variance).exp())
-
-    def roll_out(self, noise: Tensor) -> Tensor:
-        return self.model.infer(self.h, self.x, noise=noise).z
-
-
-class _SRNNPaths(CoupledPaths):
-    """p(z_t | s_<t, z_{t-1}) and p(s_t | s_<t, z_t) of an `SRNN`."""
-
-    def __init__(self, model: SRNN, num_steps: int, anchor: Anchor, mask: Tensor | None) -> None:
-        super().__init__(
-            anchor.loc.shape[:-1],
-            num_steps,
-            latent_dim=model.latent_dim,
-            source_dim=model.source_dim,
-            like=anchor.loc,
-            mask=mask,
-        )
-        self.model, self.anchor = model, anchor
-
-    def latent_conditionals(self, z: Tensor, s: Tensor) -> dist.TorchDistribution:
-        mean, log_variance = self.model.prior(self.model._hidden(s)[0], _before(z))
-        return diagonal_normal(mean, (0.5 * log_variance).exp())
-
-    def source_conditionals(self, z: Tensor, s: Tensor) -> dist.TorchDistribution:
-        output = self.model.decoder(self.model._hidden(s)[0], z)
-        return self.model.coordinates.conditionals(*output, s, self.anchor)
-
-    def roll_out_latent(self, noise: Tensor, s: Tensor) -> Tensor:
-        prior = self.model.prior.split()
-        known = prior.known({0: self.model._hidden(s)[0]})
-        steps = known.expand(*noise.shape[:-1], -1).reshape(-1, *known.shape[-2:]).unbind(1)
-        z, path = noise.new_zeros(steps[0].shape[0], self.latent_dim), []
-        for known_t, noise_t in zip(steps, _rows(noise).unbind(1), strict=True):
-            mean, log_variance = prior.step(known_t, 1, z)
-            z = mean + (0.5 * log_variance).exp() * noise_t
-            path.append(z)
-        return torch.stack(path, 1).reshape(noise.shape)
-
-    def roll_out(self, z: Tensor, source_noise: Tensor, *, z_is_known: bool) -> RollOut:
-        model, coordinates = self.model, self.model.coordinates
-        steps, recurrence = model.steps(), model.recurrence
-        anchor_shape = source_noise[..., 0, :].shape
-        loc, variance = (_flat(v.expand(anchor_shape)) for v in self.anchor)
-        noise, given = _rows(source_noise), _rows(z)
-        latents, sources = [], []
-        x = torch.zeros_like(noise[:, 0])
-        z_t, state = torch.zeros_like(given[:, 0]), recurrence.initial_state(x)
-        for t in range(self.num_steps):
-            state = recurrence.step(x, state)  # h_t
-            if z_is_known:
-                z_t = given[:, t]
-            else:
-                mean, log_variance = steps.prior.step(steps.prior.known({0: state[0]}), 1, z_t)
-                z_t = mean + (0.5 * log_variance).exp() * given[:, t]
-            if t == 0:
-                s = loc + variance.sqrt() * noise[:, 0]
-                x = coordinates.first(s)
-            else:
-                mean, log_variance = steps.decoder.step(steps.decoder.known({0: state[0]}), 1, z_t)
-                draw = mean + coordinates.scale_of(log_variance) * noise[:, t]
-                following = coordinates.absolute(draw, s)
-                x, s = coordinates.relative(following, s), following
-            latents.append(z_t)
-            sources.append(s)
-        return RollOut(
-            torch.stack(latents, 1).reshape(z.shape) if not z_is_known else z,
-            torch.stack(sources, 1).reshape(source_noise.shape),
-        )
-
-
-def _before(z: Tensor) -> Tensor:
-    """z_{t-1} for every t, z_0 = 0."""
-    return F.pad(z, (0, 0, 1, 0))[..., :-1, :]
-
-
-def _rows(v: Tensor) -> Tensor:
-    """(*batch, T, X) -> (rows, T, X)."""
-    return v.reshape(-1, *v.shape[-2:])
-
-
-def _flat(v: Tensor) -> Tensor:
-    """(*batch, X) -> (rows, X)."""
-    return v.reshape(-1, v.shape[-1])

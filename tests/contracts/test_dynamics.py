@@ -1,4 +1,4 @@
-"""Every registered source prior keeps the published contract, and what is particular to the deep ones."""
+"""Every registered source prior keeps the contract; then what is particular to the deep ones."""
 
 import pytest
 import torch
@@ -54,7 +54,9 @@ def test_increments_know_neither_place_nor_size(name):
 def test_scheduled_sampling_without_predictions_is_teacher_forcing(spec):
     prior = build_source_prior(spec)
     s = values(run_prior(prior))["s"]
-    noise = {"z_noise": torch.randn(*s.shape[:-1], 4, dtype=s.dtype)} if "srnn" in spec["name"] else {}
+    noise = (
+        {"z_noise": torch.randn(*s.shape[:-1], 4, dtype=s.dtype)} if "srnn" in spec["name"] else {}
+    )
     anchor = example_anchor(prior)
     teacher_forced = prior.elbo(s, anchor=anchor, **noise)
     never = prior.elbo(s, anchor=anchor, use_prediction=1e-300, **noise)
@@ -76,8 +78,7 @@ def test_deep_ar_fed_with_its_predictions_only_is_fed_with_its_mean_trajectory(p
 
 @pytest.mark.parametrize("predicts", ["position", "increment"])
 def test_srnn_fed_with_its_predictions_only(predicts):
-    """The history of scheduled sampling at probability one is a fixed point: fed with it, teacher-forced,
-    the decoder predicts that very history from the encoder's z."""
+    """A history of predictions only is a fixed point: fed with it, the decoder predicts it."""
     prior = build_source_prior({"name": "srnn", "predicts": predicts})
     s = values(run_prior(prior))["s"]
     noise = torch.randn(*s.shape[:-1], 4, dtype=s.dtype)

@@ -57,7 +57,9 @@ def test_sites_of_model_and_guide(model, reference):
         given, rest = path.conditionals(value), slice(1 if name == "dec" else 0, None)
         mean, log_variance = reference[f"{name}_mean"], reference[f"{name}_logvar"]
         torch.testing.assert_close(given.mean[:, rest], mean[:, rest], **TOLERANCE)
-        torch.testing.assert_close(given.variance.log()[:, rest], log_variance[:, rest], **TOLERANCE)
+        torch.testing.assert_close(
+            given.variance.log()[:, rest], log_variance[:, rest], **TOLERANCE
+        )
     torch.testing.assert_close(given.mean[:, 0], s[:, 0])
     torch.testing.assert_close(given.variance[:, 0], torch.full_like(s[:, 0], 1e-5))
 
@@ -66,7 +68,9 @@ def test_message(model, reference):
     s = reference["s"]
     message = model.gaussian_message(s, anchor=anchor_of(s), z_noise=reference["eps"])
     assert not message.transition.any()
-    torch.testing.assert_close(message.offset[:, 1:, :, 0], reference["dec_mean"][:, 1:], **TOLERANCE)
+    torch.testing.assert_close(
+        message.offset[:, 1:, :, 0], reference["dec_mean"][:, 1:], **TOLERANCE
+    )
     log_variance = message.covariance[:, 1:, :, 0, 0].log()
     torch.testing.assert_close(log_variance, reference["dec_logvar"][:, 1:], **TOLERANCE)
 
@@ -95,7 +99,10 @@ def test_step_functions(model, reference):
     ("change", "words"),
     [
         (lambda w: w.pop("inf_z_mean.bias"), "lack 'inf_z_mean.bias'"),
-        (lambda w: w.update({"rnn_h.weight_hh_l0": torch.zeros(32, 9)}), "'rnn_h.weight_hh_l0'.*32, 8"),
+        (
+            lambda w: w.update({"rnn_h.weight_hh_l0": torch.zeros(32, 9)}),
+            "'rnn_h.weight_hh_l0'.*32, 8",
+        ),
         (lambda w: w.update({"rnn_g.weight_hh_l0": torch.zeros(1)}), "hold 'rnn_g.weight_hh_l0'"),
     ],
 )

@@ -1,30 +1,23 @@
-"""The contract suite: what every path distribution and every source prior must fulfil.
-
-It ships with the package, so that whoever adds a prior runs it:
-
-    @pytest.mark.parametrize("check", SOURCE_PRIOR_CHECKS, ids=lambda check: check.__name__)
-    def test_contract(check):
-        check(MyPrior(...))
-
-Every check raises `AssertionError` where the contract is broken. They work in float64 on small sizes.
-"""
+"""What every source prior must fulfil."""
 
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
+from pyro.infer import Predictive
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyromodels.distributions.coupled import LatentPath
 from pyromodels.distributions.message import Anchor, GaussianMessage
-from pyromodels.distributions.path import PathDistribution, diagonal_normal
+from pyromodels.distributions.path import PathDistribution
 from pyromodels.dynamics.base import SourcePrior
 from pyromodels.plates import MAX_PLATE_NESTING, batch_plate, source_plate
 from pyromodels.registry import DYNAMICS
+from pyromodels.testing.paths import check_path
 
 BATCH = (2, 1, 3)
 """Batch shape of a trajectory in a tracking program: sequences, frames (none), sources."""
@@ -59,84 +52,6 @@ def example_anchor(prior: SourcePrior, batch_shape: tuple[int, ...] = BATCH) -> 
         corner, size = loc[..., :2], 0.1 + 0.2 * loc[..., 2:]
         loc = torch.cat((corner, corner + size), -1)
     return Anchor(loc.to(like.dtype), torch.full_like(loc, 1e-4).to(like.dtype))
-
-
-# ---- one path distribution
-
-
-def check_path(path: PathDistribution) -> None:
-    """Shapes, expansion, the two statements of the law, causality, and normalisation if T = 2, D = 1."""
-    check_path_shapes(path)
-    check_path_noise(path)
-    check_path_causality(path)
-    if path.event_shape == (2, 1):
-        check_path_normalised(path)
-
-
-def check_path_shapes(path: PathDistribution) -> None:
-    """Sample shapes, values with more batch dims than the context, and `expand`."""
-    batch, event = path.batch_shape, path.event_shape
-    for more in ((), (5,), (5, 1, 1)):
-        more = torch.Size(more)
-        value = path.roll_out(path.noise(more))
-        assert value.shape == more + batch + event, (value.shape, more, batch, event)
-        given = path.conditionals(value)
-        assert given.batch_shape == more + batch + event[:1], given.batch_shape
-        assert given.event_shape == event[1:], given.event_shape
-        assert path.log_prob(value).shape == more + batch
-        if math.prod(more) > 1:
-            one = value.reshape(-1, *batch, *event)[0]
-            many = path.log_prob(value).reshape(-1, *batch)[0]
-            torch.testing.assert_close(path.log_prob(one), many)
-    wider = path.expand(torch.Size((4,)) + batch)
-    assert type(wider) is type(path), "expand must keep the class: a wrapper hides conditionals"
-    value = wider.roll_out(wider.noise())
-    assert value.shape == (4, *batch, *event) and wider.log_prob(value).shape == (4, *batch)
-
-
-def check_path_noise(path: PathDistribution) -> None:
-    """`conditionals` of a rolled-out trajectory give back the noise that drove it."""
-    noise = path.noise((3,))
-    value = path.roll_out(noise)
-    given = path.conditionals(value)
-    recovered = (value - given.mean) / given.stddev
-    torch.testing.assert_close(recovered, noise, rtol=1e-6, atol=1e-6)
-    per_frame = diagonal_normal(given.mean, given.stddev).log_prob(value)
-    if path.time_mask is None:
-        torch.testing.assert_close(path.log_prob(value), per_frame.sum(-1))
-
-
-def check_path_causality(path: PathDistribution) -> None:
-    """The Jacobian of p(v_t | v_<t) with respect to v_t' is exactly zero for t' >= t."""
-    value = path.roll_out(path.noise()).detach()
-
-    def law(v: Tensor) -> Tensor:  # (T, -1): what frame t depends on
-        given = path.conditionals(v)
-        both = torch.cat((given.mean, given.stddev), -1)
-        return both.movedim(-2, 0).flatten(1).sum(-1)
-
-    jacobian = torch.autograd.functional.jacobian(law, value).movedim(-2, 1).flatten(2)  # (T, T, -1)
-    for t in range(value.shape[-2]):
-        assert not jacobian[t, t:].any(), f"frame {t} depends on itself or on later frames"
-
-
-def check_path_normalised(path: PathDistribution) -> None:
-    """The density of a path of two frames of one coordinate integrates to one."""
-    if path.time_mask is not None:
-        return
-    grid = torch.linspace(-9, 9, 181, dtype=torch.float64)
-    start = path.conditionals(path.roll_out(path.noise()))
-    first = start.mean[..., :1, :] + start.stddev[..., :1, :] * grid.view(-1, *[1] * start.mean.dim())
-    given = path.conditionals(torch.cat((first, first), -2))  # (grid, *batch, 2, 1)
-    loc, scale = given.mean[..., 1:, :], given.stddev[..., 1:, :]
-    second = loc + scale * grid.view(-1, *[1] * loc.dim())  # (grid, grid, *batch, 1, 1)
-    value = torch.cat((first.expand_as(second), second), -2)
-    area = (start.stddev[..., 0, 0] * scale[..., 0, 0]) * (grid[1] - grid[0]) ** 2
-    total = (path.log_prob(value).exp() * area).sum((0, 1))
-    torch.testing.assert_close(total, torch.ones_like(total), rtol=1e-6, atol=1e-6)
-
-
-# ---- one source prior
 
 
 def run_prior(
@@ -179,8 +94,7 @@ def sites(trace: poutine.Trace) -> dict[str, Any]:
     return {
         name: node
         for name, node in trace.nodes.items()
-        if node["type"] == "sample" and not isinstance(node["fn"], type(None))
-        and type(node["fn"]).__name__ != "_Subsample"
+        if node["type"] == "sample" and not site_is_subsample(node)
     }
 
 
@@ -291,8 +205,6 @@ def check_predictive(prior: SourcePrior) -> None:
         with batch_plate(BATCH[0]), source_plate(BATCH[2]):
             return prior.sample_sources("s", 5, anchor=anchor)
 
-    from pyro.infer import Predictive
-
     drawn = Predictive(program, num_samples=6, parallel=True)()
     assert drawn["s"].shape == (6, *BATCH, 5, prior.source_dim)
     assert not torch.equal(drawn["s"][0], drawn["s"][1])
@@ -333,7 +245,7 @@ def check_padding(prior: SourcePrior) -> None:
 
 
 def check_gradients(prior: SourcePrior) -> None:
-    """Every named parameter gets a finite, non-zero gradient by densities, by draws, by the bound."""
+    """Every named parameter gets a finite, non-zero gradient: densities, draws, the bound."""
     anchor, data = example_anchor(prior), values(run_prior(prior))
 
     def by_density() -> Tensor:
@@ -397,7 +309,11 @@ def check_message_causality(prior: SourcePrior) -> None:
 
     def rows(s: Tensor) -> Tensor:
         message = prior.gaussian_message(s, anchor=anchor)
-        parts = (message.transition.flatten(-3), message.offset.flatten(-2), message.covariance.flatten(-3))
+        parts = (
+            message.transition.flatten(-3),
+            message.offset.flatten(-2),
+            message.covariance.flatten(-3),
+        )
         return torch.cat(parts, -1).movedim(-2, 0).flatten(1).sum(-1)
 
     jacobian = torch.autograd.functional.jacobian(rows, s).movedim(-2, 1).flatten(2)

@@ -1,0 +1,84 @@
+"""What every path distribution must fulfil."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from pyromodels.distributions.path import PathDistribution, diagonal_normal
+
+
+def check_path(path: PathDistribution) -> None:
+    """Shapes, expansion, the two statements of the law, causality; the integral if T=2, D=1."""
+    check_path_shapes(path)
+    check_path_noise(path)
+    check_path_causality(path)
+    if path.event_shape == (2, 1):
+        check_path_normalised(path)
+
+
+def check_path_shapes(path: PathDistribution) -> None:
+    """Sample shapes, values with more batch dims than the context, and `expand`."""
+    batch, event = path.batch_shape, path.event_shape
+    for more in ((), (5,), (5, 1, 1)):
+        more = torch.Size(more)
+        value = path.roll_out(path.noise(more))
+        assert value.shape == more + batch + event, (value.shape, more, batch, event)
+        given = path.conditionals(value)
+        assert given.batch_shape == more + batch + event[:1], given.batch_shape
+        assert given.event_shape == event[1:], given.event_shape
+        assert path.log_prob(value).shape == more + batch
+        if math.prod(more) > 1:
+            one = value.reshape(-1, *batch, *event)[0]
+            many = path.log_prob(value).reshape(-1, *batch)[0]
+            torch.testing.assert_close(path.log_prob(one), many)
+    wider = path.expand(torch.Size((4,)) + batch)
+    assert type(wider) is type(path), "expand must keep the class: a wrapper hides conditionals"
+    value = wider.roll_out(wider.noise())
+    assert value.shape == (4, *batch, *event) and wider.log_prob(value).shape == (4, *batch)
+
+
+def check_path_noise(path: PathDistribution) -> None:
+    """`conditionals` of a rolled-out trajectory give back the noise that drove it."""
+    noise = path.noise((3,))
+    value = path.roll_out(noise)
+    given = path.conditionals(value)
+    recovered = (value - given.mean) / given.stddev
+    torch.testing.assert_close(recovered, noise, rtol=1e-6, atol=1e-6)
+    per_frame = diagonal_normal(given.mean, given.stddev).log_prob(value)
+    if path.time_mask is None:
+        torch.testing.assert_close(path.log_prob(value), per_frame.sum(-1))
+
+
+def check_path_causality(path: PathDistribution) -> None:
+    """The Jacobian of p(v_t | v_<t) with respect to v_t' is exactly zero for t' >= t."""
+    value = path.roll_out(path.noise()).detach()
+
+    def law(v: Tensor) -> Tensor:  # (T, -1): what frame t depends on
+        given = path.conditionals(v)
+        both = torch.cat((given.mean, given.stddev), -1)
+        return both.movedim(-2, 0).flatten(1).sum(-1)
+
+    jacobian = (
+        torch.autograd.functional.jacobian(law, value).movedim(-2, 1).flatten(2)
+    )  # (T, T, -1)
+    for t in range(value.shape[-2]):
+        assert not jacobian[t, t:].any(), f"frame {t} depends on itself or on later frames"
+
+
+def check_path_normalised(path: PathDistribution) -> None:
+    """The density of a path of two frames of one coordinate integrates to one."""
+    if path.time_mask is not None:
+        return
+    grid = torch.linspace(-9, 9, 181, dtype=torch.float64)
+    start = path.conditionals(path.roll_out(path.noise()))
+    first = start.mean[..., :1, :] + start.stddev[..., :1, :] * grid.view(
+        -1, *[1] * start.mean.dim()
+    )
+    given = path.conditionals(torch.cat((first, first), -2))  # (grid, *batch, 2, 1)
+    loc, scale = given.mean[..., 1:, :], given.stddev[..., 1:, :]
+    second = loc + scale * grid.view(-1, *[1] * loc.dim())  # (grid, grid, *batch, 1, 1)
+    value = torch.cat((first.expand_as(second), second), -2)
+    area = (start.stddev[..., 0, 0] * scale[..., 0, 0]) * (grid[1] - grid[0]) ** 2
+    total = (path.log_prob(value).exp() * area).sum((0, 1))
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=1e-6, atol=1e-6)
