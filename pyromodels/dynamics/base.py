@@ -109,11 +109,13 @@ class Coordinates:
     with mu_t, log sigma_t^2 the network's output. `"position"`: o = 0, c = 1, as published.
     `"increment"`: o_t = s_{t-1}, and c_t = typical_step * size_{t-1}, so that neither translation
     nor scale of the trajectory reaches the network; x_1 = 0. The size of a box [left, top, right,
-    bottom] is (width, height, width, height); with `scale="unit"` it is 1.
+    bottom] is (width, height, width, height); with `scale="unit"` it is 1. With
+    `scale="centre_box"` a box is s = (centre x, centre y, width, height), y down, and its size is
+    (height, height, width, height): a walker's centre moves by heights, not by widths.
 
     Args:
         predicts: "position" or "increment".
-        scale: "box" or "unit"; the unit of increments.
+        scale: "box", "centre_box" or "unit"; the unit of increments.
         typical_step: a usual increment in that unit: x is then of order one, as networks like it. A
             walker's box moves by some 0.05 of its size from one frame to the next.
         min_size: floor of a box's sides, in units of s. Boxes in the middle of an inference may be
@@ -123,7 +125,7 @@ class Coordinates:
     """
 
     predicts: Literal["position", "increment"] = "position"
-    scale: Literal["box", "unit"] = "box"
+    scale: Literal["box", "centre_box", "unit"] = "box"
     typical_step: float = 0.05
     min_size: float = 1e-3
     std_range: tuple[float, float] | None = None
@@ -131,19 +133,23 @@ class Coordinates:
     def __post_init__(self) -> None:
         for name, value, choices in (
             ("predicts", self.predicts, ("position", "increment")),
-            ("scale", self.scale, ("box", "unit")),
+            ("scale", self.scale, ("box", "centre_box", "unit")),
         ):
             if value not in choices:
                 raise ValueError(mismatch(name, given=repr(value), expected=" or ".join(choices)))
 
     def check_source_dim(self, source_dim: int) -> None:
         """Raise `ShapeError` where boxes are asked for and the source is none."""
-        if self.moves and self.scale == "box" and source_dim != 4:
+        coordinates = {
+            "box": "left, top, right, bottom",
+            "centre_box": "centre x, centre y, width, height",
+        }
+        if self.moves and self.scale in coordinates and source_dim != 4:
             raise ShapeError(
                 mismatch(
-                    'source_dim with scale="box"',
+                    f'source_dim with scale="{self.scale}"',
                     given=source_dim,
-                    expected="4: left, top, right, bottom",
+                    expected=f"4: {coordinates[self.scale]}",
                     hint='Use scale="unit" for anything else.',
                 )
             )
@@ -162,6 +168,9 @@ class Coordinates:
             return 0.0, 1.0
         if self.scale == "unit":
             return previous, self.typical_step
+        if self.scale == "centre_box":
+            width, height = previous[..., 2:].clamp_min(self.min_size).split(1, -1)
+            return previous, self.typical_step * torch.cat((height, height, width, height), -1)
         sides = (previous[..., 2:] - previous[..., :2]).clamp_min(self.min_size)
         return previous, self.typical_step * torch.cat((sides, sides), -1)
 

@@ -65,7 +65,7 @@ class DeepAR(SourcePrior):
         input_dims: Sequence[int] = (),
         decoder_dims: Sequence[int] = (),
         predicts: Literal["position", "increment"] = "position",
-        scale: Literal["box", "unit"] = "box",
+        scale: Literal["box", "centre_box", "unit"] = "box",
         typical_step: float = 0.05,
         min_size: float = 1e-3,
         std_range: tuple[float, float] | None = None,

@@ -125,7 +125,7 @@ class SRNN(SourcePrior):
         prior_dims: Sequence[int] = (8, 8),
         decoder_dims: Sequence[int] = (16,),
         predicts: Literal["position", "increment"] = "position",
-        scale: Literal["box", "unit"] = "box",
+        scale: Literal["box", "centre_box", "unit"] = "box",
         typical_step: float = 0.05,
         min_size: float = 1e-3,
         std_range: tuple[float, float] | None = None,

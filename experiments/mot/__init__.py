@@ -1,0 +1,1 @@
+"""Multi-object tracking with MixDVAE: the thesis, chapter 4."""

@@ -1,0 +1,94 @@
+"""What `--preset` names: how a scene is modelled and inferred."""
+
+from dataclasses import dataclass, field
+
+from pyromodels.errors import SpecError, unknown
+from pyromodels.models.mixdvae import Detector
+
+
+@dataclass(frozen=True)
+class ProcessNoise:
+    """A start of the process noise: standard deviations a frame, in heights (of widths, in widths).
+
+    Args:
+        position: of the centre; heights share it, widths, which sway with the gait, get three times it.
+        velocity: of the velocity of the centre; sizes get half of it.
+    """
+
+    position: float
+    velocity: float
+
+    def rows(self) -> list[list[float]]:
+        """Rows (position, velocity) of centre x, centre y, width, height."""
+        centre, size = [self.position, self.velocity], self.velocity / 2
+        return [centre, centre, [3 * self.position, size], [self.position, size]]
+
+
+@dataclass(frozen=True)
+class TrackingPreset:
+    """One way to track, as plain data.
+
+    Args:
+        name: what `--preset` says.
+        summary: one line for people.
+        dynamics: registry key of the source prior: linear, srnn or deep_ar.
+        weights: shipped weights of a deep prior, or a path.
+        noise_ratio: observation noise of a width and of a height, as parts of the box's own (r_Phi).
+        detector: visibility and clutter.
+        starts: process noises to start from; every sequence keeps the start with the best bound.
+        noise_strength: what a start is worth, in frames, when the process noise is re-estimated.
+        cavity_sweeps: sweeps whose E-W step leaves an observation's own pull out.
+        sweeps: sweeps that ascend the bound, after those.
+        prior_sweeps: sweeps with a deep prior, from the linear solution on.
+    """
+
+    name: str
+    summary: str
+    dynamics: str = "linear"
+    weights: str | None = None
+    noise_ratio: tuple[float, float] = (0.12, 0.05)
+    detector: Detector = field(default_factory=Detector)
+    starts: tuple[ProcessNoise, ...] = (
+        ProcessNoise(0.001, 0.0005),
+        ProcessNoise(0.001, 0.002),
+        ProcessNoise(0.002, 0.001),
+        ProcessNoise(0.004, 0.002),
+        ProcessNoise(0.002, 0.006),
+        ProcessNoise(0.008, 0.003),
+    )
+    noise_strength: float = 20.0
+    cavity_sweeps: int = 9
+    sweeps: int = 3
+    prior_sweeps: int = 6
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        TrackingPreset("linear", "constant velocity with process noise, exact smoother"),
+        TrackingPreset(
+            "srnn",
+            "SRNN that predicts increments, from the linear solution on",
+            dynamics="srnn",
+            weights="srnn_mot",
+        ),
+        TrackingPreset(
+            "deep_ar",
+            "autoregressive LSTM that predicts increments, from the linear solution on",
+            dynamics="deep_ar",
+            weights="deep_ar_mot",
+        ),
+    )
+}
+DEFAULT = "linear"
+
+
+def preset_named(name: str) -> TrackingPreset:
+    """Return a preset by name.
+
+    Raises:
+        SpecError: with the nearest name, where there is none.
+    """
+    if name not in PRESETS:
+        raise SpecError(unknown("preset", given=name, known=PRESETS))
+    return PRESETS[name]

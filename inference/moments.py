@@ -1,0 +1,93 @@
+"""What the closed-form updates share: expectations under q(s), and observations as information."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from pyromodels.batch import MixtureBatch
+from pyromodels.distributions.chain import GaussianChain
+from pyromodels.models.mixdvae import MixDVAE
+
+
+def projected_moments(
+    model: MixDVAE, sources: GaussianChain
+) -> tuple[Tensor, Tensor]:  # mean and variance of P_k s_tn, each (B, T, K or 1, N, X)
+    """Return E[P s] and diag(P V P')."""
+    projection = model.projection.to(sources.loc_blocks)
+    projection = projection.unflatten(-1, sources.loc_blocks.shape[-2:])  # (K, X, G, d)
+    mean = torch.einsum("kxgi,bntgi->btknx", projection, sources.loc_blocks)
+    variance = torch.einsum(
+        "kxgi,bntgij,kxgj->btknx", projection, sources.covariance, projection
+    )
+    return mean, variance
+
+
+def expected_log_likelihood(
+    model: MixDVAE, batch: MixtureBatch, sources: GaussianChain
+) -> Tensor:  # shape: (B, T, K, N)
+    """E_q(s)[log N(o_tk; P s_tn, Phi_tk)] (eq. A.21), nats."""
+    mean, variance = projected_moments(model, sources)
+    noise = model.variance(batch).unsqueeze(-2)
+    square = (batch.observations.unsqueeze(-2) - mean).square() + variance
+    return -0.5 * (square / noise + (2 * math.pi * noise).log()).sum(-1)
+
+
+def cavity_log_likelihood(
+    model: MixDVAE,
+    batch: MixtureBatch,
+    sources: GaussianChain,
+    assigned: Tensor,  # eta, shape: (B, T, K, N)
+) -> Tensor:  # shape: (B, T, K, N)
+    """log ∫ N(o_tk; P s, Phi_tk) q_without_k(s_tn) ds: what the rest of the data says of observation k.
+
+    q_without_k takes the observation's own soft contribution out of q(s_tn). A lone observation that has
+    pulled a source towards itself is then judged from where the source would be without it.
+    """
+    mean, variance = projected_moments(model, sources)
+    noise = model.variance(batch).unsqueeze(-2)
+    observation, weight = batch.observations.unsqueeze(-2), assigned.unsqueeze(-1)
+    # eta / Phi never exceeds 1 / V in exact arithmetic; the floor is for rounding
+    precision = (1 / variance - weight / noise).clamp_min(1e-6 / variance)
+    mean = (mean / variance - weight * observation / noise) / precision
+    total = noise + 1 / precision
+    square = (observation - mean).square() / total
+    return -0.5 * (square + (2 * math.pi * total).log()).sum(-1)
+
+
+def pseudo_observations(
+    model: MixDVAE,
+    batch: MixtureBatch,
+    assigned: Tensor,  # eta, shape: (B, T, K, N)
+) -> tuple[Tensor, Tensor]:  # precision (B, N, T, G, d, d), information (B, N, T, G, d)
+    r"""The observations as each source sees them: \sum_k eta P' Phi^{-1} P and \sum_k eta P' Phi^{-1} o."""
+    projection = model.projection.to(assigned)
+    projection = projection.unflatten(-1, (-1, model.prior.block_dim))
+    precision = assigned.unsqueeze(-1) / model.variance(batch).unsqueeze(-2)  # (B, T, K, N, X)
+    information = precision * batch.observations.unsqueeze(-2)
+    if len(projection) == 1:
+        precision, information = precision.sum(2, keepdim=True), information.sum(2, keepdim=True)
+    return (
+        torch.einsum("btknx,kxgi,kxgj->bntgij", precision, projection, projection),
+        torch.einsum("btknx,kxgi->bntgi", information, projection),
+    )
+
+
+def step_second_moment(
+    transition: Tensor,  # A_t, shape: (B, N, T, G, d, d)
+    offset: Tensor,  # b_t, shape: (B, N, T, G, d)
+    sources: GaussianChain,
+) -> Tensor:  # shape: (B, N, T - 1, G, d, d)
+    """E_q[r r'] of the residuals r_t = s_t - A_t s_{t-1} - b_t, t > 1."""
+    loc, covariance, cross = sources.loc_blocks, sources.covariance, sources.cross_covariance
+    moving = transition[..., 1:, :, :, :]
+    carried = (moving @ loc[..., :-1, :, :].unsqueeze(-1)).squeeze(-1)
+    residual = loc[..., 1:, :, :] - carried - offset[..., 1:, :, :]
+    explained = moving @ cross
+    return (
+        residual.unsqueeze(-1) * residual.unsqueeze(-2)
+        + covariance[..., 1:, :, :, :]
+        + moving @ covariance[..., :-1, :, :, :] @ moving.mT
+        - explained
+        - explained.mT
+    )

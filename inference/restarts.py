@@ -1,0 +1,31 @@
+"""Several starts at once, the best bound kept for every sequence."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyromodels.guides.mean_field import MeanField
+
+
+class Restarts(NamedTuple):
+    """What every start reached."""
+
+    elbo: Tensor  # nats, shape: (R, B)
+    best: Tensor  # index of the best start, shape: (B,)
+
+
+def keep_best(
+    elbo: Tensor,  # nats, shape: (R * B,)
+    guide: MeanField,  # fitted to batch.repeat(R)
+    num_restarts: int,
+) -> Restarts:
+    """Shrink a guide fitted to R copies of a batch to the copy with the best bound, sequence by sequence."""
+    elbo = elbo.unflatten(0, (num_restarts, -1))
+    best = elbo.argmax(0)
+    rows = best * elbo.shape[1] + torch.arange(elbo.shape[1], device=elbo.device)
+    for name, value in list(guide.named_buffers(recurse=False)):
+        setattr(guide, name, value[rows])
+    return Restarts(elbo, best)
+
+

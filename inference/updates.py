@@ -1,0 +1,170 @@
+"""The coordinate updates of variational EM, one small class each: E-W, E-S, E-V, E-Z and the M steps.
+
+An update takes the model, the guide and the batch, and moves one factor of the guide, or one parameter of
+the model, to where the bound is highest given the rest. `VEM` applies a list of them in order.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from inference.bound import log_weights, with_clutter
+from inference.moments import (
+    cavity_log_likelihood,
+    expected_log_likelihood,
+    projected_moments,
+    pseudo_observations,
+    step_second_moment,
+)
+from pyromodels.batch import MixtureBatch
+from pyromodels.distributions.chain import smooth
+from pyromodels.distributions.visibility import posterior_chain
+from pyromodels.dynamics.linear import LinearGaussian
+from pyromodels.guides.mean_field import MeanField
+from pyromodels.models.mixdvae import MixDVAE
+
+
+class Update(Protocol):
+    """One step of coordinate ascent."""
+
+    def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
+        """Change the guide or the model in place."""
+
+
+@dataclass
+class AssignmentUpdate:
+    r"""E-W: q(w_tk = n) ∝ p(w_tk = n) exp E_q(s)[log N(o_tk; P s_tn, Phi_tk)]      (3.24-3.25)
+
+    Args:
+        likelihood: "expected" is the update of the thesis, the maximiser of the bound. "cavity" judges an
+            observation by what the others say of the source (see `cavity_log_likelihood`).
+            Departure: an expectation-propagation step, not the maximiser of the bound; it lets go of a
+            false detection that has pulled a source to itself, which the bound's maximiser never does.
+        keep_first: leave the first frame as it is: its observations name the sources.
+    """
+
+    likelihood: Literal["expected", "cavity"] = "expected"
+    keep_first: bool = False
+
+    def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
+        if self.likelihood == "cavity":
+            score = cavity_log_likelihood(model, batch, guide.sources, guide.assigned)
+        else:
+            score = expected_log_likelihood(model, batch, guide.sources)
+        logits = log_weights(model, guide) + with_clutter(model, batch, score)
+        eta = logits.softmax(-1) * batch.mask[..., None]
+        if self.keep_first:
+            eta[:, 0] = guide.responsibilities[:, 0]
+        guide.responsibilities = eta
+
+
+@dataclass
+class SourceUpdate:
+    """E-S: q(s) ∝ message × observations, soft-assigned.
+
+    A message without transitions makes this eq. 3.18-3.19, frame by frame; one with transitions makes it a
+    Kalman filter and smoother (`smooth`). Deep priors' latents sit at the encoder mean of the guide's mean
+    trajectory, or at a draw where a generator is given.
+    """
+
+    generator: torch.Generator | None = None
+
+    def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
+        loc = guide.sources.loc
+        noise = None
+        if self.generator is not None and (latent := getattr(model.prior, "latent_dim", 0)):
+            shape = (*loc.shape[:-1], latent)
+            noise = torch.randn(shape, generator=self.generator, dtype=loc.dtype, device=loc.device)
+        message = model.prior.gaussian_message(loc, anchor=batch.anchor, z_noise=noise)
+        guide.sources = smooth(message, *pseudo_observations(model, batch, guide.assigned))
+
+
+class VisibilityUpdate:
+    """E-V: q(v_n) by forward-backward over how many observations each source holds in each frame."""
+
+    def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
+        if model.detector is None:
+            return
+        count = guide.assigned.sum(2).transpose(1, 2)  # expected detections, (B, N, T)
+        evidence = [
+            count * model.detector.log_rates(state) - model.detector.rates(state)
+            for state in (torch.zeros_like(count), torch.ones_like(count))
+        ]
+        prior = model.detector.visibility(batch.num_frames, count)
+        guide.visibility, _ = posterior_chain(prior, torch.stack(evidence, -1))
+
+
+@dataclass
+class ProcessNoiseUpdate:
+    r"""M: the process noise of a linear-Gaussian prior, one for each sequence, at its posterior mode.
+
+        std^2 = (\sum_{n,t} E[r_t^2] / unit^2 + strength * std_0^2) / (N (T - 1) + strength)
+
+    r_t the residual of frame t; std_0 the prior's value when the update is made, `strength` its worth in
+    frames. This is the Lambda of the variational Kalman filter (thesis 4.4.5), shared over a sequence.
+    """
+
+    centre: Tensor  # std_0, shape: (G, d) or (B, 1, G, d)
+    strength: float = 20.0
+
+    def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
+        prior = model.prior
+        if not isinstance(prior, LinearGaussian):
+            raise TypeError(
+                f"ProcessNoiseUpdate: given a {type(prior).__name__} prior; expected LinearGaussian"
+            )
+        message = prior.gaussian_message(guide.sources.loc, anchor=batch.anchor)
+        moment = step_second_moment(message.transition, message.offset, guide.sources)
+        square = moment.diagonal(dim1=-2, dim2=-1) / prior.unit(batch.anchor).unsqueeze(-3).square()
+        total = square.sum((1, 2)).unsqueeze(1) + self.strength * self.centre.square()
+        weight = batch.num_sources * (batch.num_frames - 1) + self.strength
+        prior.process_std = (total / weight).sqrt()
+
+
+class ObservationNoiseUpdate:
+    r"""M: the scale of Phi, from eq. 3.26 pooled over observations instead of one Phi_tk for each.
+
+    Departure: a covariance estimated from a single observation is unreliable (thesis 3.3.4, 4.4.3).
+    """
+
+    def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
+        square = observation_variance(model, guide, batch) / batch.variance
+        weight = guide.assigned.sum(-1, keepdim=True).expand_as(square)
+        scale = square[batch.mask].sum() / weight[batch.mask].sum()
+        with torch.no_grad():
+            model.log_noise_scale.copy_(0.5 * scale.log())
+
+
+def observation_variance(model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> Tensor:
+    r"""Return diag of \sum_n eta_tkn ((o - P m)(o - P m)' + P V P') (eq. 3.26), shape (B, T, K, X)."""
+    mean, variance = projected_moments(model, guide.sources)
+    square = (batch.observations.unsqueeze(-2) - mean).square() + variance
+    return (guide.assigned.unsqueeze(-1) * square).sum(-2)
+
+
+class FineTuneUpdate:
+    """E-Z with fine-tuning: a gradient step on the prior's own bound (eq. 3.27) at a draw of q(s).
+
+    Args:
+        prior: a deep prior with `elbo`.
+        learning_rate: of Adam, whose state lives as long as this update.
+    """
+
+    def __init__(self, prior: torch.nn.Module, learning_rate: float = 1e-3) -> None:
+        if not hasattr(prior, "elbo"):
+            raise TypeError(
+                f"FineTuneUpdate: a {type(prior).__name__} prior has no networks to tune; "
+                "expected a deep prior such as srnn or deep_ar"
+            )
+        self.optimizer = torch.optim.Adam(prior.parameters(), lr=learning_rate)
+
+    def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
+        with torch.enable_grad():
+            s = guide.sources.rsample().detach()
+            loss = -model.prior.elbo(s, anchor=batch.anchor).mean() / batch.num_frames
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+

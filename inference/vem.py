@@ -1,0 +1,72 @@
+"""Variational EM with the interface of SVI: `step(batch) -> loss`, `evaluate_loss(batch)`."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from inference.bound import closed_form_elbo
+from inference.updates import Update
+from pyromodels.batch import MixtureBatch
+from pyromodels.guides.mean_field import MeanField
+from pyromodels.models.mixdvae import MixDVAE
+
+
+class VEM:
+    """Coordinate ascent: a list of updates, applied in order, over all sequences of a batch at once.
+
+    The order of the list is the order of the steps: [SourceUpdate(), AssignmentUpdate()] and
+    [AssignmentUpdate(), SourceUpdate()] are the two of thesis 4.4.2.
+
+    Reference: Lin, 2024 (thesis), Algorithm 1.
+
+    Args:
+        model: the program.
+        guide: a `MeanField` for the batch that `step` is given.
+        updates: the coordinate updates of one sweep.
+
+    Example:
+        >>> from inference.updates import AssignmentUpdate, SourceUpdate
+        >>> from pyromodels.distributions.message import Anchor
+        >>> from pyromodels.dynamics.linear import LinearGaussian
+        >>> prior = LinearGaussian(num_coordinates=1, order=1, process_std=(0.1,))
+        >>> o = torch.linspace(0, 1, 8).reshape(1, 8, 1, 1)
+        >>> batch = MixtureBatch(
+        ...     o, torch.ones(1, 8, 1, dtype=torch.bool), torch.full_like(o, 0.01),
+        ...     Anchor(torch.zeros(1, 1, 1), torch.ones(1, 1, 1)),
+        ... )
+        >>> model = MixDVAE(prior)
+        >>> vem = VEM(model, MeanField(model, batch), [AssignmentUpdate(), SourceUpdate()])
+        >>> vem.step(batch) >= vem.step(batch)
+        True
+    """
+
+    def __init__(self, model: MixDVAE, guide: MeanField, updates: Sequence[Update]) -> None:
+        self.model, self.guide, self.updates = model, guide, list(updates)
+
+    @torch.no_grad()
+    def sweep(self, batch: MixtureBatch) -> None:
+        """Apply every update once."""
+        for update in self.updates:
+            update(self.model, self.guide, batch)
+
+    def step(self, batch: MixtureBatch) -> float:
+        """Apply every update once; return the loss, minus the bound in nats summed over sequences."""
+        self.sweep(batch)
+        return self.evaluate_loss(batch)
+
+    @torch.no_grad()
+    def elbo(self, batch: MixtureBatch) -> Tensor:
+        """Return the bound of every sequence, nats, shape (B,)."""
+        return closed_form_elbo(self.model, self.guide, batch)
+
+    def evaluate_loss(self, batch: MixtureBatch) -> float:
+        """Return minus the bound, nats, summed over sequences."""
+        return -self.elbo(batch).sum().item()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the guide's and the model's tensors."""
+        return {
+            **{f"guide.{key}": value for key, value in self.guide.state_dict().items()},
+            **{f"model.{key}": value for key, value in self.model.state_dict().items()},
+        }

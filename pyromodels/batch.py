@@ -1,0 +1,89 @@
+"""What a model is given: tensors, masks and the start of every trajectory."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyromodels.distributions.message import Anchor
+from pyromodels.errors import ShapeError, mismatch
+
+
+@dataclass(frozen=True)
+class MixtureBatch:
+    """Observations of B sequences: T frames of up to K observations each, and where N sources start.
+
+    Missing observations and padding are mask, never NaN. A sequence shorter than T is one whose last
+    frames hold no observation: under every prior that leaves the posterior of the others as it is.
+
+    Args:
+        observations: o, shape (B, T, K, X).
+        mask: True where an observation is there, shape (B, T, K).
+        variance: diagonal of the observation covariance Phi, shape (B, T, K, X), squared units of o.
+        anchor: p(s_1), fields of shape (B, N, D).
+
+    Raises:
+        ShapeError: where the shapes do not fit each other.
+        ValueError: where an observation that counts, or its variance, is not finite (and positive).
+    """
+
+    observations: Tensor
+    mask: Tensor
+    variance: Tensor
+    anchor: Anchor
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.observations.shape)
+        if len(shape) != 4:
+            raise ShapeError(mismatch("observations", given=f"shape {shape}", expected="(B, T, K, X)"))
+        for name, wanted in (("mask", shape[:3]), ("variance", shape)):
+            given = tuple(getattr(self, name).shape)
+            if given != wanted:
+                raise ShapeError(mismatch(name, given=f"shape {given}", expected=wanted))
+        loc = tuple(self.anchor.loc.shape)
+        if len(loc) != 3 or loc[0] != shape[0] or loc != tuple(self.anchor.variance.shape):
+            raise ShapeError(
+                mismatch(
+                    "anchor",
+                    given=f"loc {loc}, variance {tuple(self.anchor.variance.shape)}",
+                    expected=f"both ({shape[0]}, N, D)",
+                )
+            )
+        seen = self.mask
+        if not torch.isfinite(self.observations[seen]).all():
+            raise ValueError("observations: NaN or infinite where mask is True; mask such entries out")
+        if not (torch.isfinite(self.variance[seen]) & (self.variance[seen] > 0)).all():
+            raise ValueError("variance: not finite and positive where mask is True")
+
+    @property
+    def num_sequences(self) -> int:
+        """B."""
+        return self.observations.shape[0]
+
+    @property
+    def num_frames(self) -> int:
+        """T."""
+        return self.observations.shape[1]
+
+    @property
+    def num_sources(self) -> int:
+        """N."""
+        return self.anchor.loc.shape[1]
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "MixtureBatch":
+        """Return the batch on another device, and its numbers in another dtype."""
+        return MixtureBatch(
+            self.observations.to(device, dtype),
+            self.mask.to(device),
+            self.variance.to(device, dtype),
+            Anchor(*(part.to(device, dtype) for part in self.anchor)),
+        )
+
+    def repeat(self, times: int) -> "MixtureBatch":
+        """Return the batch repeated along B: one copy for each restart."""
+
+        def tile(value: Tensor) -> Tensor:
+            return value.repeat(times, *[1] * (value.dim() - 1))
+
+        anchor = Anchor(*(tile(part) for part in self.anchor))
+        return MixtureBatch(tile(self.observations), tile(self.mask), tile(self.variance), anchor)
