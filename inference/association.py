@@ -1,18 +1,10 @@
-"""Marginal data association: which detection is whose, when each source fires at most once a frame."""
+"""Marginal data association: whose is a detection, when each source fires at most once a frame."""
 
 import torch
 from torch import Tensor
 
-FORBIDDEN = -1e4
-"""Log weight of an impossible pairing: finite, so that differences of it stay numbers."""
-
-
-def _log_sum_of_others(x: Tensor) -> Tensor:
-    """log(1 + sum of exp over the other entries of the last dimension), for each entry."""
-    size = x.shape[-1]
-    others = x.unsqueeze(-2).expand(*x.shape, size).clone()
-    others.diagonal(dim1=-2, dim2=-1).fill_(FORBIDDEN)
-    return torch.nn.functional.pad(others, (0, 1)).logsumexp(-1)
+LARGEST_LOG_ODDS = 600.0
+"""Odds beyond exp(600) count as exp(600): the largest power of ten that sums and products can hold."""
 
 
 def association_marginals(
@@ -20,18 +12,26 @@ def association_marginals(
     mask: Tensor,  # True where detection k is there, shape: (*, K)
     num_iterations: int = 15,
 ) -> Tensor:  # p(w_k = n), the last column clutter, shape: (*, K, N + 1)
-    """Marginals of joint data association by loopy belief propagation, in the log domain.
+    """Marginals of joint data association by loopy belief propagation.
 
-    The sum over all one-to-one pairings is exponential; belief propagation on the bipartite graph is close
-    to it, always converges, and is a handful of tensor operations for all sequences at once.
+    The sum over all one-to-one pairings is exponential; belief propagation on the bipartite graph
+    is close to it, always converges, is exact where K = 1 or N = 1, and takes a handful of tensor
+    operations for all sequences at once.
 
-    Reference: Williams and Lau, 2014, Approximate evaluation of marginal association probabilities with
-    belief propagation.
+    Messages are odds in double precision. They only meet in sums of positive terms ("all others"
+    is a product with 1 - I, never a difference), so that every one keeps its relative precision
+    from exp(-600) to exp(600), as it would in the log domain.
+
+    Reference: Williams and Lau, 2014, Approximate evaluation of marginal association probabilities
+    with belief propagation.
     """
-    log_odds = torch.where(mask.unsqueeze(-1), log_odds.clamp_min(FORBIDDEN), FORBIDDEN)
-    to_source = torch.zeros_like(log_odds)
+    odds = log_odds.double().clamp_max(LARGEST_LOG_ODDS).exp() * mask.unsqueeze(-1)
+    other_detections, other_sources = (1 - torch.eye(size).to(odds) for size in odds.shape[-2:])
+    to_source = torch.ones_like(odds)
+    to_detection = odds
     for _ in range(num_iterations):
-        to_detection = log_odds - _log_sum_of_others((log_odds + to_source).mT).mT
-        to_source = -_log_sum_of_others(to_detection)
-    beliefs = torch.nn.functional.pad(to_detection, (0, 1))
-    return beliefs.softmax(-1) * mask.unsqueeze(-1)
+        to_detection = odds / (1 + other_detections @ (odds * to_source))
+        to_source = 1 / (1 + to_detection @ other_sources)
+    beliefs = torch.nn.functional.pad(to_detection, (0, 1), value=1.0)
+    beliefs = beliefs / beliefs.sum(-1, keepdim=True)
+    return (beliefs * mask.unsqueeze(-1)).to(log_odds.dtype)

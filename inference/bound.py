@@ -1,5 +1,7 @@
 """The evidence lower bound of MixDVAE in closed form, given the prior's Gaussian message."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -29,7 +31,7 @@ def log_weights(model: MixDVAE, guide: MeanField) -> Tensor:
         return guide.loc.new_full((1, 1, 1, num_sources), 1 / num_sources).log()
     visible = guide.visibility.mean.transpose(1, 2).unsqueeze(2)
     sources = model.detector.log_rates(visible)
-    clutter = sources.new_full((*sources.shape[:-1], 1), model.detector.clutter_rate).log()
+    clutter = sources.new_full((*sources.shape[:-1], 1), math.log(model.detector.clutter_rate))
     return torch.cat((sources, clutter), -1)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pyromodels.batch import MixtureBatch
-from pyromodels.distributions.chain import GaussianChain
+from pyromodels.distributions.chain import GaussianChain, matmul, matvec
 from pyromodels.models.mixdvae import MixDVAE
 
 
@@ -17,10 +17,8 @@ def projected_moments(
     projection = model.projection.to(sources.loc_blocks)
     projection = projection.unflatten(-1, sources.loc_blocks.shape[-2:])  # (K, X, G, d)
     mean = torch.einsum("kxgi,bntgi->btknx", projection, sources.loc_blocks)
-    variance = torch.einsum(
-        "kxgi,bntgij,kxgj->btknx", projection, sources.covariance, projection
-    )
-    return mean, variance
+    squared = projection.unsqueeze(-1) * projection.unsqueeze(-2)  # (K, X, G, d, d)
+    return mean, torch.einsum("kxgij,bntgij->btknx", squared, sources.covariance)
 
 
 def expected_log_likelihood(
@@ -67,8 +65,9 @@ def pseudo_observations(
     information = precision * batch.observations.unsqueeze(-2)
     if len(projection) == 1:
         precision, information = precision.sum(2, keepdim=True), information.sum(2, keepdim=True)
+    squared = projection.unsqueeze(-1) * projection.unsqueeze(-2)  # (K, X, G, d, d)
     return (
-        torch.einsum("btknx,kxgi,kxgj->bntgij", precision, projection, projection),
+        torch.einsum("btknx,kxgij->bntgij", precision, squared),
         torch.einsum("btknx,kxgi->bntgi", information, projection),
     )
 
@@ -78,16 +77,20 @@ def step_second_moment(
     offset: Tensor,  # b_t, shape: (B, N, T, G, d)
     sources: GaussianChain,
 ) -> Tensor:  # shape: (B, N, T - 1, G, d, d)
-    """E_q[r r'] of the residuals r_t = s_t - A_t s_{t-1} - b_t, t > 1."""
-    loc, covariance, cross = sources.loc_blocks, sources.covariance, sources.cross_covariance
+    """E_q[r r'] of the residuals r_t = s_t - A_t s_{t-1} - b_t, t > 1.
+
+    Written as a sum of squares, with s_{t-1} = m + J (s_t - m_t) + noise of covariance C: the difference
+    V + A V A' - A Cov - (A Cov)' of the textbook turns negative in single precision.
+    """
+    loc, gain = sources.loc_blocks, sources.gain
     moving = transition[..., 1:, :, :, :]
-    carried = (moving @ loc[..., :-1, :, :].unsqueeze(-1)).squeeze(-1)
-    residual = loc[..., 1:, :, :] - carried - offset[..., 1:, :, :]
-    explained = moving @ cross
+    residual = loc[..., 1:, :, :] - matvec(moving, loc[..., :-1, :, :]) - offset[..., 1:, :, :]
+    through = torch.eye(loc.shape[-1]).to(loc)
+    if gain is not None:
+        through = through - matmul(moving, gain[..., :-1, :, :, :])
+    through = through.expand_as(moving)
     return (
         residual.unsqueeze(-1) * residual.unsqueeze(-2)
-        + covariance[..., 1:, :, :, :]
-        + moving @ covariance[..., :-1, :, :, :] @ moving.mT
-        - explained
-        - explained.mT
+        + matmul(matmul(through, sources.covariance[..., 1:, :, :, :]), through.mT)
+        + matmul(matmul(moving, sources.innovation[..., :-1, :, :, :]), moving.mT)
     )

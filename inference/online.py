@@ -1,5 +1,7 @@
 """One online pass: a filter that assigns and updates frame by frame, to start variational EM from."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,9 @@ from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain, block_inverse, matmul, matvec
 from pyromodels.distributions.message import GaussianMessage
 from pyromodels.models.mixdvae import MixDVAE
+
+MOST_DETECTED = 0.999
+"""Largest probability that a source is detected; at 1 a missed detection would be impossible."""
 
 
 def predictive_log_likelihood(
@@ -42,9 +47,10 @@ def online_assignment(
             "start from a linear prior, or from the anchors"
         )
     steady = detector.reappear / (detector.reappear + detector.hide) if detector.hide else 1.0
-    detected = steady * detector.visible_rate
-    clutter = model.clutter(batch).log_prob(batch.observations) + torch.tensor(detector.clutter_rate).log()
-    log_odds = torch.tensor(detected / (1 - detected)).log() - clutter
+    # a source fires once or not at all here, whatever its rate
+    detected = min(steady * detector.visible_rate, MOST_DETECTED)
+    clutter = model.clutter(batch).log_prob(batch.observations) + math.log(detector.clutter_rate)
+    log_odds = math.log(detected / (1 - detected)) - clutter
     shape = (batch.num_sequences, batch.num_sources, batch.num_frames, batch.anchor.loc.shape[-1])
     message = model.prior.gaussian_message(batch.anchor.loc.new_zeros(shape), anchor=batch.anchor)
     identity = torch.eye(model.prior.block_dim).to(message.offset)

@@ -22,7 +22,13 @@ def keep_best(
 ) -> Restarts:
     """Shrink a guide fitted to R copies of a batch to the copy with the best bound, sequence by sequence."""
     elbo = elbo.unflatten(0, (num_restarts, -1))
-    best = elbo.argmax(0)
+    if not (broken := elbo.isnan().all(0)).logical_not().all():
+        raise FloatingPointError(
+            f"keep_best: no start of sequence {int(broken.nonzero()[0])} has a finite bound; "
+            "check the scale of its observations and variances, or use float64"
+        )
+    # argmax takes NaN for the largest: a start whose bound is no number is never kept
+    best = elbo.nan_to_num(nan=-torch.inf).argmax(0)
     rows = best * elbo.shape[1] + torch.arange(elbo.shape[1], device=elbo.device)
     for name, value in list(guide.named_buffers(recurse=False)):
         setattr(guide, name, value[rows])

@@ -132,7 +132,10 @@ class ObservationNoiseUpdate:
     def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
         square = observation_variance(model, guide, batch) / batch.variance
         weight = guide.assigned.sum(-1, keepdim=True).expand_as(square)
-        scale = square[batch.mask].sum() / weight[batch.mask].sum()
+        total = weight[batch.mask].sum()
+        if total == 0:  # every frame empty, or everything clutter: nothing to learn from
+            return
+        scale = square[batch.mask].sum() / total
         with torch.no_grad():
             model.log_noise_scale.copy_(0.5 * scale.log())
 

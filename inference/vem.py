@@ -8,6 +8,7 @@ from torch import Tensor
 from inference.bound import closed_form_elbo
 from inference.updates import Update
 from pyromodels.batch import MixtureBatch
+from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.models.mixdvae import MixDVAE
 
@@ -70,3 +71,13 @@ class VEM:
             **{f"guide.{key}": value for key, value in self.guide.state_dict().items()},
             **{f"model.{key}": value for key, value in self.model.state_dict().items()},
         }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned; `ProcessNoiseUpdate` may have reshaped a parameter."""
+        guide = {key[6:]: value for key, value in state.items() if key.startswith("guide.")}
+        model = {key[6:]: value for key, value in state.items() if key.startswith("model.")}
+        std = model.get("prior.log_process_std")
+        if std is not None and isinstance(self.model.prior, LinearGaussian):
+            self.model.prior.process_std = std.exp()
+        self.model.load_state_dict(model)
+        self.guide.load_state_dict(guide)

@@ -13,8 +13,9 @@ from pyromodels.errors import ShapeError, mismatch
 class MixtureBatch:
     """Observations of B sequences: T frames of up to K observations each, and where N sources start.
 
-    Missing observations and padding are mask, never NaN. A sequence shorter than T is one whose last
-    frames hold no observation: under every prior that leaves the posterior of the others as it is.
+    Missing observations and padding are mask; whatever stands in their place, NaN included, is
+    replaced (o = 0, Phi = 1). A sequence shorter than T is one whose last frames hold no
+    observation: under every prior that leaves the posterior of the others as it is.
 
     Args:
         observations: o, shape (B, T, K, X).
@@ -54,6 +55,10 @@ class MixtureBatch:
             raise ValueError("observations: NaN or infinite where mask is True; mask such entries out")
         if not (torch.isfinite(self.variance[seen]) & (self.variance[seen] > 0)).all():
             raise ValueError("variance: not finite and positive where mask is True")
+        # what is masked must not reach a sum, and zero times NaN is NaN: o = 0 and Phi = 1 there
+        absent = ~seen.unsqueeze(-1)
+        object.__setattr__(self, "observations", self.observations.masked_fill(absent, 0.0))
+        object.__setattr__(self, "variance", self.variance.masked_fill(absent, 1.0))
 
     @property
     def num_sequences(self) -> int:

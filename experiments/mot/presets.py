@@ -11,7 +11,7 @@ class ProcessNoise:
     """A start of the process noise: standard deviations a frame, in heights (of widths, in widths).
 
     Args:
-        position: of the centre; heights share it, widths, which sway with the gait, get three times it.
+        position: of the centre; widths, which sway with the gait, get ten times it, heights three times.
         velocity: of the velocity of the centre; sizes get half of it.
     """
 
@@ -21,7 +21,22 @@ class ProcessNoise:
     def rows(self) -> list[list[float]]:
         """Rows (position, velocity) of centre x, centre y, width, height."""
         centre, size = [self.position, self.velocity], self.velocity / 2
-        return [centre, centre, [3 * self.position, size], [self.position, size]]
+        return [centre, centre, [10 * self.position, size], [10 / 3 * self.position, size]]
+
+
+@dataclass(frozen=True)
+class DetectorError:
+    """How a detector errs: mostly the same way for many frames. Deviations are in box sizes.
+
+    Args:
+        std: of centre x and y (in heights), of width (in widths) and of height (in heights).
+        correlation: from one frame to the next.
+        independent: what remains as independent noise, as a part of the preset's observation noise.
+    """
+
+    std: tuple[float, float, float, float] = (0.02, 0.03, 0.15, 0.06)
+    correlation: float = 0.9
+    independent: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -36,10 +51,14 @@ class TrackingPreset:
         noise_ratio: observation noise of a width and of a height, as parts of the box's own (r_Phi).
         detector: visibility and clutter.
         starts: process noises to start from; every sequence keeps the start with the best bound.
+        velocity_decay: of centre x and y, width and height, a frame: a walker's motion is forgotten slowly,
+            so that a hidden one is not extrapolated out of the scene.
         noise_strength: what a start is worth, in frames, when the process noise is re-estimated.
         cavity_sweeps: sweeps whose E-W step leaves an observation's own pull out.
         sweeps: sweeps that ascend the bound, after those.
         prior_sweeps: sweeps with a deep prior, from the linear solution on.
+        error: the correlated error of the detector, with which the last smoother takes stock of its own
+            uncertainty; None keeps the independent noise that the assignment is made with.
     """
 
     name: str
@@ -56,10 +75,12 @@ class TrackingPreset:
         ProcessNoise(0.002, 0.006),
         ProcessNoise(0.008, 0.003),
     )
+    velocity_decay: tuple[float, float, float, float] = (0.95, 0.95, 0.9, 0.9)
     noise_strength: float = 20.0
     cavity_sweeps: int = 9
     sweeps: int = 3
     prior_sweeps: int = 6
+    error: DetectorError | None = field(default_factory=DetectorError)
 
 
 PRESETS = {

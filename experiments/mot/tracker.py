@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from experiments.mot.boxes import box_size, corners_to_centres, own_size_variance, start_boxes
-from experiments.mot.presets import TrackingPreset
+from experiments.mot.presets import DetectorError, TrackingPreset
 from inference.online import online_assignment
 from inference.restarts import keep_best
 from inference.updates import (
@@ -78,7 +78,9 @@ def track(
     """
     start = start_boxes(detections, mask, num_sources)
     fitted = _track_linear(detections, mask, start, preset, progress)
-    return fitted if prior is None else _track_deep(fitted, prior, preset, progress)
+    if prior is not None:
+        return _track_deep(fitted, prior, preset, progress)
+    return fitted if preset.error is None else _with_correlated_error(fitted, preset.error)
 
 
 def _batch(detections: Tensor, mask: Tensor, preset: TrackingPreset, anchor: Anchor) -> MixtureBatch:
@@ -112,10 +114,9 @@ def _track_linear(
     process_std = detections.new_tensor([noise.rows() for noise in preset.starts])
     process_std = process_std.repeat_interleave(single.num_sequences, 0).unsqueeze(1)
     prior = LinearGaussian(
-        process_std=process_std, velocity_decay=(1.0, 1.0, 0.9, 0.9), scale="centre_box"
-    ).to(detections.device)
-    projection = torch.eye(8, device=detections.device)[::2]
-    model = MixDVAE(prior, projection=projection, detector=preset.detector).to(detections.device)
+        process_std=process_std, velocity_decay=preset.velocity_decay, scale="centre_box"
+    ).to(detections)
+    model = MixDVAE(prior, detector=preset.detector).to(detections.device)
     guide = MeanField(model, batch)
     guide.responsibilities = online_assignment(model, batch)
     vem = VEM(model, guide, [])
@@ -129,6 +130,34 @@ def _track_linear(
     rows = restarts.best * single.num_sequences + torch.arange(single.num_sequences, device=mask.device)
     prior.process_std = prior.process_std[rows]
     return Fitted(model, guide, single, restarts.elbo.max(0).values)
+
+
+def _with_correlated_error(fitted: Fitted, error: DetectorError) -> Fitted:
+    """Smooth once more, the assignment kept, with a detector whose errors are correlated in time."""
+    old, batch = fitted.model.prior, fitted.batch
+    noise = batch.anchor.loc.new_tensor(error.std)[:, None]
+    shock = noise * (1 - error.correlation**2) ** 0.5
+    process_std = torch.cat((old.process_std, shock.expand(*old.process_std.shape[:-1], 1)), -1)
+    prior = LinearGaussian(
+        process_std=process_std,
+        velocity_decay=old.transition[:, 1, 1].tolist(),
+        error_correlation=error.correlation,
+        scale=old.scale,
+    ).to(batch.observations.device)
+    loc, variance = (part.unflatten(-1, (-1, 2)) for part in batch.anchor)
+    error_variance = (noise * old.unit(batch.anchor)).square()
+    anchor = Anchor(
+        torch.cat((loc, torch.zeros_like(error_variance)), -1).flatten(-2),
+        torch.cat((variance, error_variance), -1).flatten(-2),
+    )
+    batch = MixtureBatch(batch.observations, batch.mask, batch.variance, anchor)
+    model = MixDVAE(prior, detector=fitted.model.detector, noise_scale=error.independent)
+    model = model.to(batch.observations.device)
+    guide = MeanField(model, batch)
+    guide.responsibilities, guide.visibility = fitted.guide.responsibilities, fitted.guide.visibility
+    vem = VEM(model, guide, [SourceUpdate()])
+    vem.sweep(batch)
+    return Fitted(model, guide, batch, vem.elbo(batch))
 
 
 def _track_deep(

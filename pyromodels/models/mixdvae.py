@@ -1,5 +1,6 @@
 """MixDVAE: several sources, each with its own dynamics, and observations that do not say whose they are."""
 
+import math
 from dataclasses import dataclass
 
 import pyro
@@ -54,7 +55,7 @@ class Detector:
 
     def log_rates(self, visible: Tensor) -> Tensor:
         """Return the log rate of sources of the given visibility (0, 1, or its probability)."""
-        high, low = torch.tensor([self.visible_rate, self.hidden_rate]).log().tolist()
+        high, low = math.log(self.visible_rate), math.log(self.hidden_rate)
         return low + (high - low) * visible
 
     def rates(self, visible: Tensor) -> Tensor:
@@ -101,7 +102,7 @@ class MixDVAE(nn.Module):
     Args:
         prior: the dynamics of one source.
         projection: P, shape (X, D), or one P_k for each observation slot, shape (K, X, D); None is the
-            identity. A row reads one block of the prior's coordinates.
+            prior's own (positions of a linear prior), or the identity. A row reads one block of the prior's coordinates.
         noise_scale: Phi is this squared times the batch's variance; a parameter, 1 where Phi is known.
         detector: visibility and clutter; None is the model of the thesis.
     """
@@ -118,7 +119,7 @@ class MixDVAE(nn.Module):
     ) -> None:
         super().__init__()
         if projection is None:
-            projection = torch.eye(prior.source_dim)
+            projection = getattr(prior, "projection", torch.eye(prior.source_dim))
         if projection.dim() not in (2, 3) or projection.shape[-1] != prior.source_dim:
             raise ShapeError(
                 mismatch(
@@ -131,6 +132,15 @@ class MixDVAE(nn.Module):
             raise ValueError(
                 "projection: a row reads several blocks of the prior's coordinates, so that q(s) would not "
                 f"factorise over them; give each row one block of {prior.block_dim} coordinates"
+            )
+        if detector is not None and projection.shape[-2] != 4:
+            raise ShapeError(
+                mismatch(
+                    "projection with a detector",
+                    given=f"{projection.shape[-2]} observed coordinates",
+                    expected="4, a box",
+                    hint="The clutter of a detector is a box; give detector=None for anything else.",
+                )
             )
         if not noise_scale > 0:
             raise ValueError(mismatch("noise_scale", given=noise_scale, expected="a positive number"))
@@ -192,5 +202,5 @@ class MixDVAE(nn.Module):
     def _log_weight(self, visible: Tensor) -> Tensor:
         """Log rates of the sources and of clutter, shape (*, B, 1, N, T) -> (*, B, T, 1, N + 1)."""
         rates = self.detector.log_rates(visible).movedim(-1, -3)
-        clutter = rates.new_full((*rates.shape[:-1], 1), self.detector.clutter_rate).log()
+        clutter = rates.new_full((*rates.shape[:-1], 1), math.log(self.detector.clutter_rate))
         return torch.cat((rates, clutter), -1)

@@ -1,0 +1,124 @@
+"""Weights of source priors: tensors in safetensors, the constructor's spec in JSON beside them."""
+
+import json
+import os
+from collections.abc import Mapping
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from pyromodels.dynamics.base import SourcePrior
+from pyromodels.dynamics.srnn import SRNN
+from pyromodels.errors import SpecError, mismatch, unknown
+from pyromodels.registry import DYNAMICS
+
+CENTRES = "centre_size"
+"""Boxes as (centre x, centre y, width, height) over the image's size, y down."""
+PUBLISHED = "published_corners"
+"""Boxes as [left, top, right, 2 top - bottom], what the authors' weights see."""
+
+
+class PriorWeights(NamedTuple):
+    """A prior with its weights, and where they come from."""
+
+    prior: SourcePrior
+    coordinates: str  # of its trajectories: CENTRES or PUBLISHED
+    record: dict[str, Any]  # the JSON: spec, command, seed, statistics, versions, metrics
+
+
+def load_prior(name_or_path: str | Path) -> SourcePrior:
+    """Return a source prior with trained weights, in evaluation mode; see `load_weights`.
+
+    Example:
+        >>> load_prior("srnn_mot").source_dim
+        4
+    """
+    return load_weights(name_or_path).prior
+
+
+def load_weights(name_or_path: str | Path) -> PriorWeights:
+    """Load a prior, strictly: every tensor has its place and every place its tensor.
+
+    Args:
+        name_or_path: the name of weights that ship with the package; a `.safetensors` or `.json`
+            file, of which the other lies beside it; a folder with `weights.safetensors`; or the
+            published tracking SRNN's `.pt` state dict, of which tensors only are read.
+
+    Raises:
+        SpecError: unknown name, or a JSON or tensors that are not those of a prior.
+        FileNotFoundError: a path that does not exist, or lacks its other half.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        path = path / "weights.safetensors"
+    if path.suffix in (".pt", ".pth"):
+        return _published(path)
+    if path.suffix in (".safetensors", ".json"):
+        return _read(path.with_suffix(".safetensors"), path.with_suffix(".json"))
+    folder = resources.files("pyromodels").joinpath("weights")
+    names = [f.name.removesuffix(".json") for f in folder.iterdir() if f.name.endswith(".json")]
+    if str(name_or_path) not in names:
+        message = unknown("weights", given=str(name_or_path), known=names)
+        raise SpecError(f"{message}. A path ends in .safetensors, .json or .pt")
+    with (
+        resources.as_file(folder.joinpath(f"{name_or_path}.safetensors")) as tensors,
+        resources.as_file(folder.joinpath(f"{name_or_path}.json")) as record,
+    ):
+        return _read(tensors, record)
+
+
+def save_prior(
+    path: Path,  # of the .safetensors; the JSON is written beside it
+    prior: SourcePrior,
+    spec: Mapping[str, Any],
+    record: Mapping[str, Any],
+) -> None:
+    """Write a prior's tensors and its JSON; each file appears whole or not at all."""
+    content = {"prior": dict(spec), "coordinates": CENTRES, **record, "versions": _versions()}
+    tensors = {name: t.detach().contiguous().clone() for name, t in prior.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(tensors, part)
+    os.replace(part, path)
+    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(part, path.with_suffix(".json"))
+
+
+def _read(tensors: Path, record: Path) -> PriorWeights:
+    for path in (tensors, record):
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing; weights are a .safetensors and a .json "
+                                    "of the same name")
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+        prior = DYNAMICS.build(content["prior"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise SpecError(f"{record} is not the JSON of a prior's weights ({error!r})") from None
+    if not isinstance(prior, SourcePrior):
+        raise SpecError(mismatch(str(record), given=content["prior"], expected="a source prior"))
+    try:
+        prior.load_state_dict(load_file(tensors), strict=True)
+    except (SafetensorError, RuntimeError) as error:
+        raise SpecError(f"{tensors} does not hold the weights of {content['prior']['name']!r} as "
+                        f"{record.name} describes it: {error}") from None
+    return PriorWeights(prior.eval(), content.get("coordinates", CENTRES), content)
+
+
+def _published(path: Path) -> PriorWeights:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; expected a .pt state dict")
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises many kinds for a file that is not what it expects
+        raise SpecError(f"{path} is not a state dict of tensors: {error}") from None
+    if not isinstance(state, Mapping):
+        raise SpecError(mismatch(str(path), given=type(state).__name__, expected="a state dict"))
+    return PriorWeights(SRNN.from_published(state).eval(), PUBLISHED, {})
+
+
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in ("torch", "pyro-ppl", "numpy")}

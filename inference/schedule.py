@@ -1,0 +1,78 @@
+"""How to train: the options of `inference.fit.fit`, and what changes from epoch to epoch."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Weights(NamedTuple):
+    """What a loss function is told about the moment of training; the defaults give the bound."""
+
+    kl: float = 1.0
+    use_prediction: float = 0.0  # scheduled sampling: probability of feeding back a prediction
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How to train. An epoch counts from 1.
+
+    Args:
+        epochs: most epochs.
+        batch_size: sequences in a minibatch; the last of an epoch may be smaller.
+        learning_rate: of Adam, in the first epoch.
+        final_learning_rate: in the last; a half cosine lies between. None: constant.
+        max_grad_norm: the gradient is scaled down to this norm.
+        kl_warm_up: epochs over which the weight of the KL term grows linearly to one.
+        sampling: scheduled sampling: `(first, last, probability)`: the probability of a prediction
+            in place of the data is 0 up to epoch `first`, `probability` from `last` on, linear
+            between. None: teacher forcing.
+        patience: training stops when the validation loss has not fallen by more than `min_delta`
+            below its best for so many epochs in a row. Epochs in which the KL weight or the
+            probability still grows are not counted. The validation loss itself is always taken
+            with KL weight 1 and no predictions, so that epochs can be compared.
+        min_delta: in units of the loss.
+        seed: of initial random state, order of the data, and the validation's noise.
+    """
+
+    epochs: int = 100
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    final_learning_rate: float | None = None
+    max_grad_norm: float = 10.0
+    kl_warm_up: int = 0
+    sampling: tuple[int, int, float] | None = None
+    patience: int = 20
+    min_delta: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained with."""
+        for name in ("epochs", "batch_size", "learning_rate", "max_grad_norm", "patience"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: given {getattr(self, name)}; expected a positive number")
+        if self.sampling is not None:
+            first, last, probability = self.sampling
+            if not (0 <= first <= last and 0 <= probability <= 1):
+                raise ValueError(f"sampling: given {self.sampling}; expected (first, last, "
+                                 "probability) with first <= last and a probability in [0, 1]")
+
+    def weights(self, epoch: int) -> Weights:
+        """Return the weights of an epoch."""
+        kl = min(1.0, epoch / self.kl_warm_up) if self.kl_warm_up else 1.0
+        if self.sampling is None:
+            return Weights(kl)
+        first, last, probability = self.sampling
+        grown = min(1.0, max(0.0, (epoch - first) / max(last - first, 1)))
+        return Weights(kl, probability * grown)
+
+    def rate(self, epoch: int) -> float:
+        """Return the learning rate of an epoch."""
+        if self.final_learning_rate is None or self.epochs == 1:
+            return self.learning_rate
+        cosine = 0.5 + 0.5 * math.cos(math.pi * (epoch - 1) / (self.epochs - 1))
+        return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * cosine
+
+    @property
+    def settled(self) -> int:
+        """The first epoch in which no weight grows any more."""
+        return max(self.kl_warm_up, self.sampling[1] if self.sampling else 0, 1)

@@ -1,0 +1,128 @@
+"""The tracking experiment end to end: the figures it must reach, and its command."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.cli import main
+from experiments.datasets import TrackingData, load_npz
+from experiments.metrics import tracking_metrics
+from experiments.mot.boxes import start_boxes
+from experiments.mot.methods import METHODS, Options, run_method
+
+
+def score(name: str, data: TrackingData, options: Options) -> dict[str, float]:
+    tracked = run_method(name, data, options)
+    return tracking_metrics(data.truth, data.truth_mask, tracked.boxes, variance=tracked.covariance)
+
+
+def shuffled(path: Path, every: int = 1) -> TrackingData:
+    data = load_npz(path).subset(slice(0, None, every))
+    return data.shuffled(torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "every", "mota", "idf1"),
+    [
+        ("MOT17-hard", 1, 97.5, 98.5),
+        ("TUD-Stadtmitte", 1, 99.0, 99.5),
+        ("MOT16-11", 6, 98.0, 99.0),
+        ("MOT17-sim", 6, 98.5, 99.0),
+    ],
+)
+def test_default_preset_reaches_its_figures(mot_data, name, every, mota, idf1):
+    figures = score("linear", shuffled(mot_data / f"{name}_T60.npz", every), Options())
+    assert figures["mota"] >= mota
+    assert figures["idf1"] >= idf1
+
+
+@pytest.mark.parametrize(
+    ("name", "mota"), [("MOT16-11", 90.49), ("TUD-Stadtmitte", 73.37), ("MOT17-sim", 75.65)]
+)
+def test_published_method_reaches_the_published_code(mot_data, name, mota):
+    """Within 1.5 points: seeds alone move the sixteen sequences of TUD by 0.7."""
+    data = load_npz(mot_data / f"{name}_T60.npz")
+    figures = score("reference", data, Options(weights=str(mot_data / "model_mot.pt")))
+    assert figures["mota"] == pytest.approx(mota, abs=1.5)
+
+
+def test_order_of_detections_does_not_matter(mot_data):
+    data = load_npz(mot_data / "TUD-Stadtmitte_T60.npz").subset(slice(0, 4))
+    other = data.shuffled(torch.Generator().manual_seed(3))
+    assert not torch.equal(data.detections, other.detections)
+    boxes = [run_method("linear", each).boxes for each in (data, other)]
+    torch.testing.assert_close(*boxes, atol=1e-4, rtol=0)
+
+
+def test_run_on_an_empty_machine(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["run", "mot", "--out", str(out), "--seed", "1"]) == 0
+    figures = json.loads((out / "metrics.json").read_text())
+    wanted = {"mota", "motp", "idf1", "hota", "ids", "mt", "ml", "fp", "fn", "gospa", "nees"}
+    assert wanted <= figures.keys()
+    assert {"kalman/mota", "hold/mota", "vkf/mota"} <= figures.keys()
+    assert all(math.isfinite(value) for value in figures.values())
+    assert figures["mota"] > figures["hold/mota"]
+    for name in ("tracks.npz", "posterior.nc", "spec.toml", "environment.json"):
+        assert (out / name).stat().st_size > 0
+    assert len(list(out.glob("*.png"))) >= 3
+    assert "MOTA" in capsys.readouterr().out
+
+
+def test_run_on_a_file_shuffled(mot_data, tmp_path):
+    file = mot_data / "TUD-Stadtmitte_T60.npz"
+    out = tmp_path / "run"
+    command = ["run", "mot", "--data", str(file), "--shuffle", "--out", str(out), "--no-plots"]
+    assert main([*command, "--baselines", "kalman"]) == 0
+    figures = json.loads((out / "metrics.json").read_text())
+    assert figures["mota"] > figures["kalman/mota"]
+
+
+def test_run_on_a_motchallenge_folder(mot_data, tmp_path):
+    out = tmp_path / "run"
+    folder = mot_data / "raw" / "TUD-Stadtmitte"
+    command = ["run", "mot", "--data", str(folder), "--out", str(out), "--no-plots", "--num-tracks", "2"]
+    assert main([*command, "--num-frames", "40", "--baselines"]) == 0
+    assert json.loads((out / "metrics.json").read_text())["mota"] > 95
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--preset", "liner"], "did you mean 'linear'"),
+        (["--preset", "reference"], "--weights"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--num-sources", "50"], "at most"),
+    ],
+)
+def test_errors_are_one_clear_line(arguments, words, capsys, tmp_path):
+    assert main(["run", "mot", *arguments, "--out", str(tmp_path / "run"), "--baselines"]) == 2
+    message = capsys.readouterr().err
+    assert words in message
+    assert "Traceback" not in message
+
+
+def test_more_sources_than_first_detections_start_where_there_are_enough():
+    detections = torch.zeros(1, 4, 2, 4)
+    detections[..., 2:] = 0.1
+    detections[:, :, 1] += 0.5
+    mask = torch.ones(1, 4, 2, dtype=torch.bool)
+    mask[:, :2, 1] = False
+    start = start_boxes(detections, mask, 2)
+    torch.testing.assert_close(start[0, :, 0], torch.tensor([0.05, 0.55]))
+    with pytest.raises(ValueError, match="at most 2"):
+        start_boxes(detections, mask, 3)
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if not n.startswith("reference")])
+@pytest.mark.parametrize("num_frames", [1, 2])
+def test_every_method_tracks_one_frame(name, num_frames):
+    box = torch.tensor([[0.1, 0.1, 0.2, 0.4], [0.5, 0.1, 0.6, 0.4]])
+    boxes = box.expand(3, num_frames, 2, 4)
+    data = TrackingData.from_arrays("still", boxes.numpy(), truth=boxes.numpy())
+    tracked = run_method(name, data)
+    assert tracked.boxes.shape == (3, num_frames, 2, 4)
+    assert torch.isfinite(tracked.boxes).all()
