@@ -76,7 +76,8 @@ def closed_form_elbo(
         model, batch, expected_log_likelihood(model, batch, sources)
     )
     eta = guide.responsibilities
-    entropy = -torch.special.xlogy(eta, eta)
+    # the slope of x log x at 0 is clamped: an infinite one times the mask would be NaN
+    entropy = -eta * eta.clamp_min(torch.finfo(eta.dtype).tiny).log()
     elbo = ((eta * log_joint + entropy) * batch.mask[..., None]).sum((1, 2, 3))
     elbo = elbo + (expected_log_prior(message, sources) + sources.entropy()).sum(1)
     if model.detector is not None:

@@ -106,8 +106,9 @@ class Posterior:
         self,
         draws: Mapping[str, Tensor],  # every site of `sample`, in its shapes
     ) -> Tensor:  # nats, shape: (n, B)
-        """Return log q(s, v, w, z), density over continuous sites, probability over discrete ones."""
-        return self._total_log_prob(self.guide, draws)
+        """Return log q(s, v, w, z): densities of s and z, probabilities of v and w."""
+        sites = self._run(self.guide, len(draws["w"]), draws).sites
+        return self._total(sites, len(draws["w"]))
 
     @torch.no_grad()
     def log_joint(
@@ -115,7 +116,11 @@ class Posterior:
         draws: Mapping[str, Tensor],  # every site of `sample`, in its shapes
     ) -> Tensor:  # nats, shape: (n, B)
         """Return log p(o, s, v, w, z) at the draws and the observations of the batch."""
-        return self._total_log_prob(self.model, draws)
+        num_samples = len(draws["w"])
+        sites = self._run(self.model, num_samples, draws).sites
+        prior = self._run_prior(num_samples, draws).sites
+        rest = {name: site for name, site in sites.items() if name not in prior}
+        return self._total(prior, num_samples) + self._total(rest, num_samples)
 
     # ---- predictions
 
@@ -126,11 +131,11 @@ class Posterior:
         *,
         draws: Mapping[str, Tensor] | None = None,
     ) -> Draws:  # {"o": (n, B, T, K, X)}
-        """Draw o' ~ p(o' | s, w) with s, w ~ q(s) q(w): what the detector could have reported instead.
+        """Draw o' ~ p(o' | s, w) with s, w ~ q(s) q(w): what could have been observed instead.
 
-        Two stages, both explicit: latents from the guide, which includes the owner w of every
-        observation, then observations from the model given them. `Predictive(model, guide)` given the
-        batch would return the batch, and without `w` would assign the observations anew from the prior.
+        Two stages, both explicit: latents from the guide, among them the owner w of every
+        observation, then observations from the model given them. `Predictive(model, guide)` given
+        the batch would return the batch, and without `w` would draw the owners from the prior.
 
         Zero where the batch has no observation.
 
@@ -161,9 +166,9 @@ class Posterior:
 
         Args:
             draws: as `sample` returns them.
-            weights: "posterior" takes the responsibilities q(w_tk = j), which have seen o_tk: how well the
-                fit explains the data. "prior" takes p(w_tk = j | v): the likelihood of the parameters,
-                which leave-one-out estimates need.
+            weights: "posterior" takes the responsibilities q(w_tk = j), which have seen o_tk: how
+                well the fit explains the data. "prior" takes p(w_tk = j | v): the likelihood of
+                the other latents, which leave-one-out estimates (`arviz.loo`) need.
         """
         terms = [self._source_log_likelihood(draws["s"], n) for n in range(self.batch.num_sources)]
         log_parts = torch.stack(terms, -1)
@@ -177,7 +182,8 @@ class Posterior:
         elif weights == "prior":
             log_weight = self._log_prior_weight(draws)
         else:
-            raise ValueError(mismatch("weights", given=repr(weights), expected="posterior or prior"))
+            expected = "posterior or prior"
+            raise ValueError(mismatch("weights", given=repr(weights), expected=expected))
         total = (log_weight + log_parts).logsumexp(-1)
         return total.masked_fill(~self.batch.mask, 0.0)
 
@@ -202,8 +208,8 @@ class Posterior:
             num_samples: draws, all in one chain: they are independent.
             trace: the bound after each sweep: phase -> tensors of shape (R * B,), R starts.
             weights: of `log_likelihood`.
-            feature_names: names of the X numbers of an observation; None numbers them, or names those
-                of a box where the model has a detector.
+            feature_names: names of the X numbers of an observation; None numbers them, or names
+                those of a box where the model has a detector.
             batch_names: one name for each sequence; None numbers them.
         """
         draws = self.sample(num_samples)
@@ -239,23 +245,35 @@ class Posterior:
         num_samples: int,
         draws: Mapping[str, Tensor] | None = None,
     ) -> "_Recorder":
-        """Run a program once for all draws, vectorised; sites in `draws` take their values there."""
+        """Run a program once for all draws, vectorised; sites in `draws` take their values."""
         given = {name: self._outward(name, value) for name, value in (draws or {}).items()}
         with pyro.plate("draw", num_samples, dim=-self.model.max_plate_nesting - 1):
             with _Recorder() as recorder, pyro.condition(data=given):
                 program(self.batch)
         return recorder
 
-    def _total_log_prob(
-        self, program: Callable[[MixtureBatch], object], draws: Mapping[str, Tensor]
-    ) -> Tensor:
-        num_samples = len(draws["w"])
-        sites = self._run(program, num_samples, draws).sites
+    def _run_prior(self, num_samples: int, draws: Mapping[str, Tensor]) -> "_Recorder":
+        """Run the prior alone, batched as the anchor: noises of its own fit that layout only."""
+        given = {name: value for name, value in draws.items() if name.partition("_")[0] == "s"}
+        batch = self.batch
+        with (
+            pyro.plate("draw", num_samples, dim=-3),
+            pyro.plate("batch", batch.num_sequences, dim=-2),
+            pyro.plate("source", batch.num_sources, dim=-1),
+            _Recorder() as recorder,
+            pyro.condition(data=given),
+        ):
+            self.model.prior.sample_sources("s", batch.num_frames, anchor=batch.anchor)
+        return recorder
+
+    def _total(self, sites: Mapping[str, dict[str, Any]], num_samples: int) -> Tensor:
+        """Sum the log densities of sites over all but draws and sequences, shape (n, B)."""
         total = self.guide.loc.new_zeros(num_samples, self.batch.num_sequences)
         for site in sites.values():
             log_prob = site["fn"].log_prob(site["value"])
             log_prob = scale_and_mask(log_prob, site["scale"], site["mask"])
-            total += log_prob.expand(*total.shape, *log_prob.shape[-2:]).sum((-1, -2))
+            inner = log_prob.shape[2:]
+            total += log_prob.expand(*total.shape, *inner).flatten(2).sum(-1)
         return total
 
     def _outward(self, name: str, value: Tensor) -> Tensor:
@@ -299,7 +317,8 @@ class Posterior:
 
     def _constant_group(self) -> dict[str, Variable]:
         frame_slot, start = ("batch", "frame", "observation"), ("batch", "source", "state")
-        variance = self.model.variance(self.batch).masked_fill(~self.batch.mask[..., None], torch.nan)
+        absent = ~self.batch.mask[..., None]
+        variance = self.model.variance(self.batch).masked_fill(absent, torch.nan)
         return {
             "mask": (frame_slot, _array(self.batch.mask)),
             "variance": ((*frame_slot, "feature"), _array(variance)),
@@ -326,8 +345,8 @@ def bound_trace(
 ) -> dict[str, Variable]:
     """Return the bound of every phase as an array (sweep, start, batch), nats.
 
-    Phases differ in their sweeps and starts, and so has each its own dimensions. A phase that ran twice,
-    with all starts and then with the best alone, becomes two: `final` and `final_2`.
+    Phases differ in their sweeps and starts, and so has each its own dimensions. A phase that ran
+    twice, with all starts and then with the best alone, becomes two: `final` and `final_2`.
     """
     group: dict[str, Variable] = {}
     for phase, values in trace.items():

@@ -84,7 +84,7 @@ class TrajectoryStatistics:
     growth_rate: tuple[float, float] = (0.0, 0.0002)
     omega: tuple[float, float] = (0.26, 0.23)
     phase: tuple[float, float] = (0.0, 1.8)
-    piece_probability: tuple[float, float, float, float] = (0.2, 0.4, 0.2, 0.2)
+    piece_probability: tuple[float, float, float, float] = (0.2, 0.5, 0.15, 0.15)
     max_pieces: int = 3
     join_frames: int = 9
     log_irregularity: tuple[tuple[float, float], ...] = (
@@ -93,7 +93,7 @@ class TrajectoryStatistics:
     shared_irregularity: float = 0.7
     jitter_correlation: tuple[float, float] = (0.0, 0.95)
     volatility: tuple[float, float] = (0.6, 1.7)
-    log_gait: tuple[float, float] = (-3.5, 1.0)
+    log_gait: tuple[float, float] = (-4.5, 1.2)
     moving_camera: float = 0.5
     log_pan: tuple[float, float] = (-7.0, 0.8)
     log_shake: tuple[float, float] = (-8.5, 1.0)

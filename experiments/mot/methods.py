@@ -100,8 +100,17 @@ def _mixdvae(preset: TrackingPreset) -> Method:
 
 
 def _prior(preset: TrackingPreset, options: Options) -> SourcePrior | None:
-    weights = options.weights or preset.weights
-    return None if preset.dynamics == "linear" else load_prior(weights).to(options.device)
+    if preset.dynamics == "linear":
+        return None
+    prior = load_prior(options.weights or preset.weights).to(options.device)
+    if not getattr(prior, "coordinates", None) or not prior.coordinates.moves:
+        raise ValueError(
+            f"weights: the {preset.name} preset needs a prior that predicts increments; these predict "
+            "positions. Use --preset reference for the published networks"
+        )
+    coordinates = prior.coordinates
+    prior.coordinates = dataclasses.replace(coordinates, std_range=(preset.least_std, 1.0))
+    return prior
 
 
 def _published(fine_tune: bool) -> Method:

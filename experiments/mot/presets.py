@@ -57,6 +57,8 @@ class TrackingPreset:
         cavity_sweeps: sweeps whose E-W step leaves an observation's own pull out.
         sweeps: sweeps that ascend the bound, after those.
         prior_sweeps: sweeps with a deep prior, from the linear solution on.
+        least_std: floor of the deviation that a deep prior predicts, in box sizes: fed with its own smoothed
+            trajectories, a network is surer of the next step than it should be.
         error: the correlated error of the detector, with which the last smoother takes stock of its own
             uncertainty; None keeps the independent noise that the assignment is made with.
     """
@@ -79,7 +81,8 @@ class TrackingPreset:
     noise_strength: float = 20.0
     cavity_sweeps: int = 9
     sweeps: int = 3
-    prior_sweeps: int = 6
+    prior_sweeps: int = 1
+    least_std: float = 0.005
     error: DetectorError | None = field(default_factory=DetectorError)
 
 

@@ -8,9 +8,7 @@ with the last difference; "over 5" with the mean of the last five.
 
 import argparse
 import dataclasses
-import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +73,17 @@ class TrainingSpec:
                 raise ValueError(f"{name}: given {getattr(self, name)}; expected at least {least}")
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction: given {self.fraction}; expected a number in (0, 1]")
+
+    def command(self) -> str:
+        """The command that trains like this; statistics of one's own are in a JSON file."""
+        words = ["pyromodels", "train", "srnn-mot"]
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if f.name == "statistics" and value != TrajectoryStatistics():
+                words += ["--statistics", "statistics.json"]
+            elif f.name != "statistics" and value != f.default:
+                words += [f"--{f.name.replace('_', '-')}", str(value)]
+        return " ".join(words)
 
     def prior(self) -> dict[str, Any]:
         """The registry's spec of the prior, in centre-size coordinates."""
@@ -144,7 +153,7 @@ def main(args: argparse.Namespace) -> int:
     tracks = [] if args.data is None else real_tracks(args.data)  # a wrong path fails at once
     train_prior(
         **{**chosen, "statistics": statistics or TrajectoryStatistics()}, out=args.out,
-        resume=args.resume, max_seconds=args.max_seconds, tracks=tracks, command=_command(),
+        resume=args.resume, max_seconds=args.max_seconds, tracks=tracks,
     )
     return 0
 
@@ -155,7 +164,6 @@ def train_prior(
     resume: bool = False,
     max_seconds: float = math.inf,
     tracks: Sequence[tuple[str, Tensor]] = (),
-    command: str = "experiments.mot.train.train_prior",
     **chosen: Any,
 ) -> Trained:
     """Train a prior, print how well it predicts, and save its weights.
@@ -165,7 +173,6 @@ def train_prior(
         resume: continue from the last checkpoint in it.
         max_seconds: of training.
         tracks: what `real_tracks` found, to report on.
-        command: what the weights' record says made them.
         **chosen: fields of `TrainingSpec`.
     """
     spec = TrainingSpec(**chosen)
@@ -190,7 +197,7 @@ def train_prior(
     print(f"stopped by {result.stopped}; best epoch {result.best_epoch}\n"
           f"validation bound: {-result.best_loss:.3f} nats a frame")
     metrics |= report(prior, test, "synthetic, held out")
-    record = {"command": command, "seed": spec.seed, "epochs": len(result.history),
+    record = {"command": spec.command(), "seed": spec.seed, "epochs": len(result.history),
               "training": dataclasses.asdict(spec), "metrics": dict(metrics)}
     for name, s in tracks:
         metrics |= {f"{name}/{key}": value for key, value in report(prior, s, name).items()}
@@ -288,11 +295,3 @@ def _constant(window: int) -> Any:
         step = (last - history[:, -1 - window, None]) / max(window, 1)
         return last + step * torch.arange(1, HORIZON + 1, dtype=history.dtype)[:, None]
     return predict
-
-
-def _command() -> str:
-    """The command as typed, without folders of this machine."""
-    words = [f"{json.dumps(w)}" if " " in w else w for w in sys.argv[1:]]
-    hidden = {"--out", "--data", "--statistics"}
-    kept = [w for i, w in enumerate(words) if w not in hidden and words[i - 1] not in hidden]
-    return " ".join(["pyromodels", *kept])

@@ -79,7 +79,8 @@ class MeanField(nn.Module):
         """Run the guide."""
         num_sequences, num_frames, num_slots, _ = batch.observations.shape
         anchor = type(batch.anchor)(*(part.unsqueeze(1) for part in batch.anchor))
-        with batch_plate(num_sequences), source_plate(batch.num_sources):
+        sequences = batch_plate(num_sequences)
+        with sequences, source_plate(batch.num_sources):
             # q(s) q(z | s) q(v)
             chain = (self.loc, self.covariance, self.gain)
             s = pyro.sample("s", GaussianChain(*(part.unsqueeze(1) for part in chain)))
@@ -88,7 +89,7 @@ class MeanField(nn.Module):
                 chain = (self.visible_first, self.visible_step)
                 pyro.sample("v", BinaryChain(*(part.unsqueeze(1) for part in chain)))
         with (
-            batch_plate(num_sequences),
+            sequences,
             frame_plate(num_frames),
             observation_plate(num_slots),
             pyro.poutine.mask(mask=batch.mask),

@@ -170,7 +170,8 @@ class MixDVAE(nn.Module):
         num_sequences, num_frames, num_slots, _ = batch.observations.shape
         num_sources = batch.num_sources
         anchor = type(batch.anchor)(*(part.unsqueeze(1) for part in batch.anchor))
-        with batch_plate(num_sequences), source_plate(num_sources):
+        sequences = batch_plate(num_sequences)
+        with sequences, source_plate(num_sources):
             # p(s, z): one trajectory for each source
             s = self.prior.sample_sources("s", num_frames, anchor=anchor)
             log_weight = None
@@ -178,7 +179,7 @@ class MixDVAE(nn.Module):
                 # p(v): is the source seen?
                 visible = pyro.sample("v", self.detector.visibility(num_frames, s))
                 log_weight = self._log_weight(visible)
-        with batch_plate(num_sequences), frame_plate(num_frames):
+        with sequences, frame_plate(num_frames):
             if self.detector is not None:
                 # p(K_t | v): how many detections there are
                 count = batch.mask.sum(-1, keepdim=True).to(s)

@@ -254,6 +254,7 @@ def test_train_command_resumes_and_its_weights_load(tmp_path, capsys, dynamics):
         metrics
     )
     record = load_weights(whole / "weights.json").record
+    assert "--sizes paper --num-train 48" in record["command"]
     assert record["seed"] == 0 and record["training"]["statistics"]["max_pieces"] == 3
     assert str(tmp_path) not in json.dumps(record)
 
