@@ -7,6 +7,7 @@ under a temporary name and moved there.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -178,3 +179,13 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> Path:
     with replacing(path) as part:
         part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def spec_of(args: argparse.Namespace) -> dict[str, object]:
+    """Return what a command was told, as plain data: its options, less where the results go."""
+    dropped = ("verb", "main", "debug", "out")
+    return {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in vars(args).items()
+        if key not in dropped and value is not None
+    }

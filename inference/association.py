@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 LARGEST_LOG_ODDS = 600.0
-"""Odds beyond exp(600) count as exp(600): the largest power of ten that sums and products can hold."""
+"""Larger log odds count as this one: sums and products of such odds still fit in a double."""
 
 
 def association_marginals(

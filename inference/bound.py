@@ -66,8 +66,8 @@ def closed_form_elbo(
 ) -> Tensor:  # nats, shape: (B,)
     """E_q[log p(o, w, v, s)] - E_q[log q], s under the prior's message at the guide's own mean.
 
-    The bound itself where the message is exact (linear-Gaussian priors). For deep priors it lacks their
-    KL over z and holds the history at its mean: a surrogate, to watch one run with.
+    The bound itself where the message is exact (linear-Gaussian priors). For deep priors it lacks
+    their KL over z and holds the history at its mean: a surrogate, to watch one run with.
     """
     sources = guide.sources
     if message is None:
@@ -83,7 +83,7 @@ def closed_form_elbo(
     if model.detector is not None:
         visible = guide.visibility
         prior = model.detector.visibility(batch.num_frames, sources.loc)
-        count = batch.mask.sum(-1)
+        count = batch.mask.sum(-1).to(elbo.dtype)
         expected = model.detector.rates(visible.mean).sum(1) + model.detector.clutter_rate
         elbo = elbo - binary_kl(visible, prior).sum(1)
         elbo = elbo - (expected + torch.lgamma(count + 1.0)).sum(1)

@@ -37,10 +37,11 @@ def cavity_log_likelihood(
     sources: GaussianChain,
     assigned: Tensor,  # eta, shape: (B, T, K, N)
 ) -> Tensor:  # shape: (B, T, K, N)
-    """log ∫ N(o_tk; P s, Phi_tk) q_without_k(s_tn) ds: what the rest of the data says of observation k.
+    """log ∫ N(o_tk; P s, Phi_tk) q_without_k(s_tn) ds: how the rest of the data expects o_tk.
 
-    q_without_k takes the observation's own soft contribution out of q(s_tn). A lone observation that has
-    pulled a source towards itself is then judged from where the source would be without it.
+    q_without_k takes the observation's own soft contribution out of q(s_tn). A lone observation
+    that has pulled a source towards itself is then judged from where the source would be without
+    it.
     """
     mean, variance = projected_moments(model, sources)
     noise = model.variance(batch).unsqueeze(-2)
@@ -58,7 +59,7 @@ def pseudo_observations(
     batch: MixtureBatch,
     assigned: Tensor,  # eta, shape: (B, T, K, N)
 ) -> tuple[Tensor, Tensor]:  # precision (B, N, T, G, d, d), information (B, N, T, G, d)
-    r"""The observations as each source sees them: \sum_k eta P' Phi^{-1} P and \sum_k eta P' Phi^{-1} o."""
+    r"""Return \sum_k eta P' Phi^{-1} P and \sum_k eta P' Phi^{-1} o, as each source sees them."""
     projection = model.projection.to(assigned)
     projection = projection.unflatten(-1, (-1, model.prior.block_dim))
     precision = assigned.unsqueeze(-1) / model.variance(batch).unsqueeze(-2)  # (B, T, K, N, X)
@@ -79,8 +80,8 @@ def step_second_moment(
 ) -> Tensor:  # shape: (B, N, T - 1, G, d, d)
     """E_q[r r'] of the residuals r_t = s_t - A_t s_{t-1} - b_t, t > 1.
 
-    Written as a sum of squares, with s_{t-1} = m + J (s_t - m_t) + noise of covariance C: the difference
-    V + A V A' - A Cov - (A Cov)' of the textbook turns negative in single precision.
+    Written as a sum of squares, with s_{t-1} = m + J (s_t - m_t) + noise of covariance C: the
+    difference V + A V A' - A Cov - (A Cov)' of the textbook turns negative in single precision.
     """
     loc, gain = sources.loc_blocks, sources.gain
     moving = transition[..., 1:, :, :, :]

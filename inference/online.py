@@ -1,4 +1,4 @@
-"""One online pass: a filter that assigns and updates frame by frame, to start variational EM from."""
+"""One online pass, to start variational EM from: a filter that assigns frame by frame."""
 
 import math
 
@@ -32,15 +32,17 @@ def online_assignment(
 ) -> Tensor:  # responsibilities, shape: (B, T, K, N + 1)
     """Filter forward in time, assigning each frame's detections given the past (JPDA).
 
-    The sources are named by the first frame: its assignment is one-to-one with the anchors, then every
-    frame is predicted, associated and fused in turn.
+    The sources are named by the first frame: its assignment is one-to-one with the anchors, then
+    every frame is predicted, associated and fused in turn.
 
     Raises:
         ValueError: where the model has no detector, or its prior no exact message.
     """
     detector = model.detector
     if detector is None:
-        raise ValueError("online_assignment: the model has no detector; give MixDVAE(detector=Detector())")
+        raise ValueError(
+            "online_assignment: the model has no detector; give MixDVAE(detector=Detector())"
+        )
     if not model.prior.message_is_exact:
         raise ValueError(
             f"online_assignment: {type(model.prior).__name__} has no exact message to filter with; "
@@ -77,7 +79,11 @@ def online_assignment(
 def _frame(batch: MixtureBatch, t: int) -> MixtureBatch:
     """One frame of the batch, keeping its time dimension."""
     at = slice(t, t + 1)
-    observations, mask, variance = batch.observations[:, at], batch.mask[:, at], batch.variance[:, at]
+    observations, mask, variance = (
+        batch.observations[:, at],
+        batch.mask[:, at],
+        batch.variance[:, at],
+    )
     return MixtureBatch(observations, mask, variance, batch.anchor)
 
 
@@ -85,5 +91,6 @@ def _message_frame(message: GaussianMessage, t: int) -> GaussianMessage:
     """One frame of the message, keeping its time dimension."""
     transition, offset, covariance = message
     at = slice(t, t + 1)
-    return GaussianMessage(transition[..., at, :, :, :], offset[..., at, :, :], covariance[..., at, :, :, :])
-
+    return GaussianMessage(
+        transition[..., at, :, :, :], offset[..., at, :, :], covariance[..., at, :, :, :]
+    )

@@ -20,7 +20,7 @@ def keep_best(
     guide: MeanField,  # fitted to batch.repeat(R)
     num_restarts: int,
 ) -> Restarts:
-    """Shrink a guide fitted to R copies of a batch to the copy with the best bound, sequence by sequence."""
+    """Shrink a guide fitted to R copies of a batch to the best bound of every sequence."""
     elbo = elbo.unflatten(0, (num_restarts, -1))
     if not (broken := elbo.isnan().all(0)).logical_not().all():
         raise FloatingPointError(
@@ -33,5 +33,3 @@ def keep_best(
     for name, value in list(guide.named_buffers(recurse=False)):
         setattr(guide, name, value[rows])
     return Restarts(elbo, best)
-
-

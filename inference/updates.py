@@ -1,7 +1,8 @@
-"""The coordinate updates of variational EM, one small class each: E-W, E-S, E-V, E-Z and the M steps.
+"""The coordinate updates of variational EM, a small class each: E-W, E-S, E-V, E-Z, M.
 
-An update takes the model, the guide and the batch, and moves one factor of the guide, or one parameter of
-the model, to where the bound is highest given the rest. `VEM` applies a list of them in order.
+An update takes the model, the guide and the batch, and moves one factor of the guide, or one
+parameter of the model, to where the bound is highest given the rest. `VEM` applies a list of them
+in order.
 """
 
 from dataclasses import dataclass
@@ -38,10 +39,12 @@ class AssignmentUpdate:
     r"""E-W: q(w_tk = n) ∝ p(w_tk = n) exp E_q(s)[log N(o_tk; P s_tn, Phi_tk)]      (3.24-3.25)
 
     Args:
-        likelihood: "expected" is the update of the thesis, the maximiser of the bound. "cavity" judges an
-            observation by what the others say of the source (see `cavity_log_likelihood`).
-            Departure: an expectation-propagation step, not the maximiser of the bound; it lets go of a
-            false detection that has pulled a source to itself, which the bound's maximiser never does.
+        likelihood: "expected" is the update of the thesis, the maximiser of the bound. "cavity"
+            judges an observation by what the others say of the source (see
+            `cavity_log_likelihood`).
+            Departure: an expectation-propagation step, not the maximiser of the bound; it lets go
+            of a false detection that has pulled a source to itself, which the bound's maximiser
+            never does.
         keep_first: leave the first frame as it is: its observations name the sources.
     """
 
@@ -49,6 +52,7 @@ class AssignmentUpdate:
     keep_first: bool = False
 
     def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
+        """Set the guide's responsibilities."""
         if self.likelihood == "cavity":
             score = cavity_log_likelihood(model, batch, guide.sources, guide.assigned)
         else:
@@ -64,14 +68,15 @@ class AssignmentUpdate:
 class SourceUpdate:
     """E-S: q(s) ∝ message × observations, soft-assigned.
 
-    A message without transitions makes this eq. 3.18-3.19, frame by frame; one with transitions makes it a
-    Kalman filter and smoother (`smooth`). Deep priors' latents sit at the encoder mean of the guide's mean
-    trajectory, or at a draw where a generator is given.
+    A message without transitions makes this eq. 3.18-3.19, frame by frame; one with transitions
+    makes it a Kalman filter and smoother (`smooth`). Deep priors' latents sit at the encoder mean
+    of the guide's mean trajectory, or at a draw where a generator is given.
     """
 
     generator: torch.Generator | None = None
 
     def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
+        """Set the guide's sources."""
         loc = guide.sources.loc
         noise = None
         if self.generator is not None and (latent := getattr(model.prior, "latent_dim", 0)):
@@ -82,9 +87,10 @@ class SourceUpdate:
 
 
 class VisibilityUpdate:
-    """E-V: q(v_n) by forward-backward over how many observations each source holds in each frame."""
+    """E-V: q(v_n) by forward-backward over the expected detections of each source and frame."""
 
     def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
+        """Set the guide's visibility; nothing to do without a detector."""
         if model.detector is None:
             return
         count = guide.assigned.sum(2).transpose(1, 2)  # expected detections, (B, N, T)
@@ -98,18 +104,20 @@ class VisibilityUpdate:
 
 @dataclass
 class ProcessNoiseUpdate:
-    r"""M: the process noise of a linear-Gaussian prior, one for each sequence, at its posterior mode.
+    r"""M: the process noise of a linear-Gaussian prior and a sequence, at its posterior mode.
 
         std^2 = (\sum_{n,t} E[r_t^2] / unit^2 + strength * std_0^2) / (N (T - 1) + strength)
 
-    r_t the residual of frame t; std_0 the prior's value when the update is made, `strength` its worth in
-    frames. This is the Lambda of the variational Kalman filter (thesis 4.4.5), shared over a sequence.
+    r_t the residual of frame t; std_0 the prior's value when the update is made, `strength` its
+    worth in frames. This is the Lambda of the variational Kalman filter (thesis 4.4.5), shared over
+    a sequence.
     """
 
     centre: Tensor  # std_0, shape: (G, d) or (B, 1, G, d)
     strength: float = 20.0
 
     def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
+        """Set the prior's process noise."""
         prior = model.prior
         if not isinstance(prior, LinearGaussian):
             raise TypeError(
@@ -130,6 +138,7 @@ class ObservationNoiseUpdate:
     """
 
     def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
+        """Set the model's noise scale; keep it where no source holds an observation."""
         square = observation_variance(model, guide, batch) / batch.variance
         weight = guide.assigned.sum(-1, keepdim=True).expand_as(square)
         total = weight[batch.mask].sum()
@@ -141,7 +150,7 @@ class ObservationNoiseUpdate:
 
 
 def observation_variance(model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> Tensor:
-    r"""Return diag of \sum_n eta_tkn ((o - P m)(o - P m)' + P V P') (eq. 3.26), shape (B, T, K, X)."""
+    r"""diag \sum_n eta_tkn ((o - P m)(o - P m)' + P V P') (eq. 3.26), shape (B, T, K, X)."""
     mean, variance = projected_moments(model, guide.sources)
     square = (batch.observations.unsqueeze(-2) - mean).square() + variance
     return (guide.assigned.unsqueeze(-1) * square).sum(-2)
@@ -164,10 +173,10 @@ class FineTuneUpdate:
         self.optimizer = torch.optim.Adam(prior.parameters(), lr=learning_rate)
 
     def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
+        """Take one gradient step on the prior's networks."""
         with torch.enable_grad():
             s = guide.sources.rsample().detach()
             loss = -model.prior.elbo(s, anchor=batch.anchor).mean() / batch.num_frames
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-

@@ -14,7 +14,7 @@ from pyromodels.models.mixdvae import MixDVAE
 
 
 class VEM:
-    """Coordinate ascent: a list of updates, applied in order, over all sequences of a batch at once.
+    """Coordinate ascent: a list of updates in order, over all sequences of a batch at once.
 
     The order of the list is the order of the steps: [SourceUpdate(), AssignmentUpdate()] and
     [AssignmentUpdate(), SourceUpdate()] are the two of thesis 4.4.2.
@@ -52,7 +52,7 @@ class VEM:
             update(self.model, self.guide, batch)
 
     def step(self, batch: MixtureBatch) -> float:
-        """Apply every update once; return the loss, minus the bound in nats summed over sequences."""
+        """Apply every update once; return the loss as `evaluate_loss` does."""
         self.sweep(batch)
         return self.evaluate_loss(batch)
 
@@ -73,7 +73,7 @@ class VEM:
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` returned; `ProcessNoiseUpdate` may have reshaped a parameter."""
+        """Restore what `state_dict` returned, a process noise for each sequence included."""
         guide = {key[6:]: value for key, value in state.items() if key.startswith("guide.")}
         model = {key[6:]: value for key, value in state.items() if key.startswith("model.")}
         std = model.get("prior.log_process_std")

@@ -11,7 +11,7 @@ from pyromodels.errors import ShapeError, mismatch
 
 @dataclass(frozen=True)
 class MixtureBatch:
-    """Observations of B sequences: T frames of up to K observations each, and where N sources start.
+    """Observations of B sequences, T frames of up to K each, and where N sources start.
 
     Missing observations and padding are mask; whatever stands in their place, NaN included, is
     replaced (o = 0, Phi = 1). A sequence shorter than T is one whose last frames hold no
@@ -20,7 +20,8 @@ class MixtureBatch:
     Args:
         observations: o, shape (B, T, K, X).
         mask: True where an observation is there, shape (B, T, K).
-        variance: diagonal of the observation covariance Phi, shape (B, T, K, X), squared units of o.
+        variance: diagonal of the observation covariance Phi, shape (B, T, K, X), squared units of
+            o.
         anchor: p(s_1), fields of shape (B, N, D).
 
     Raises:
@@ -36,7 +37,9 @@ class MixtureBatch:
     def __post_init__(self) -> None:
         shape = tuple(self.observations.shape)
         if len(shape) != 4:
-            raise ShapeError(mismatch("observations", given=f"shape {shape}", expected="(B, T, K, X)"))
+            raise ShapeError(
+                mismatch("observations", given=f"shape {shape}", expected="(B, T, K, X)")
+            )
         for name, wanted in (("mask", shape[:3]), ("variance", shape)):
             given = tuple(getattr(self, name).shape)
             if given != wanted:
@@ -52,7 +55,9 @@ class MixtureBatch:
             )
         seen = self.mask
         if not torch.isfinite(self.observations[seen]).all():
-            raise ValueError("observations: NaN or infinite where mask is True; mask such entries out")
+            raise ValueError(
+                "observations: NaN or infinite where mask is True; mask such entries out"
+            )
         if not (torch.isfinite(self.variance[seen]) & (self.variance[seen] > 0)).all():
             raise ValueError("variance: not finite and positive where mask is True")
         # what is masked must not reach a sum, and zero times NaN is NaN: o = 0 and Phi = 1 there

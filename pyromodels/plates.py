@@ -1,7 +1,7 @@
 """Plate names and dimensions, stated once for every Pyro program of the library.
 
-Batch dimensions are counted from the right, as Pyro does. The source plate and the observation plate
-share dimension -1 because no site lives in both.
+Batch dimensions are counted from the right, as Pyro does. The source plate and the observation
+plate share dimension -1 because no site lives in both.
 """
 
 import pyro

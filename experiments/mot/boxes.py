@@ -30,7 +30,7 @@ def corner_covariance(
 def box_size(
     boxes: Tensor,  # (centre x, centre y, width, height), shape: (*, 4)
 ) -> Tensor:  # shape: (*, 4)
-    """(height, height, width, height): the unit of a walker's motion, and of the change of its size."""
+    """(height, height, width, height): the unit in which walkers move and change size."""
     width, height = boxes[..., 2:].clamp_min(SMALLEST_SIDE).unbind(-1)
     return torch.stack((height, height, width, height), -1)
 
@@ -39,10 +39,11 @@ def own_size_variance(
     boxes: Tensor,  # [left, top, right, bottom], shape: (*, 4)
     ratio: tuple[float, float],
 ) -> Tensor:  # of (centre x, centre y, width, height), shape: (*, 4)
-    """Phi from the box's own size: sides err independently by `ratio` of its width and of its height.
+    """Phi from the box's own size: sides err by `ratio` of its width and of its height.
 
-    Departure: the published rule takes the size from the first frame's box in the same slot, which makes
-    the order of the detections matter (thesis 4.4.3).
+
+    Departure: the published rule takes the size from the first frame's box in the same slot, which
+    makes the order of the detections matter (thesis 4.4.3).
     """
     sides = (boxes[..., 2:] - boxes[..., :2]).clamp_min(SMALLEST_SIDE)
     side_variance = (sides * boxes.new_tensor(ratio)).square()
@@ -56,29 +57,32 @@ def start_boxes(
 ) -> Tensor:  # (centre x, centre y, width, height), shape: (B, N, 4)
     """Where the sources start: the detections of the first frame that has N of them.
 
-    Where a frame has more than N, the N largest are taken. Sources are numbered in the order of the slots.
+    Where a frame has more than N, the N largest are taken. Sources are numbered in the order of the
+    slots.
 
     Raises:
-        ValueError: where the sequences differ in their first frame and `num_sources` is None, or some
-            sequence has no frame with N detections.
+        ValueError: where the sequences differ in their first frame and `num_sources` is None, or
+            some sequence has no frame with N detections.
     """
     count = mask.sum(-1)  # (B, T)
     if num_sources is None:
         first = count[:, 0]
         if (first != first[0]).any():
             raise ValueError(
-                f"num_sources: sequences start with {first.min().item()} to {first.max().item()} detections; "
-                "say how many sources there are, or track the sequences in groups"
+                f"num_sources: sequences start with {first.min().item()} to {first.max().item()} "
+                "detections; say how many sources there are, or track the sequences in groups"
             )
         num_sources = int(first[0])
     if num_sources < 1:
-        raise ValueError("num_sources: no detection in the first frame; say how many sources there are")
+        raise ValueError(
+            "num_sources: no detection in the first frame; say how many sources there are"
+        )
     enough = count >= num_sources
     if not enough.any(-1).all():
         sequence = int((~enough.any(-1)).nonzero()[0])
         raise ValueError(
-            f"num_sources: given {num_sources}; expected at most {int(count[sequence].max())}, the most "
-            f"detections in any frame of sequence {sequence}"
+            f"num_sources: given {num_sources}; expected at most {int(count[sequence].max())}, "
+            f"the most detections in any frame of sequence {sequence}"
         )
     frame = enough.to(torch.uint8).argmax(-1)
     rows = torch.arange(len(detections), device=detections.device)

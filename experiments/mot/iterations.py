@@ -13,7 +13,7 @@ from experiments.mot.plots import plot_metric_curves
 from experiments.mot.published import flip
 from experiments.mot.run import load
 from experiments.mot.weights import load_prior
-from experiments.records import open_run
+from experiments.records import open_run, spec_of
 from inference.published import PublishedOptions, box_variance, published_vem
 from inference.seeding import seed_all
 
@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--weights", required=True, help="published state dict")
     parser.add_argument("--data", type=Path, help="as for `run mot`; without it, generated scenes")
-    parser.add_argument("--shuffle", action="store_true", help="shuffle detections after the first frame")
+    parser.add_argument(
+        "--shuffle", action="store_true", help="shuffle detections after the first frame"
+    )
     parser.add_argument("--sequences", type=int, default=64, help="use at most so many sequences")
     parser.add_argument("--num-frames", type=int, default=60)
     parser.add_argument("--num-tracks", type=int, default=3)
@@ -37,9 +39,7 @@ def main(args: argparse.Namespace) -> int:
     """Run the command."""
     seed_all(args.seed)
     prior = load_prior(args.weights)
-    spec = {key: value for key, value in vars(args).items() if key not in ("verb", "debug", "out")}
-    spec["data"] = "generated" if args.data is None else str(args.data)
-    folder = open_run(args.out, "mot-iterations", spec)
+    folder = open_run(args.out, "mot-iterations", spec_of(args))
     figures: dict[str, float] = {}
     for data in load(args):
         step = max(1, data.num_sequences // args.sequences)
@@ -68,7 +68,9 @@ def _mota(data: TrackingData, prior: torch.nn.Module, ratio: float, seed: int) -
         observations,
         mask=data.mask,
         observation_variance=box_variance(observations, ratio=ratio, covariance_from=rule),
-        anchor_loc=flip(centres_to_corners(start_boxes(data.detections, data.mask, data.num_objects))),
+        anchor_loc=flip(
+            centres_to_corners(start_boxes(data.detections, data.mask, data.num_objects))
+        ),
         options=dataclasses.replace(PublishedOptions.REFERENCE, num_iterations=ITERATIONS[-1]),
         generator=torch.Generator().manual_seed(seed),
         history=ITERATIONS,

@@ -1,4 +1,4 @@
-"""Every tracker of the tables under one signature: detections in, boxes and their covariance out."""
+"""Every tracker of the tables under one signature: detections in, boxes and covariance out."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -33,8 +33,8 @@ class Options:
     """What a method may be told.
 
     Args:
-        num_sources: N; None takes the number of true objects where there are any, else the number of
-            detections in the first frame.
+        num_sources: N; None takes the number of true objects where there are any, else the number
+            of detections in the first frame.
         weights: of a deep prior: a shipped name or a path.
         device: where MixDVAE runs.
         seed: of whatever a method draws.
@@ -55,7 +55,7 @@ class Options:
 Method = Callable[[TrackingData, Options], Tracked]
 
 
-def run_method(name: str, data: TrackingData, options: Options = Options()) -> Tracked:  # noqa: B008
+def run_method(name: str, data: TrackingData, options: Options | None = None) -> Tracked:
     """Run a method by name.
 
     Raises:
@@ -63,7 +63,7 @@ def run_method(name: str, data: TrackingData, options: Options = Options()) -> T
     """
     if name not in METHODS:
         raise SpecError(unknown("method", given=name, known=METHODS))
-    return METHODS[name](data, options)
+    return METHODS[name](data, options or Options())
 
 
 def number_of_sources(data: TrackingData, options: Options) -> int | None:
@@ -105,8 +105,8 @@ def _prior(preset: TrackingPreset, options: Options) -> SourcePrior | None:
     prior = load_prior(options.weights or preset.weights).to(options.device)
     if not getattr(prior, "coordinates", None) or not prior.coordinates.moves:
         raise ValueError(
-            f"weights: the {preset.name} preset needs a prior that predicts increments; these predict "
-            "positions. Use --preset reference for the published networks"
+            f"weights: the {preset.name} preset needs a prior that predicts increments; these "
+            "predict positions. Use --preset reference for the published networks"
         )
     coordinates = prior.coordinates
     prior.coordinates = dataclasses.replace(coordinates, std_range=(preset.least_std, 1.0))
@@ -117,8 +117,8 @@ def _published(fine_tune: bool) -> Method:
     def method(data: TrackingData, options: Options) -> Tracked:
         if options.weights is None:
             raise ValueError(
-                "weights: the published method needs the published networks, which are not shipped; "
-                "pass --weights with their state dict"
+                "weights: the published method needs the published networks, which are not "
+                "shipped; pass --weights with their state dict"
             )
         prior = load_prior(options.weights).to(options.device)
         return Tracked(*track_published(data, prior, options, fine_tune=fine_tune))

@@ -11,7 +11,8 @@ class ProcessNoise:
     """A start of the process noise: standard deviations a frame, in heights (of widths, in widths).
 
     Args:
-        position: of the centre; widths, which sway with the gait, get ten times it, heights three times.
+        position: of the centre; widths, which sway with the gait, get ten times it, heights three
+            times.
         velocity: of the velocity of the centre; sizes get half of it.
     """
 
@@ -48,19 +49,20 @@ class TrackingPreset:
         summary: one line for people.
         dynamics: registry key of the source prior: linear, srnn or deep_ar.
         weights: shipped weights of a deep prior, or a path.
-        noise_ratio: observation noise of a width and of a height, as parts of the box's own (r_Phi).
+        noise_ratio: observation noise of a width and of a height, as parts of the box's own
+            (r_Phi).
         detector: visibility and clutter.
         starts: process noises to start from; every sequence keeps the start with the best bound.
-        velocity_decay: of centre x and y, width and height, a frame: a walker's motion is forgotten slowly,
-            so that a hidden one is not extrapolated out of the scene.
+        velocity_decay: of centre x and y, width and height, a frame: a walker's motion is forgotten
+            slowly, so that a hidden one is not extrapolated out of the scene.
         noise_strength: what a start is worth, in frames, when the process noise is re-estimated.
         cavity_sweeps: sweeps whose E-W step leaves an observation's own pull out.
         sweeps: sweeps that ascend the bound, after those.
         prior_sweeps: sweeps with a deep prior, from the linear solution on.
-        least_std: floor of the deviation that a deep prior predicts, in box sizes: fed with its own smoothed
-            trajectories, a network is surer of the next step than it should be.
-        error: the correlated error of the detector, with which the last smoother takes stock of its own
-            uncertainty; None keeps the independent noise that the assignment is made with.
+        least_std: floor of the deviation that a deep prior predicts, in box sizes: fed with its own
+            smoothed trajectories, a network is surer of the next step than it should be.
+        error: the correlated error of the detector, with which the last smoother takes stock of its
+            own uncertainty; None keeps the independent noise that the assignment is made with.
     """
 
     name: str

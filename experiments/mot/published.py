@@ -81,7 +81,7 @@ def _fine_tuned(
     published: PublishedOptions,
     inputs: dict[str, Tensor],
 ) -> PublishedResult:
-    """Alternate one iteration and one gradient step on the prior's bound at the mean trajectories (3.27).
+    """Alternate one iteration and one gradient step on the prior's bound at the means (3.27).
 
     As published, one network and one optimiser serve the whole batch, and the batches after it.
     """

@@ -3,9 +3,21 @@
 from collections.abc import Mapping, Sequence
 
 COLUMNS = {
-    "mota": "MOTA", "motp": "MOTP", "idf1": "IDF1", "hota": "HOTA", "ids": "IDS", "mt": "MT", "ml": "ML",
-    "fp": "FP", "fn": "FN", "gospa": "GOSPA", "nees": "NEES", "nees_low": "(95%", "nees_high": "interval)",
-    "coverage95": "cover95", "seconds_per_sequence": "s/seq",
+    "mota": "MOTA",
+    "motp": "MOTP",
+    "idf1": "IDF1",
+    "hota": "HOTA",
+    "ids": "IDS",
+    "mt": "MT",
+    "ml": "ML",
+    "fp": "FP",
+    "fn": "FN",
+    "gospa": "GOSPA",
+    "nees": "NEES",
+    "nees_low": "(95%",
+    "nees_high": "interval)",
+    "coverage95": "cover95",
+    "seconds_per_sequence": "s/seq",
 }
 COUNTS = ("ids", "mt", "ml", "fp", "fn")
 

@@ -18,7 +18,7 @@ from experiments.mot.methods import BASELINES, METHODS, Options, Tracked, run_me
 from experiments.mot.plots import write_figures
 from experiments.mot.presets import DEFAULT, PRESETS
 from experiments.mot.report import format_table
-from experiments.records import RunFolder, open_run, replacing
+from experiments.records import RunFolder, open_run, replacing, spec_of
 from inference.posterior import Posterior
 from inference.seeding import seed_all
 
@@ -37,18 +37,35 @@ class Measured(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     names = ", ".join(METHODS)
-    parser.add_argument("--data", type=Path, help="MOTChallenge folder, .npz, or folder of .npz; "
-                        "without it a scene is generated")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="MOTChallenge folder, .npz, or folder of .npz; without it a scene is generated",
+    )
     parser.add_argument("--preset", default=DEFAULT, help=f"{names} (default: {DEFAULT})")
     parser.add_argument("--weights", help="of a deep prior: a shipped name or a file")
-    parser.add_argument("--shuffle", action="store_true",
-                        help="shuffle the detections of every frame after the first")
-    parser.add_argument("--num-sources", type=int, help="objects to track (default: as many as the "
-                        "truth has, else as the first frame has detections)")
+    parser.add_argument(
+        "--shuffle",
+        action="store_true",
+        help="shuffle the detections of every frame after the first",
+    )
+    parser.add_argument(
+        "--num-sources",
+        type=int,
+        help="objects to track (default: as many as the "
+        "truth has, else as the first frame has detections)",
+    )
     parser.add_argument("--num-frames", type=int, default=60, help="window length T")
-    parser.add_argument("--num-tracks", type=int, default=3, help="tracks a window, MOTChallenge folders")
-    parser.add_argument("--baselines", nargs="*", default=list(BASELINES), metavar="NAME",
-                        help="methods to print beside it (default: %(default)s)")
+    parser.add_argument(
+        "--num-tracks", type=int, default=3, help="tracks a window, MOTChallenge folders"
+    )
+    parser.add_argument(
+        "--baselines",
+        nargs="*",
+        default=list(BASELINES),
+        metavar="NAME",
+        help="methods to print beside it (default: %(default)s)",
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder for the results (default: runs/...)")
@@ -61,8 +78,7 @@ def main(args: argparse.Namespace) -> int:
     for name in (args.preset, *args.baselines):
         if name not in METHODS:
             run_method(name, None)  # raises, with the nearest name
-    spec = {key: value for key, value in vars(args).items() if key not in ("verb", "debug", "out")}
-    spec["data"] = "generated" if args.data is None else str(args.data)
+    spec = spec_of(args)
     if args.preset in PRESETS:
         spec["method"] = dataclasses.asdict(PRESETS[args.preset])
     folder = open_run(args.out, "mot", spec)
@@ -101,7 +117,9 @@ def measure_all(data: TrackingData, args: argparse.Namespace) -> dict[str, Measu
     options = options_from(args)
     bare = dataclasses.replace(options, weights=None)
     rows = {args.preset: measure(args.preset, data, options)}
-    return rows | {name: measure(name, data, bare) for name in args.baselines if name != args.preset}
+    return rows | {
+        name: measure(name, data, bare) for name in args.baselines if name != args.preset
+    }
 
 
 def options_from(args: argparse.Namespace) -> Options:
@@ -146,7 +164,9 @@ def keep(
         progress=lambda phase, sweep, elbo: trace.setdefault(phase, []).append(elbo.cpu()),
     )
     fitted = run_method(args.preset, head, options).fitted
-    Posterior.from_fitted(fitted.model, fitted.guide, fitted.batch).to_netcdf(target / "posterior.nc")
+    Posterior.from_fitted(fitted.model, fitted.guide, fitted.batch).to_netcdf(
+        target / "posterior.nc"
+    )
     if not args.no_plots:
         write_figures(target, fitted, trace, head)
 

@@ -5,54 +5,61 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-
 from experiments.datasets import TrackingData
 from experiments.mot.methods import METHODS, Options
 from experiments.mot.report import format_table
 from experiments.mot.run import load, measure
-from experiments.records import open_run
+from experiments.records import open_run, spec_of
 from inference.seeding import seed_all
 
-COLUMNS = ("mota", "motp", "idf1", "hota", "ids", "mt", "ml", "fp", "fn", "nees", "seconds_per_sequence")
+COLUMNS = ("mota", "motp", "idf1", "hota", "ids", "mt", "ml", "fp", "fn", "nees", "coverage95")
+
+_MEASURES = ("mota", "motp", "idf1", "ids", "mt", "ml", "fp", "fn")
+
+
+def _rows(*rows: tuple[object, ...]) -> dict[str, dict[str, float]]:
+    """Name the figures of rows (label, MOTA, MOTP, IDF1, IDS, MT, ML, FP, FN)."""
+    return {str(label): dict(zip(_MEASURES, cells, strict=False)) for label, *cells in rows}
+
 
 THESIS = {
-    "mot-1": {
-        "T=60 ArTIST": {"mota": 63.7, "motp": 84.1, "idf1": 48.7, "ids": 86371, "mt": 4684, "ml": 0,
-                        "fp": 9962, "fn": 15525},
-        "T=60 VKF": {"mota": 56.0, "motp": 82.7, "idf1": 77.3, "ids": 5660, "mt": 3742, "ml": 761,
-                     "fp": 64945, "fn": 64945},
-        "T=60 Deep AR": {"mota": 67.4, "motp": 76.1, "idf1": 83.1, "ids": 5248, "mt": 3670, "ml": 129,
-                         "fp": 49595, "fn": 49595},
-        "T=60 MixDVAE": {"mota": 79.1, "motp": 81.3, "idf1": 88.4, "ids": 4966, "mt": 4370, "ml": 50,
-                         "fp": 29808, "fn": 29808},
-        "T=120 VKF": {"mota": 57.5, "motp": 83.3, "idf1": 77.6, "ids": 7657},
-        "T=120 Deep AR": {"mota": 65.3, "motp": 76.0, "idf1": 81.8, "ids": 5387},
-        "T=120 MixDVAE": {"mota": 78.6, "motp": 82.2, "idf1": 88.0, "ids": 6107},
-        "T=300 VKF": {"mota": 74.4, "motp": 86.2, "idf1": 84.4, "ids": 30069},
-        "T=300 Deep AR": {"mota": 75.5, "motp": 76.6, "idf1": 87.1, "ids": 26506},
-        "T=300 MixDVAE": {"mota": 83.2, "motp": 82.4, "idf1": 90.0, "ids": 23081},
-    },
-    "mot-3": {
-        "SRNN-full": {"mota": 79.1, "motp": 81.3, "idf1": 88.4, "ids": 4966},
-        "SRNN-half": {"mota": 74.7, "motp": 84.4, "idf1": 86.6, "ids": 5624},
-        "SRNN-quarter": {"mota": 75.2, "motp": 84.4, "idf1": 86.9, "ids": 5598},
-    },
-    "mot-4": {
-        "T=60 tuned": {"mota": 75.1, "motp": 83.5, "idf1": 86.7, "ids": 2862},
-        "T=60 not tuned": {"mota": 79.1, "motp": 81.3, "idf1": 88.4, "ids": 4966},
-        "T=120 tuned": {"mota": 73.1, "motp": 84.0, "idf1": 85.9, "ids": 3044},
-        "T=120 not tuned": {"mota": 78.6, "motp": 82.2, "idf1": 88.0, "ids": 6107},
-        "T=300 tuned": {"mota": 65.6, "motp": 84.9, "idf1": 81.6, "ids": 8670},
-        "T=300 not tuned": {"mota": 83.2, "motp": 82.4, "idf1": 90.0, "ids": 23081},
-    },
-    "mot-5": {
-        f"r = {ratio}": {"mota": mota, "motp": motp, "idf1": idf1}
-        for ratio, mota, motp, idf1 in (
-            (0.01, 35.9, 84.5, 66.6), (0.02, 65.5, 84.2, 81.3), (0.03, 74.9, 83.1, 86.1),
-            (0.04, 79.1, 81.3, 88.4), (0.05, 76.4, 79.2, 87.1), (0.06, 69.2, 76.9, 83.5),
-            (0.07, 59.8, 74.8, 78.9), (0.08, 48.5, 73.1, 73.3),
-        )
-    },
+    "mot-1": _rows(
+        ("T=60 ArTIST", 63.7, 84.1, 48.7, 86371, 4684, 0, 9962, 15525),
+        ("T=60 VKF", 56.0, 82.7, 77.3, 5660, 3742, 761, 64945, 64945),
+        ("T=60 Deep AR", 67.4, 76.1, 83.1, 5248, 3670, 129, 49595, 49595),
+        ("T=60 MixDVAE", 79.1, 81.3, 88.4, 4966, 4370, 50, 29808, 29808),
+        ("T=120 ArTIST", 61.0, 84.2, 43.9, 102978, 2943, 0, 25388, 34812),
+        ("T=120 VKF", 57.5, 83.3, 77.6, 7657, 2563, 487, 85053, 85053),
+        ("T=120 Deep AR", 65.3, 76.0, 81.8, 5387, 2435, 149, 71775, 71775),
+        ("T=120 MixDVAE", 78.6, 82.2, 88.0, 6107, 2907, 120, 41747, 41747),
+        ("T=300 ArTIST", 53.5, 84.5, 40.7, 205263, 2513, 4, 135401, 135401),
+        ("T=300 VKF", 74.4, 86.2, 84.4, 30069, 2756, 100, 116160, 116160),
+        ("T=300 Deep AR", 75.5, 76.6, 87.1, 26506, 2555, 18, 123262, 123262),
+        ("T=300 MixDVAE", 83.2, 82.4, 90.0, 23081, 2890, 12, 74550, 74550),
+    ),
+    "mot-3": _rows(
+        ("SRNN-full", 79.1, 81.3, 88.4, 4966, 4370, 50, 29808, 29808),
+        ("SRNN-half", 74.7, 84.4, 86.6, 5624, 4039, 94, 38153, 38153),
+        ("SRNN-quarter", 75.2, 84.4, 86.9, 5598, 4040, 91, 37443, 37443),
+    ),
+    "mot-4": _rows(
+        ("T=60 tuned", 75.1, 83.5, 86.7, 2862, 4067, 64, 36990, 36990),
+        ("T=60 not tuned", 79.1, 81.3, 88.4, 4966, 4370, 50, 29808, 29808),
+        ("T=120 tuned", 73.1, 84.0, 85.9, 3044, 2705, 136, 54604, 54604),
+        ("T=120 not tuned", 78.6, 82.2, 88.0, 6107, 2907, 120, 41747, 41747),
+        ("T=300 tuned", 65.6, 84.9, 81.6, 8670, 2286, 67, 171515, 171515),
+        ("T=300 not tuned", 83.2, 82.4, 90.0, 23081, 2890, 12, 74550, 74550),
+    ),
+    "mot-5": _rows(
+        ("r = 0.01", 35.9, 84.5, 66.6, 4914, 2946, 916, 96438, 96438),
+        ("r = 0.02", 65.5, 84.2, 81.3, 5319, 3932, 407, 50596, 50596),
+        ("r = 0.03", 74.9, 83.1, 86.1, 5088, 4232, 158, 36165, 36165),
+        ("r = 0.04", 79.1, 81.3, 88.4, 4966, 4370, 50, 29808, 29808),
+        ("r = 0.05", 76.4, 79.2, 87.1, 4982, 4268, 42, 33924, 33924),
+        ("r = 0.06", 69.2, 76.9, 83.5, 5297, 3978, 73, 44793, 44793),
+        ("r = 0.07", 59.8, 74.8, 78.9, 5146, 3688, 188, 59348, 59348),
+        ("r = 0.08", 48.5, 73.1, 73.3, 5097, 3303, 337, 76865, 76865),
+    ),
 }
 """Figures of the thesis (MOT17-3T, detector SDP), as printed there."""
 
@@ -70,7 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--data", type=Path, help="as for `run mot`; without it, generated scenes")
     parser.add_argument("--weights", help="published state dict: adds the published method's rows")
-    parser.add_argument("--shuffle", action="store_true", help="shuffle detections after the first frame")
+    parser.add_argument(
+        "--shuffle", action="store_true", help="shuffle detections after the first frame"
+    )
     parser.add_argument("--num-frames", type=int, default=60)
     parser.add_argument("--num-tracks", type=int, default=3)
     parser.add_argument("--num-sources", type=int)
@@ -84,9 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the command."""
     seed_all(args.seed)
-    spec = {key: value for key, value in vars(args).items() if key not in ("verb", "debug", "out")}
-    spec["data"] = "generated" if args.data is None else str(args.data)
-    folder = open_run(args.out, args.name, spec)
+    folder = open_run(args.out, args.name, spec_of(args))
     figures: dict[str, float] = {}
     for data in load(args):
         if args.sequences and args.sequences < data.num_sequences:
@@ -95,7 +102,9 @@ def main(args: argparse.Namespace) -> int:
         print(f"\n{data.name}: {data.num_sequences} sequences of {data.num_frames} frames, ours")
         rows = TABLES[args.name](data, args)
         print(format_table(rows, COLUMNS))
-        figures |= {f"{data.name}/{row}/{k}": v for row, cells in rows.items() for k, v in cells.items()}
+        figures |= {
+            f"{data.name}/{row}/{k}": v for row, cells in rows.items() for k, v in cells.items()
+        }
     if args.name in THESIS:
         print("\nthe thesis, on MOT17-3T with SDP detections (other data)")
         print(format_table(THESIS[args.name], COLUMNS))
@@ -131,8 +140,12 @@ def noise_ratio(data: TrackingData, args: argparse.Namespace) -> Rows:
     rows = {}
     for ratio in ratios:
         if args.weights:
-            rows[f"reference r = {ratio}"] = _measured("reference", data, args, {"noise_ratio": ratio})
-        rows[f"linear r = {ratio}"] = _measured("linear", data, args, {"noise_ratio": (ratio, ratio)})
+            rows[f"reference r = {ratio}"] = _measured(
+                "reference", data, args, {"noise_ratio": ratio}
+            )
+        rows[f"linear r = {ratio}"] = _measured(
+            "linear", data, args, {"noise_ratio": (ratio, ratio)}
+        )
     return rows
 
 
@@ -152,13 +165,13 @@ def training_size(data: TrackingData, args: argparse.Namespace) -> Rows:
 
 
 def losses(data: TrackingData, args: argparse.Namespace) -> Rows:
-    """Table 4.2: minus the bound, nats a frame, beside the thesis' loss (which weighs the KL half)."""
+    """Table 4.2: minus the bound, nats a frame; the thesis' loss weighs the KL half."""
     rows = training_size(data, args)
     for name, row in rows.items():
         thesis = THESIS_LOSSES[name]
         print(
-            f"{name}: training {-row['training']:.2f}, validation {-row['validation']:.2f} nats a frame"
-            f"  (thesis' loss: {thesis['training']}, {thesis['validation']})"
+            f"{name}: training {-row['training']:.2f}, validation {-row['validation']:.2f} "
+            f"nats a frame (thesis' loss: {thesis['training']}, {thesis['validation']})"
         )
     return rows
 
@@ -181,7 +194,10 @@ def _measured(
 ) -> dict[str, float]:
     weights = weights or (args.weights if name.startswith("reference") else None)
     options = Options(
-        num_sources=args.num_sources, weights=weights, device=args.device, seed=args.seed,
+        num_sources=args.num_sources,
+        weights=weights,
+        device=args.device,
+        seed=args.seed,
         changes=dict(changes or {}),
     )
     return measure(name, data, options).metrics

@@ -26,7 +26,9 @@ from pyromodels.guides.mean_field import MeanField
 from pyromodels.models.mixdvae import MixDVAE
 
 START_STD = (0.3, 0.02)
-"""Standard deviation of a start: of positions, in box sizes, and of velocities, in box sizes a frame."""
+"""Standard deviation of a start: of positions, in box sizes, and of velocities, in box sizes a
+frame.
+"""
 
 Progress = Callable[[str, int, Tensor], None]
 """Called after each sweep with the phase, the sweep, and the bound of every sequence and start."""
@@ -61,9 +63,9 @@ def track(
 ) -> Fitted:
     """Track `num_sources` objects through every sequence.
 
-    The sources are constant-velocity boxes first: an online pass, then variational EM, from every process
-    noise of the preset, the best bound kept for each sequence. A deep prior, where the preset has one,
-    continues from there.
+    The sources are constant-velocity boxes first: an online pass, then variational EM, from every
+    process noise of the preset, the best bound kept for each sequence. A deep prior, where the
+    preset has one, continues from there.
 
     Args:
         detections: the boxes, in any order within a frame.
@@ -83,14 +85,22 @@ def track(
     return fitted if preset.error is None else _with_correlated_error(fitted, preset.error)
 
 
-def _batch(detections: Tensor, mask: Tensor, preset: TrackingPreset, anchor: Anchor) -> MixtureBatch:
+def _batch(
+    detections: Tensor, mask: Tensor, preset: TrackingPreset, anchor: Anchor
+) -> MixtureBatch:
     observations = corners_to_centres(detections)
-    return MixtureBatch(observations, mask, own_size_variance(detections, preset.noise_ratio), anchor)
+    return MixtureBatch(
+        observations, mask, own_size_variance(detections, preset.noise_ratio), anchor
+    )
 
 
 def _run(
-    vem: VEM, updates: Sequence[Update], sweeps: int, batch: MixtureBatch,
-    progress: Progress | None, phase: str,
+    vem: VEM,
+    updates: Sequence[Update],
+    sweeps: int,
+    batch: MixtureBatch,
+    progress: Progress | None,
+    phase: str,
 ) -> None:
     vem.updates = list(updates)
     for sweep in range(sweeps):
@@ -100,7 +110,11 @@ def _run(
 
 
 def _track_linear(
-    detections: Tensor, mask: Tensor, start: Tensor, preset: TrackingPreset, progress: Progress | None
+    detections: Tensor,
+    mask: Tensor,
+    start: Tensor,
+    preset: TrackingPreset,
+    progress: Progress | None,
 ) -> Fitted:
     unit = box_size(start)
     zero = torch.zeros_like(start)
@@ -120,20 +134,28 @@ def _track_linear(
     guide = MeanField(model, batch)
     guide.responsibilities = online_assignment(model, batch)
     vem = VEM(model, guide, [])
-    before = [SourceUpdate(), ProcessNoiseUpdate(process_std, preset.noise_strength), VisibilityUpdate()]
+    before = [
+        SourceUpdate(),
+        ProcessNoiseUpdate(process_std, preset.noise_strength),
+        VisibilityUpdate(),
+    ]
     cavity = AssignmentUpdate(likelihood="cavity", keep_first=True)
     expected = AssignmentUpdate(keep_first=True)
     _run(vem, [*before, cavity], preset.cavity_sweeps, batch, progress, "cavity")
     _run(vem, [*before, expected], preset.sweeps, batch, progress, "bound")
     _run(vem, [SourceUpdate(), VisibilityUpdate()], 1, batch, progress, "final")
     restarts = keep_best(vem.elbo(batch), guide, num_starts)
-    rows = restarts.best * single.num_sequences + torch.arange(single.num_sequences, device=mask.device)
+    rows = restarts.best * single.num_sequences + torch.arange(
+        single.num_sequences, device=mask.device
+    )
     prior.process_std = prior.process_std[rows]
     return Fitted(model, guide, single, restarts.elbo.max(0).values)
 
 
 def _with_correlated_error(fitted: Fitted, error: DetectorError) -> Fitted:
-    """Smooth once more, the assignment kept, with a detector whose errors are correlated in time."""
+    """Smooth once more, the assignment kept, with a detector whose errors are correlated in
+    time.
+    """
     old, batch = fitted.model.prior, fitted.batch
     noise = batch.anchor.loc.new_tensor(error.std)[:, None]
     shock = noise * (1 - error.correlation**2) ** 0.5
@@ -154,7 +176,10 @@ def _with_correlated_error(fitted: Fitted, error: DetectorError) -> Fitted:
     model = MixDVAE(prior, detector=fitted.model.detector, noise_scale=error.independent)
     model = model.to(batch.observations.device)
     guide = MeanField(model, batch)
-    guide.responsibilities, guide.visibility = fitted.guide.responsibilities, fitted.guide.visibility
+    guide.responsibilities, guide.visibility = (
+        fitted.guide.responsibilities,
+        fitted.guide.visibility,
+    )
     vem = VEM(model, guide, [SourceUpdate()])
     vem.sweep(batch)
     return Fitted(model, guide, batch, vem.elbo(batch))
@@ -165,10 +190,15 @@ def _track_deep(
 ) -> Fitted:
     step = linear.model.prior.block_dim
     anchor = Anchor(*(part[..., ::step] for part in linear.batch.anchor))
-    batch = MixtureBatch(linear.batch.observations, linear.batch.mask, linear.batch.variance, anchor)
+    batch = MixtureBatch(
+        linear.batch.observations, linear.batch.mask, linear.batch.variance, anchor
+    )
     model = MixDVAE(prior, detector=preset.detector).to(batch.observations.device)
     guide = MeanField(model, batch)
-    guide.responsibilities, guide.visibility = linear.guide.responsibilities, linear.guide.visibility
+    guide.responsibilities, guide.visibility = (
+        linear.guide.responsibilities,
+        linear.guide.visibility,
+    )
     guide.loc = linear.guide.loc[..., :1]
     vem = VEM(model, guide, [])
     cavity = AssignmentUpdate(likelihood="cavity", keep_first=True)

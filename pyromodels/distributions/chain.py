@@ -14,7 +14,7 @@ from pyromodels.errors import ShapeError
 
 
 def block_inverse(matrix: Tensor) -> Tensor:
-    """Inverse of small matrices, shape (*, d, d); closed form up to d = 2, where LAPACK is all overhead."""
+    """Inverse of small matrices, shape (*, d, d); closed form up to d = 2: LAPACK is overhead."""
     match matrix.shape[-1]:
         case 1:
             return matrix.reciprocal()
@@ -32,7 +32,9 @@ def block_logdet(matrix: Tensor) -> Tensor:
         case 1:
             return matrix[..., 0, 0].log()
         case 2:
-            return (matrix[..., 0, 0] * matrix[..., 1, 1] - matrix[..., 0, 1] * matrix[..., 1, 0]).log()
+            return (
+                matrix[..., 0, 0] * matrix[..., 1, 1] - matrix[..., 0, 1] * matrix[..., 1, 0]
+            ).log()
         case _:
             return torch.linalg.slogdet(matrix).logabsdet
 
@@ -50,9 +52,10 @@ def matvec(matrix: Tensor, vector: Tensor) -> Tensor:
 
 
 class GaussianChain(TorchDistribution):
-    r"""q(s) = N(s_T; m_T, C_T) \prod_t N(s_t; m_t + J_t (s_{t+1} - m_{t+1}), C_t), backward in time.
+    r"""q(s) = N(s_T; m_T, C_T) \prod_t N(s_t; m_t + J_t (s_{t+1} - m_{t+1}), C_t), backwards.
 
-    The form a smoother returns. J = 0 is the distribution that factorises over frames (thesis eq. 3.15).
+    The form a smoother returns. J = 0 is the distribution that factorises over frames (thesis eq.
+    3.15).
 
     ====================  ==========  =====================  =====
     symbol                name        shape                  unit
@@ -98,12 +101,15 @@ class GaussianChain(TorchDistribution):
             )
         if gain is not None and gain.shape != covariance.shape:
             raise ShapeError(
-                f"gain has shape {tuple(gain.shape)}; expected that of covariance, {tuple(covariance.shape)}"
+                f"gain has shape {tuple(gain.shape)}; "
+                f"expected that of covariance, {tuple(covariance.shape)}"
             )
         self.loc_blocks, self.covariance, self.gain = loc, covariance, gain
         num_steps, num_blocks, block_dim = loc.shape[-3:]
         super().__init__(
-            loc.shape[:-3], torch.Size((num_steps, num_blocks * block_dim)), validate_args=validate_args
+            loc.shape[:-3],
+            torch.Size((num_steps, num_blocks * block_dim)),
+            validate_args=validate_args,
         )
 
     @property
@@ -128,7 +134,9 @@ class GaussianChain(TorchDistribution):
             return self.covariance
         explained = matmul(matmul(self.gain[..., :-1, :, :, :], self.covariance[..., 1:, :, :, :]),
                            self.gain[..., :-1, :, :, :].mT)
-        return torch.cat((self.covariance[..., :-1, :, :, :] - explained, self.covariance[..., -1:, :, :, :]), -4)
+        return torch.cat(
+            (self.covariance[..., :-1, :, :, :] - explained, self.covariance[..., -1:, :, :, :]), -4
+        )
 
     @property
     def cross_covariance(self) -> Tensor:
@@ -139,6 +147,7 @@ class GaussianChain(TorchDistribution):
         return matmul(self.gain[..., :-1, :, :, :], following)
 
     def expand(self, batch_shape: torch.Size, _instance: None = None) -> "GaussianChain":
+        """Return the same law with another batch shape."""
         batch_shape = torch.Size(batch_shape)
         return GaussianChain(
             self.loc_blocks.expand(batch_shape + self.loc_blocks.shape[-3:]),
@@ -148,6 +157,7 @@ class GaussianChain(TorchDistribution):
         )
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw trajectories, shape (*sample, *batch, T, D)."""
         shape = torch.Size(sample_shape) + self.loc_blocks.shape
         root = torch.linalg.cholesky(self.innovation)
         deviation = matvec(root, torch.randn(shape, dtype=root.dtype, device=root.device))
@@ -159,10 +169,13 @@ class GaussianChain(TorchDistribution):
         return (self.loc_blocks + deviation).flatten(-2)
 
     def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log density in nats, shape (*sample, *batch)."""
         deviation = value.unflatten(-1, self.loc_blocks.shape[-2:]) - self.loc_blocks
         if self.gain is not None:
             explained = matvec(self.gain[..., :-1, :, :, :], deviation[..., 1:, :, :])
-            deviation = torch.cat((deviation[..., :-1, :, :] - explained, deviation[..., -1:, :, :]), -3)
+            deviation = torch.cat(
+                (deviation[..., :-1, :, :] - explained, deviation[..., -1:, :, :]), -3
+            )
         innovation = self.innovation
         square = (deviation * matvec(block_inverse(innovation), deviation)).sum(-1)
         log_normaliser = block_logdet(2 * torch.pi * innovation)
@@ -184,7 +197,7 @@ class Filtered(NamedTuple):
 
 def kalman_filter(
     message: GaussianMessage,
-    precision: Tensor,  # Λ of the pseudo-observations, 0 where nothing is seen; (*batch, T, G, d, d)
+    precision: Tensor,  # Λ, 0 where nothing is seen; shape: (*batch, T, G, d, d)
     information: Tensor,  # ξ, precision times pseudo-observation; shape: (*batch, T, G, d)
 ) -> Filtered:
     """p(s_t | y_1..t) of a linear-Gaussian chain whose observations come in information form."""
@@ -199,8 +212,8 @@ def smooth(
 ) -> GaussianChain:
     """q(s) ∝ p(s) ∏_t exp(-½ s_t' Λ_t s_t + s_t' ξ_t): the Rauch-Tung-Striebel smoother as a chain.
 
-    A message without transitions makes every frame a product of two Gaussians on its own (thesis eq.
-    3.18-3.19).
+    A message without transitions makes every frame a product of two Gaussians on its own (thesis
+    eq. 3.18-3.19).
     """
     shape = torch.broadcast_shapes(message.offset.shape[:-1], information.shape[:-1])
     transition, noise = _lanes(message.transition, shape, 2), _lanes(message.covariance, shape, 2)
@@ -227,8 +240,8 @@ def smooth(
 
 
 # The recursions run on "lanes", (T, d, n) and (T, d, d, n) with n = batch times blocks: products of
-# d x d matrices are then sums of d elementwise products of contiguous vectors, which for d = 1, 2, 3 is
-# several times faster than batched matrix products.
+# d x d matrices are then sums of d elementwise products of contiguous vectors, which for d = 1, 2,
+# 3 is several times faster than batched matrix products.
 
 FEW_ENTRIES = 4096
 """Matrices of fewer entries than this are multiplied in as few calls as possible."""
@@ -281,7 +294,7 @@ def _covariance_update(precision: Tensor) -> Callable[[int, Tensor], Tensor]:
 
 
 def _lanes(blocks: Tensor, shape: torch.Size, entries: int) -> Tensor:
-    """(*batch, T, G, d) -> (T, d, n) where entries = 1, (*batch, T, G, d, d) -> (T, d, d, n) at 2."""
+    """(*batch, T, G, d) -> (T, d, n) or, with entries = 2, (*batch, T, G, d, d) -> (T, d, d, n)."""
     blocks = blocks.expand(*shape, *blocks.shape[-entries:])
     blocks = blocks.reshape(math.prod(shape[:-2]), *blocks.shape[len(shape) - 2 :])
     return blocks.movedim((0, 2), (-2, -1)).flatten(-2)

@@ -1,4 +1,4 @@
-"""The Gaussian message a source prior sends to q(s): its next-step law, linearised where it must be."""
+"""The Gaussian message a prior sends to q(s): its next-step law, linearised where need be."""
 
 from typing import NamedTuple
 
@@ -18,9 +18,9 @@ class Anchor(NamedTuple):
 class GaussianMessage(NamedTuple):
     """p(s_t | s_<t) ~ N(A_t s_{t-1} + b_t, Q_t), block-diagonal: D = G blocks of d coordinates.
 
-    ``transition = 0`` gives the frame-by-frame update of thesis eq. 3.18-3.19; any other transition makes
-    q(s) a chain, updated by a Kalman filter and smoother. ``transition[..., 0, :, :, :]`` is zero: the
-    first offset and covariance are those of p(s_1).
+    ``transition = 0`` gives the frame-by-frame update of thesis eq. 3.18-3.19; any other transition
+    makes q(s) a chain, updated by a Kalman filter and smoother. ``transition[..., 0, :, :, :]`` is
+    zero: the first offset and covariance are those of p(s_1).
     """
 
     transition: Tensor  # A_t, shape: (*batch, N, T, G, d, d)

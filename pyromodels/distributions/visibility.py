@@ -32,7 +32,9 @@ class BinaryChain(TorchDistribution):
     ) -> None:
         if transition.shape[-1] != 2:
             raise ShapeError(
-                mismatch("transition", given=f"shape {tuple(transition.shape)}", expected="(*, T - 1, 2)")
+                mismatch(
+                    "transition", given=f"shape {tuple(transition.shape)}", expected="(*, T - 1, 2)"
+                )
             )
         batch_shape = torch.broadcast_shapes(initial.shape, transition.shape[:-2])
         self.initial = initial.expand(batch_shape)
@@ -42,6 +44,7 @@ class BinaryChain(TorchDistribution):
         )
 
     def expand(self, batch_shape: torch.Size, _instance: None = None) -> "BinaryChain":
+        """Return the same law with another batch shape."""
         batch_shape = torch.Size(batch_shape)
         return BinaryChain(
             self.initial.expand(batch_shape),
@@ -58,6 +61,7 @@ class BinaryChain(TorchDistribution):
         return torch.stack(marginals, -1)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw paths, shape (*sample, *batch, T)."""
         with torch.no_grad():
             uniform = torch.rand(
                 self._extended_shape(torch.Size(sample_shape)),
@@ -70,10 +74,13 @@ class BinaryChain(TorchDistribution):
             return torch.stack(steps, -1).to(uniform.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log probability in nats, shape (*sample, *batch)."""
         before, after = value[..., :-1], value[..., 1:]
         visible = before * self.transition[..., 1] + (1 - before) * self.transition[..., 0]
         steps = torch.xlogy(after, visible) + torch.xlogy(1 - after, 1 - visible)
-        first = torch.xlogy(value[..., 0], self.initial) + torch.xlogy(1 - value[..., 0], 1 - self.initial)
+        first = torch.xlogy(value[..., 0], self.initial) + torch.xlogy(
+            1 - value[..., 0], 1 - self.initial
+        )
         return first + steps.sum(-1)
 
 
@@ -94,9 +101,7 @@ def posterior_chain(
     first = (initial + log_evidence[..., 0, :] + ahead).softmax(-1)[..., 1]
     batch_shape = torch.broadcast_shapes(first.shape)
     transition = (
-        torch.stack(scores[::-1], -2)
-        if scores
-        else log_evidence.new_zeros(*batch_shape, 0, 2)
+        torch.stack(scores[::-1], -2) if scores else log_evidence.new_zeros(*batch_shape, 0, 2)
     )
     posterior = BinaryChain(first, transition, validate_args=False)
     return posterior, posterior.mean

@@ -1,4 +1,4 @@
-"""Linear-Gaussian source priors: the one family whose message is exact and whose posterior is known."""
+"""Linear-Gaussian source priors: the family whose message is exact and posterior is known."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
@@ -40,6 +40,7 @@ class LinearGaussianPath(PathDistribution):
         return matvec(self.transition, blocks).flatten(-2)
 
     def conditionals(self, value: Tensor) -> dist.TorchDistribution:
+        """Return p(s_t | s_{t-1}) of every frame, batch (*, T), event (D,)."""
         first = self.anchor.loc.unsqueeze(-2).expand_as(value[..., :1, :])
         loc = torch.cat((first, self._step(value[..., :-1, :])), -2)
         first_scale = self.anchor.variance.sqrt().unsqueeze(-2).expand_as(first)
@@ -47,6 +48,7 @@ class LinearGaussianPath(PathDistribution):
         return diagonal_normal(loc, torch.cat((first_scale, rest_scale), -2))
 
     def roll_out(self, noise: Tensor) -> Tensor:
+        """Return the trajectory that standard normal noise makes, shape (*, T, D)."""
         steps = [self.anchor.loc + self.anchor.variance.sqrt() * noise[..., 0, :]]
         for shock in (self.scale.unsqueeze(-2) * noise[..., 1:, :]).unbind(-2):
             steps.append(self._step(steps[-1]) + shock)
@@ -55,20 +57,20 @@ class LinearGaussianPath(PathDistribution):
 
 @DYNAMICS.register("linear")
 class LinearGaussian(SourcePrior):
-    r"""Random walk or constant velocity with process noise: exact messages, Kalman smoother posterior.
+    r"""Random walk or constant velocity with process noise: exact messages, Kalman smoother.
 
         s_1 ~ N(anchor),    s_t ~ N(A s_{t-1}, diag(q)),    q = (process_std * unit)^2
 
-    `order=1` is the random walk s_t = s_{t-1} + noise, the dynamics of the variational Kalman filter
-    (thesis 4.4.5, D = I). `order=2` carries a velocity beside every coordinate, so that
-    D = 2 num_coordinates, block-major (x, velocity of x, y, velocity of y, ...):
+    `order=1` is the random walk s_t = s_{t-1} + noise, the dynamics of the variational Kalman
+    filter (thesis 4.4.5, D = I). `order=2` carries a velocity beside every coordinate, so that D =
+    2 num_coordinates, block-major (x, velocity of x, y, velocity of y, ...):
 
         x_t = x_{t-1} + v_{t-1},    v_t = velocity_decay * v_{t-1}
 
-    With `error_correlation` every coordinate also carries the detector's own error, an autoregression
-    e_t = error_correlation * e_{t-1} + noise that the projection adds to the position. Detectors err in
-    the same direction for many frames, and a posterior that takes their errors as independent is far too
-    sure of itself.
+    With `error_correlation` every coordinate also carries the detector's own error, an
+    autoregression e_t = error_correlation * e_{t-1} + noise that the projection adds to the
+    position. Detectors err in the same direction for many frames, and a posterior that takes their
+    errors as independent is far too sure of itself.
 
     ============  ===========  =======================  =============================
     symbol        name         shape                    unit
@@ -83,11 +85,12 @@ class LinearGaussian(SourcePrior):
         process_std: standard deviation of the noise of one frame in the unit of `scale`; d numbers,
             G rows of d numbers, or a tensor (*batch, 1, G, d) that gives every sequence its own.
         velocity_decay: one number or G of them; read with `order=2`.
-        error_correlation: lag-1 correlation of the detector's error; None for a detector whose errors are
-            independent from frame to frame. The last column of `process_std` is then the error's noise.
-        scale: the unit of the process noise: 1 ("unit"), (width, height, width, height) of an anchor
-            [left, top, right, bottom] ("box"), or (height, height, width, height) of an anchor
-            (centre x, centre y, width, height) ("centre_box").
+        error_correlation: lag-1 correlation of the detector's error; None for a detector whose
+            errors are independent from frame to frame. The last column of `process_std` is then the
+            error's noise.
+        scale: the unit of the process noise: 1 ("unit"), (width, height, width, height) of an
+            anchor [left, top, right, bottom] ("box"), or (height, height, width, height) of an
+            anchor (centre x, centre y, width, height) ("centre_box").
 
     Example:
         >>> prior = LinearGaussian(num_coordinates=1, process_std=(0.1, 0.01))
@@ -122,16 +125,22 @@ class LinearGaussian(SourcePrior):
     ) -> None:
         super().__init__()
         if order not in (1, 2):
-            raise ValueError(mismatch("order", given=order, expected="1 (random walk) or 2 (velocity)"))
+            raise ValueError(
+                mismatch("order", given=order, expected="1 (random walk) or 2 (velocity)")
+            )
         if scale not in ("unit", "box", "centre_box"):
-            raise ValueError(mismatch("scale", given=repr(scale), expected="unit, box or centre_box"))
+            raise ValueError(
+                mismatch("scale", given=repr(scale), expected="unit, box or centre_box")
+            )
         if scale != "unit" and num_coordinates != 4:
             raise ShapeError(
                 mismatch(f"num_coordinates with scale={scale!r}", given=num_coordinates, expected=4)
             )
         if error_correlation is not None and not 0 <= error_correlation < 1:
             raise ValueError(
-                mismatch("error_correlation", given=error_correlation, expected="0 <= correlation < 1")
+                mismatch(
+                    "error_correlation", given=error_correlation, expected="0 <= correlation < 1"
+                )
             )
         block_dim = order + (error_correlation is not None)
         std = process_std
@@ -147,7 +156,9 @@ class LinearGaussian(SourcePrior):
                 )
             )
         if not (std > 0).all():
-            raise ValueError(mismatch("process_std", given=std.tolist(), expected="positive numbers"))
+            raise ValueError(
+                mismatch("process_std", given=std.tolist(), expected="positive numbers")
+            )
         if std.dim() == 1:
             std = std.expand(num_coordinates, block_dim)
         self.block_dim, self.source_dim, self.scale = block_dim, num_coordinates * block_dim, scale
@@ -168,7 +179,7 @@ class LinearGaussian(SourcePrior):
 
     @property
     def process_std(self) -> Tensor:
-        """Standard deviation of the process noise in the unit of `scale`, (G, d) or (*batch, 1, G, d)."""
+        """Standard deviation of the noise in the unit of `scale`, (G, d) or (*batch, 1, G, d)."""
         return self.log_process_std.exp()
 
     @process_std.setter
@@ -192,7 +203,9 @@ class LinearGaussian(SourcePrior):
             sides = torch.stack((height, height, width, height), -1)
         return sides.clamp_min(SMALLEST_SIDE).unsqueeze(-1)
 
-    def path(self, num_steps: int, anchor: Anchor, mask: Tensor | None = None) -> LinearGaussianPath:
+    def path(
+        self, num_steps: int, anchor: Anchor, mask: Tensor | None = None
+    ) -> LinearGaussianPath:
         """Return p(s_{1:T}), batch shape that of the anchor."""
         self.check(anchor.loc.unsqueeze(-2), anchor)
         scale = (self.process_std * self.unit(anchor)).flatten(-2)
@@ -201,6 +214,7 @@ class LinearGaussian(SourcePrior):
     def sample_sources(
         self, name: str, num_steps: int, *, anchor: Anchor, mask: Tensor | None = None
     ) -> Tensor:
+        """Sample the site `name`."""
         # p(s_{1:T}) = N(s_1; anchor) prod_t N(s_t; A s_{t-1}, diag(q))
         return pyro.sample(name, self.path(num_steps, anchor, mask))
 
@@ -220,6 +234,8 @@ class LinearGaussian(SourcePrior):
         transition[..., 0, :, :, :] = 0.0
         offset = s.new_zeros(shape)
         offset[..., 0, :, :] = anchor.loc.unflatten(-1, (num_blocks, block_dim))
-        variance = (self.process_std * self.unit(anchor)).square().unsqueeze(-3).expand(shape).clone()
+        variance = (
+            (self.process_std * self.unit(anchor)).square().unsqueeze(-3).expand(shape).clone()
+        )
         variance[..., 0, :, :] = anchor.variance.unflatten(-1, (num_blocks, block_dim))
         return GaussianMessage(transition, offset, torch.diag_embed(variance))

@@ -1,4 +1,4 @@
-"""MixDVAE: several sources, each with its own dynamics, and observations that do not say whose they are."""
+"""MixDVAE: sources with dynamics of their own, observations that do not say whose they are."""
 
 import math
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ from pyromodels.registry import MODELS
 class Detector:
     """How often a detector fires: on a source it sees, on one it does not see, on nothing.
 
-    Rates are expected detections a frame. A source is hidden and seen again as a Markov chain, because
-    misses come in bursts; with `hide = 0` every source is visible throughout.
+    Rates are expected detections a frame. A source is hidden and seen again as a Markov chain,
+    because misses come in bursts; with `hide = 0` every source is visible throughout.
 
     Args:
         visible_rate: detections a frame of a visible source.
@@ -48,10 +48,14 @@ class Detector:
     def __post_init__(self) -> None:
         for name in ("visible_rate", "hidden_rate", "clutter_rate"):
             if not getattr(self, name) > 0:
-                raise ValueError(mismatch(name, given=getattr(self, name), expected="a positive rate"))
+                raise ValueError(
+                    mismatch(name, given=getattr(self, name), expected="a positive rate")
+                )
         for name in ("hide", "reappear"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(mismatch(name, given=getattr(self, name), expected="a probability below 1"))
+                raise ValueError(
+                    mismatch(name, given=getattr(self, name), expected="a probability below 1")
+                )
 
     def log_rates(self, visible: Tensor) -> Tensor:
         """Return the log rate of sources of the given visibility (0, 1, or its probability)."""
@@ -94,16 +98,19 @@ class MixDVAE(nn.Module):
     o       "o"                    (B, T, K, X)        as the data
     ======  =====================  ==================  =======================
 
-    Departure: visibility and clutter are not in the thesis, which assumes that every detection belongs
-    to a source; on scenes with occlusions and false detections they are most of the accuracy.
+    Departure: visibility and clutter are not in the thesis, which assumes that every detection
+    belongs to a source; on scenes with occlusions and false detections they are most of the
+    accuracy.
 
     Reference: Lin, 2024 (thesis), chapter 3.
 
     Args:
         prior: the dynamics of one source.
-        projection: P, shape (X, D), or one P_k for each observation slot, shape (K, X, D); None is the
-            prior's own (positions of a linear prior), or the identity. A row reads one block of the prior's coordinates.
-        noise_scale: Phi is this squared times the batch's variance; a parameter, 1 where Phi is known.
+        projection: P, shape (X, D), or one P_k for each observation slot, shape (K, X, D); None is
+            the prior's own (positions of a linear prior), or the identity. A row reads one block of
+            the prior's coordinates.
+        noise_scale: Phi is this squared times the batch's variance; a parameter, 1 where Phi is
+            known.
         detector: visibility and clutter; None is the model of the thesis.
     """
 
@@ -130,8 +137,8 @@ class MixDVAE(nn.Module):
             )
         if (projection.unflatten(-1, (-1, prior.block_dim)).any(-1).sum(-1) > 1).any():
             raise ValueError(
-                "projection: a row reads several blocks of the prior's coordinates, so that q(s) would not "
-                f"factorise over them; give each row one block of {prior.block_dim} coordinates"
+                "projection: a row reads several blocks of the prior's coordinates, so that q(s) "
+                f"would not factorise over them; give each row one block of {prior.block_dim} coordinates"
             )
         if detector is not None and projection.shape[-2] != 4:
             raise ShapeError(
@@ -139,13 +146,17 @@ class MixDVAE(nn.Module):
                     "projection with a detector",
                     given=f"{projection.shape[-2]} observed coordinates",
                     expected="4, a box",
-                    hint="The clutter of a detector is a box; give detector=None for anything else.",
+                    hint="Clutter is boxes; give detector=None for anything else.",
                 )
             )
         if not noise_scale > 0:
-            raise ValueError(mismatch("noise_scale", given=noise_scale, expected="a positive number"))
+            raise ValueError(
+                mismatch("noise_scale", given=noise_scale, expected="a positive number")
+            )
         self.prior, self.detector = prior, detector
-        self.register_buffer("projection", projection if projection.dim() == 3 else projection[None])
+        self.register_buffer(
+            "projection", projection if projection.dim() == 3 else projection[None]
+        )
         self.log_noise_scale = nn.Parameter(torch.tensor(float(noise_scale)).log())
 
     @property
@@ -166,7 +177,7 @@ class MixDVAE(nn.Module):
         return torch.einsum("...d,kxd->...kx", s, self.projection.to(s))
 
     def forward(self, batch: MixtureBatch, *, generate: bool = False) -> Tensor:
-        """Run the program; returns s, shape (*, B, 1, N, T, D). `generate` draws the observations too."""
+        """Run the program; returns s, shape (*, B, 1, N, T, D). `generate` draws o as well."""
         num_sequences, num_frames, num_slots, _ = batch.observations.shape
         num_sources = batch.num_sources
         anchor = type(batch.anchor)(*(part.unsqueeze(1) for part in batch.anchor))
@@ -189,7 +200,9 @@ class MixDVAE(nn.Module):
                 # p(w_tk | v)
                 if log_weight is None:
                     log_weight = s.new_zeros(num_sources)
-                w = pyro.sample("w", dist.Categorical(logits=log_weight), infer={"enumerate": "parallel"})
+                w = pyro.sample(
+                    "w", dist.Categorical(logits=log_weight), infer={"enumerate": "parallel"}
+                )
                 # p(o_tk | w_tk, s): the assigned source, or clutter
                 position = self.project(s).squeeze(-5).movedim(-4, -2)  # (*, B, T, K, N, X)
                 is_clutter = w == num_sources

@@ -97,9 +97,17 @@ def test_rows_are_probabilities_at_any_scale(dtype, scale):
 
 
 def test_no_detection_and_no_sequence():
-    assert association_marginals(torch.zeros(2, 0, 3), torch.zeros(2, 0, dtype=torch.bool)).shape == (
-        2, 0, 4,
+    assert association_marginals(
+        torch.zeros(2, 0, 3), torch.zeros(2, 0, dtype=torch.bool)
+    ).shape == (
+        2,
+        0,
+        4,
     )
-    assert association_marginals(torch.zeros(0, 5, 3), torch.zeros(0, 5, dtype=torch.bool)).shape == (
-        0, 5, 4,
+    assert association_marginals(
+        torch.zeros(0, 5, 3), torch.zeros(0, 5, dtype=torch.bool)
+    ).shape == (
+        0,
+        5,
+        4,
     )

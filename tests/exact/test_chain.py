@@ -17,7 +17,9 @@ from pyromodels.errors import ShapeError
 
 CLOSE = {"atol": 1e-10, "rtol": 1e-9}
 SIZES = [
-    pytest.param(d, num_steps, id=f"d{d}-T{num_steps}") for d in (1, 2, 3) for num_steps in (1, 2, 6)
+    pytest.param(d, num_steps, id=f"d{d}-T{num_steps}")
+    for d in (1, 2, 3)
+    for num_steps in (1, 2, 6)
 ]
 
 
@@ -122,11 +124,16 @@ def test_filter_equals_the_dense_joint_gaussian_of_the_past(d, num_steps):
             message.offset[..., : t + 1, :, :],
             message.covariance[..., : t + 1, :, :, :],
         )
-        seen, seen_information = precision[..., : t + 1, :, :, :].clone(), information[..., : t + 1, :, :].clone()
+        seen, seen_information = (
+            precision[..., : t + 1, :, :, :].clone(),
+            information[..., : t + 1, :, :].clone(),
+        )
         at = slice(t * d, (t + 1) * d)
         loc, covariance = dense(past, seen, seen_information)
         torch.testing.assert_close(filtered.loc[..., t, :, :], loc[..., at], **CLOSE)
-        torch.testing.assert_close(filtered.covariance[..., t, :, :, :], covariance[..., at, at], **CLOSE)
+        torch.testing.assert_close(
+            filtered.covariance[..., t, :, :, :], covariance[..., at, at], **CLOSE
+        )
         seen[..., t, :, :, :], seen_information[..., t, :, :] = 0.0, 0.0
         loc, covariance = dense(past, seen, seen_information)
         torch.testing.assert_close(filtered.predicted_loc[..., t, :, :], loc[..., at], **CLOSE)
@@ -215,7 +222,9 @@ def test_samples_have_the_moments_of_the_dense_gaussian():
 
 def test_rsample_passes_gradients_to_loc_covariance_and_gain():
     chain = smooth(*problem(2, 3))
-    parts = [part.clone().requires_grad_() for part in (chain.loc_blocks, chain.covariance, chain.gain)]
+    parts = [
+        part.clone().requires_grad_() for part in (chain.loc_blocks, chain.covariance, chain.gain)
+    ]
     torch.manual_seed(0)
     GaussianChain(*parts).rsample().square().sum().backward()
     assert all(part.grad.isfinite().all() and part.grad.abs().sum() > 0 for part in parts)
@@ -234,7 +243,9 @@ def test_without_gain_frames_are_independent():
     torch.testing.assert_close(chain.entropy(), oracle.entropy().sum((-1, -2)), **CLOSE)
     assert not chain.cross_covariance.any()
     zero_gain = GaussianChain(loc, covariance, torch.zeros_like(covariance))
-    torch.testing.assert_close(zero_gain.log_prob(value.flatten(-2)), chain.log_prob(value.flatten(-2)))
+    torch.testing.assert_close(
+        zero_gain.log_prob(value.flatten(-2)), chain.log_prob(value.flatten(-2))
+    )
 
 
 @pytest.mark.parametrize("d", [1, 2, 3])
@@ -267,13 +278,18 @@ def test_nothing_seen_leaves_the_prior():
 def test_expand_keeps_the_class_the_density_and_the_shapes():
     chain = smooth(*problem(2, 4, batch=(3,)))
     value = torch.randn(3, *chain.event_shape, dtype=torch.float64)
-    for wide in (chain.expand((5, 3)), GaussianChain(chain.loc_blocks, chain.covariance).expand((5, 3))):
+    for wide in (
+        chain.expand((5, 3)),
+        GaussianChain(chain.loc_blocks, chain.covariance).expand((5, 3)),
+    ):
         assert type(wide) is GaussianChain
         assert wide.batch_shape == (5, 3)
         assert wide.event_shape == (4, 4)
         assert wide.rsample((2,)).shape == (2, 5, 3, 4, 4)
         assert wide.innovation.shape == (5, 3, 4, 2, 2, 2)
-    torch.testing.assert_close(chain.expand((5, 3)).log_prob(value), chain.log_prob(value).expand(5, 3))
+    torch.testing.assert_close(
+        chain.expand((5, 3)).log_prob(value), chain.log_prob(value).expand(5, 3)
+    )
 
 
 @pytest.mark.parametrize("d", [1, 2, 3])

@@ -84,7 +84,17 @@ def test_run_on_a_file_shuffled(mot_data, tmp_path):
 def test_run_on_a_motchallenge_folder(mot_data, tmp_path):
     out = tmp_path / "run"
     folder = mot_data / "raw" / "TUD-Stadtmitte"
-    command = ["run", "mot", "--data", str(folder), "--out", str(out), "--no-plots", "--num-tracks", "2"]
+    command = [
+        "run",
+        "mot",
+        "--data",
+        str(folder),
+        "--out",
+        str(out),
+        "--no-plots",
+        "--num-tracks",
+        "2",
+    ]
     assert main([*command, "--num-frames", "40", "--baselines"]) == 0
     assert json.loads((out / "metrics.json").read_text())["mota"] > 95
 

@@ -1,4 +1,4 @@
-"""Small mixtures in double precision, and guides with random factors, for the tests of inference."""
+"""Small mixtures in double precision, and guides with random factors."""
 
 import pytest
 import torch

@@ -25,6 +25,15 @@ OPTIONS = FitOptions(
 )
 
 
+@pytest.fixture(autouse=True)
+def single_precision():
+    """As in training, and as in the other process of one of the tests."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(before)
+
+
 class Killed(Exception):
     pass
 

@@ -1,4 +1,4 @@
-"""Every coordinate update against loops over the thesis' equations, and against the bound's gradient."""
+"""Every coordinate update against loops over the equations, and the bound's gradient."""
 
 import itertools
 import math
@@ -187,7 +187,9 @@ def test_pseudo_observations_equal_loops(mixture, randomised, projection):
     for b, n, t in itertools.product(range(2), range(2), range(5)):
         dense, vector = torch.zeros(4, 4), torch.zeros(4)
         for k in range(3):
-            weight = slot(model, k).T @ torch.diag(guide.assigned[b, t, k, n] / batch.variance[b, t, k])
+            weight = slot(model, k).T @ torch.diag(
+                guide.assigned[b, t, k, n] / batch.variance[b, t, k]
+            )
             dense += weight @ slot(model, k)
             vector += weight @ batch.observations[b, t, k]
         torch.testing.assert_close(torch.block_diag(*precision[b, n, t]), dense, **CLOSE)
@@ -242,7 +244,9 @@ def test_projections_that_do_not_fit_are_refused():
         MixDVAE(prior, projection=torch.eye(3))
     with pytest.raises(ShapeError, match="projection with a detector"):
         MixDVAE(prior, detector=DETECTOR)
-    MixDVAE(prior, projection=torch.tensor([[1.0, 0.5, 0.0, 0.0]]))  # one block: position and velocity
+    MixDVAE(
+        prior, projection=torch.tensor([[1.0, 0.5, 0.0, 0.0]])
+    )  # one block: position and velocity
 
 
 # E-V
