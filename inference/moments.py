@@ -41,7 +41,7 @@ def cavity_log_likelihood(
 
     q_without_k takes the observation's own soft contribution out of q(s_tn). A lone observation
     that has pulled a source towards itself is then judged from where the source would be without
-    it.
+    it. Exact where no two rows of P read the same block, coordinate by coordinate otherwise.
     """
     mean, variance = projected_moments(model, sources)
     noise = model.variance(batch).unsqueeze(-2)

@@ -15,7 +15,8 @@ class MixtureBatch:
 
     Missing observations and padding are mask; whatever stands in their place, NaN included, is
     replaced (o = 0, Phi = 1). A sequence shorter than T is one whose last frames hold no
-    observation: under every prior that leaves the posterior of the others as it is.
+    observation: that leaves the posterior of the others as it is, except that a model with a
+    detector reads an empty frame as one in which every source was missed.
 
     Args:
         observations: o, shape (B, T, K, X).

@@ -3,6 +3,7 @@
 Every function returns a matplotlib `Figure` of one size, made without pyplot and its global state.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -27,8 +28,10 @@ DPI = 110
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito's colours, which colour-blind people tell apart; they repeat with other lines."""
 LINES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)))
-INK, PALE, TRUTH = "#333333", "#9a9a9a", "#111111"
+INK, DIM, PALE, TRUTH = "#333333", "#6b6b6b", "#9a9a9a", "#111111"
 HEAT = "cividis"
+MAP_RATIO = 3.6
+"""Width over height of the map."""
 BAND = 1.959964
 """Half-width of a 95 % interval, in standard deviations."""
 ELLIPSE = 2.447747
@@ -88,8 +91,13 @@ def plot_trajectories(fitted: Fitted, data: TrackingData, index: int = 0) -> Fig
         axes.set_xlim(0, max(1, len(scene.frames) - 1))
         axes.set_xlabel("frame")
     handles, labels = from_above.get_legend_handles_labels()
+    rows = math.ceil(len(labels) / 9)
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(len(labels), 9), frameon=False
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=math.ceil(len(labels) / rows),
+        frameon=False,
     )
     return figure
 
@@ -122,7 +130,7 @@ def plot_responsibilities(fitted: Fitted, data: TrackingData, index: int = 0) ->
         figure.colorbar(image, ax=panels[1], pad=0.01, aspect=12).set_label("probability")
     doubt = _doubt(guide.responsibilities[index]).detach().cpu()
     bottom = panels[-1]
-    bottom.bar(range(num_frames), doubt, width=1.0, color=PALETTE[1], linewidth=0)
+    bottom.bar(np.arange(num_frames), doubt.numpy(), width=1.0, color=PALETTE[1], linewidth=0)
     bottom.set_ylim(0, max(0.7, 1.1 * float(doubt.max())))
     bottom.set_title("Doubt: entropy of the owners, summed over a frame", loc="left")
     bottom.set_ylabel("nats")
@@ -158,9 +166,9 @@ def plot_bound(
     if not stages:
         raise ValueError("trace: given no sweep; expected phase -> one tensor for each sweep")
     figure = _figure(f"Evidence lower bound{', ' if name else ''}{name}")
-    widths = [len(stage.values) + 3 for stage in stages]
+    widths = [max(6, len(stage.values)) for stage in stages]
+    grid = figure.add_gridspec(1, len(stages), width_ratios=widths)
     for position, stage in enumerate(stages):
-        grid = figure.add_gridspec(1, len(stages), width_ratios=widths)
         _draw_stage(figure.add_subplot(grid[position]), stage)
     return figure
 
@@ -194,7 +202,13 @@ def plot_metric_curves(
             )
         color, line = _style(position)
         axes.plot(
-            iterations, values, color=color, linestyle=line, marker="o", markersize=5, linewidth=2,
+            iterations,
+            values,
+            color=color,
+            linestyle=line,
+            marker="o",
+            markersize=5,
+            linewidth=2,
             label=label,
         )
         finite = [v for v in values if np.isfinite(v)]
@@ -262,28 +276,49 @@ def _draw_map(axes: Axes, scene: _Scene) -> None:
         x, y = scene.mean[n].T
         width, height = 2 * ELLIPSE * scene.std[n, ::every].T
         ellipses = EllipseCollection(
-            width, height, np.zeros_like(width), units="xy", offsets=scene.mean[n, ::every],
-            offset_transform=axes.transData, facecolor=color, edgecolor=color, alpha=0.22,
+            width,
+            height,
+            np.zeros_like(width),
+            units="xy",
+            offsets=scene.mean[n, ::every],
+            offset_transform=axes.transData,
+            facecolor=color,
+            edgecolor=color,
+            alpha=0.22,
         )
         axes.add_collection(ellipses)
         axes.plot(x, y, color=color, linestyle=line, linewidth=2, label=f"source {n}", zorder=3)
         axes.plot(
-            x[-1], y[-1], color=color, marker=(3, 0, _heading(scene.mean[n])), markersize=13,
-            markeredgecolor="white", zorder=5,
+            x[-1],
+            y[-1],
+            color=color,
+            marker=(3, 0, _heading(scene.mean[n])),
+            markersize=13,
+            markeredgecolor="white",
+            zorder=5,
         )
         axes.text(
-            x[0], y[0], str(n), color="white", fontsize=9, fontweight="bold", ha="center",
-            va="center", zorder=5, clip_on=True,
+            x[0],
+            y[0],
+            str(n),
+            color="white",
+            fontsize=9,
+            fontweight="bold",
+            ha="center",
+            va="center",
+            zorder=5,
+            clip_on=True,
             bbox={"boxstyle": "circle,pad=0.25", "facecolor": color, "edgecolor": "white"},
         )
     if scene.truth is not None:
         for n, path in enumerate(scene.truth):
             _draw_truth(axes, *path.T, label="truth" if n == 0 else None)
     low, high = _view(scene)
+    if scene.unit == "px":  # parts of a width and of a height are no common unit
+        low, high = _widened(low, high, MAP_RATIO)
+        axes.set_aspect("equal")
     axes.set_xlim(low[0], high[0])
     axes.set_ylim(high[1], low[1])
-    if scene.unit == "px":  # parts of a width and of a height are no common unit
-        axes.set_aspect("equal", adjustable="datalim")
     axes.set_title("In the image, from number to arrowhead, with 95 % ellipses", loc="left")
     axes.set_xlabel(f"x ({scene.unit})")
     axes.set_ylabel(f"y ({scene.unit})")
@@ -347,6 +382,13 @@ def _view(scene: _Scene) -> tuple[np.ndarray, np.ndarray]:
     low, high = np.nanmin(points, 0), np.nanmax(points, 0)
     margin = 0.08 * (high - low)
     return low - margin, high + margin
+
+
+def _widened(low: np.ndarray, high: np.ndarray, ratio: float) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of the smallest box around a box whose width is `ratio` times its height."""
+    width, height = high - low
+    more = np.array([max(width, ratio * height) - width, max(height, width / ratio) - height]) / 2
+    return low - more, high + more
 
 
 def _heading(path: np.ndarray) -> float:
@@ -423,17 +465,23 @@ def _draw_stage(axes: Axes, stage: _Stage) -> None:
         if start != best:
             axes.plot(sweeps, stage.values[:, start], color=PALE, linewidth=1.3, marker=".")
     axes.plot(sweeps, stage.values[:, best], color=PALETTE[0], linewidth=2.6, marker="o", zorder=3)
-    ends = {
-        f"start {start}: {value:.1f}": (value, PALETTE[0] if start == best else "#6b6b6b")
-        for start, value in enumerate(stage.values[-1])
-    }
+    ends = {}
+    for start, value in enumerate(stage.values[-1]):
+        name = f"start {start}: " if num_starts > 1 else ""
+        ends[f"{name}{value:.1f}"] = (value, PALETTE[0] if start == best else DIM)
     axes.set_ylim(*_bound_limits(stage.values))
     for name, first in stage.phases:
         if first:
             axes.axvline(first + 0.5, color=PALE, linewidth=0.8, linestyle=":")
         axes.annotate(
-            name, (first + 0.6, 1.0), xycoords=("data", "axes fraction"), xytext=(2, 4),
-            textcoords="offset points", color=INK, style="italic", fontsize=10,
+            name,
+            (first + 0.6, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(2, 4),
+            textcoords="offset points",
+            color=INK,
+            style="italic",
+            fontsize=10,
         )
     axes.set_xlim(0.5, len(sweeps) + 0.5)
     axes.set_xlabel("sweep")
@@ -488,6 +536,12 @@ def _name_ends(axes: Axes, ends: Mapping[str, tuple[float, str]]) -> None:
     overflow = max(0.0, placed - 1.0)
     for label, height, color in spots:
         axes.annotate(
-            label, (1.0, height - overflow), xycoords="axes fraction", xytext=(8, 0),
-            textcoords="offset points", color=color, va="center", fontsize=10,
+            label,
+            (1.0, height - overflow),
+            xycoords="axes fraction",
+            xytext=(8, 0),
+            textcoords="offset points",
+            color=color,
+            va="center",
+            fontsize=10,
         )

@@ -1,0 +1,1 @@
+"""Distributions that Pyro has not: paths, chains, and pairs of them."""

@@ -21,8 +21,9 @@ class BoxClutter(TorchDistribution):
         log_spread: nats.
 
     Example:
-        >>> BoxClutter(torch.tensor([0.05, 0.2])).log_prob(torch.tensor([0.5, 0.5, 0.1, 0.2])).exp()
-        tensor(50.)
+        >>> clutter = BoxClutter(torch.tensor([0.05, 0.2]))
+        >>> round(clutter.log_prob(torch.tensor([0.5, 0.5, 0.1, 0.2])).exp().item(), 3)
+        50.0
     """
 
     arg_constraints = {}

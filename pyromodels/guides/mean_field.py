@@ -17,10 +17,10 @@ from pyromodels.registry import GUIDES
 class MeanField(nn.Module):
     r"""q(w) q(v) q(s) q(z | s), free in every factor but the last (thesis eq. 3.7, 3.15).
 
-        q(w_tk = n) = eta_tkn  responsibilities (B, T, K, N [+ 1 for clutter])
-        q(s_n)      Gaussian, a chain over time     loc, covariance, gain  (B, N, T, G, d [, d])
-        q(v_n)      Markov chain             visible_first (B, N), visible_step (B, N, T - 1, 2)
-        q(z_n|s_n)  the encoder of the prior
+        q(w_tk = n)  eta_tkn            responsibilities (B, T, K, N [+ 1 for clutter])
+        q(s_n)       Gaussian chain     loc, covariance, gain (B, N, T, G, d [, d])
+        q(v_n)       Markov chain       visible_first (B, N), visible_step (B, N, T - 1, 2)
+        q(z_n|s_n)   the prior's encoder
 
     The buffers hold the answer; `inference.vem` fills them.
 

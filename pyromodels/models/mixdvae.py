@@ -138,7 +138,7 @@ class MixDVAE(nn.Module):
         if (projection.unflatten(-1, (-1, prior.block_dim)).any(-1).sum(-1) > 1).any():
             raise ValueError(
                 "projection: a row reads several blocks of the prior's coordinates, so that q(s) "
-                f"would not factorise over them; give each row one block of {prior.block_dim} coordinates"
+                f"would not factorise; give each row one block of {prior.block_dim} coordinates"
             )
         if detector is not None and projection.shape[-2] != 4:
             raise ShapeError(
