@@ -3,7 +3,8 @@
 Time does not depend on the values, so nothing is downloaded or trained: an SRNN of the published
 sizes, T = 60, N = 3, K = 3, cascade of 20 iterations on pieces of 30 frames and then 70 iterations,
 no early stop. (Of the two pieces only the first is inferred: the cascade hands on the last m of
-each piece to the next, and the last piece has none.)
+each piece to the next, and the last piece has none.) Beside it, the default preset on a generated
+scene: all its starts, to the end.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ import multiprocessing
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
 import torch
 
+from experiments.datasets import generate_scene
+from experiments.mot.presets import DEFAULT, PRESETS
+from experiments.mot.tracker import track
 from experiments.records import replacing
 from inference.published import PublishedOptions, published_vem
 from pyromodels.dynamics.srnn import SRNN
@@ -128,6 +132,8 @@ def measurements(grid: Grid, device: torch.device) -> Iterator[Row]:
         if batch <= grid.sweeps_up_to:
             plain = measure("sweeps / wavefront", sizes, min(3, grid.repeats), device, "sweeps")
             yield replace(plain, ratio=plain.seconds["median"] / row.seconds["median"])
+            preset = measure(f"{DEFAULT} preset", sizes, min(3, grid.repeats), device, DEFAULT)
+            yield replace(preset, ratio=preset.seconds["median"] / row.seconds["median"])
     for axis in ("frames", "sources", "observations"):
         first = None
         for value in getattr(grid, axis):
@@ -153,8 +159,10 @@ def measure(
     return Row(name, sizes, figures, len(each))
 
 
-def _runner(sizes: Sizes, device: torch.device, schedule: str):  # noqa: ANN202
+def _runner(sizes: Sizes, device: torch.device, schedule: str) -> Callable[[], None]:
     torch.manual_seed(0)
+    if schedule in PRESETS:
+        return _preset_runner(sizes, device, schedule)
     prior = SRNN().to(device)
     slots = (sizes.batch, sizes.frames, sizes.observations)
     arguments = {
@@ -174,6 +182,15 @@ def _runner(sizes: Sizes, device: torch.device, schedule: str):  # noqa: ANN202
     return run
 
 
+def _preset_runner(sizes: Sizes, device: torch.device, name: str) -> Callable[[], None]:
+    """One run of a preset on a generated scene: all its starts, to the end."""
+    data = generate_scene(
+        num_sources=sizes.sources, num_frames=sizes.frames, num_sequences=sizes.batch
+    )
+    detections, mask = data.detections.to(device), data.mask.to(device)
+    return lambda: track(detections, mask, PRESETS[name], num_sources=sizes.sources)
+
+
 def peak_megabytes(iterations: int) -> float:
     """Peak resident memory of one run above that before it, in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -184,9 +201,21 @@ def _peak(iterations: int) -> float:
     torch.set_num_threads(1)
     _runner(Sizes(frames=2, iterations=1), torch.device("cpu"), "wavefront")()
     run = _runner(Sizes(64, iterations=iterations), torch.device("cpu"), "wavefront")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _high_water()
     run()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return _high_water() - before
+
+
+def _high_water() -> float:
+    """Peak resident megabytes of this process.
+
+    Linux: from /proc, since `getrusage` starts a spawned process from its parent's peak.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 

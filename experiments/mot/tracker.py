@@ -193,7 +193,7 @@ def _track_deep(
     batch = MixtureBatch(
         linear.batch.observations, linear.batch.mask, linear.batch.variance, anchor
     )
-    model = MixDVAE(prior, detector=preset.detector).to(batch.observations.device)
+    model = MixDVAE(prior, detector=preset.detector).to(batch.observations)
     guide = MeanField(model, batch)
     guide.responsibilities, guide.visibility = (
         linear.guide.responsibilities,
