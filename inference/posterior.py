@@ -116,11 +116,8 @@ class Posterior:
         draws: Mapping[str, Tensor],  # every site of `sample`, in its shapes
     ) -> Tensor:  # nats, shape: (n, B)
         """Return log p(o, s, v, w, z) at the draws and the observations of the batch."""
-        num_samples = len(draws["w"])
-        sites = self._run(self.model, num_samples, draws).sites
-        prior = self._run_prior(num_samples, draws).sites
-        rest = {name: site for name, site in sites.items() if name not in prior}
-        return self._total(prior, num_samples) + self._total(rest, num_samples)
+        sites = self._run(self.model, len(draws["w"]), draws).sites
+        return self._total(sites, len(draws["w"]))
 
     # ---- predictions
 
@@ -250,20 +247,6 @@ class Posterior:
         with pyro.plate("draw", num_samples, dim=-self.model.max_plate_nesting - 1):
             with _Recorder() as recorder, pyro.condition(data=given):
                 program(self.batch)
-        return recorder
-
-    def _run_prior(self, num_samples: int, draws: Mapping[str, Tensor]) -> "_Recorder":
-        """Run the prior alone, batched as the anchor: noises of its own fit that layout only."""
-        given = {name: value for name, value in draws.items() if name.partition("_")[0] == "s"}
-        batch = self.batch
-        with (
-            pyro.plate("draw", num_samples, dim=-3),
-            pyro.plate("batch", batch.num_sequences, dim=-2),
-            pyro.plate("source", batch.num_sources, dim=-1),
-            _Recorder() as recorder,
-            pyro.condition(data=given),
-        ):
-            self.model.prior.sample_sources("s", batch.num_frames, anchor=batch.anchor)
         return recorder
 
     def _total(self, sites: Mapping[str, dict[str, Any]], num_samples: int) -> Tensor:

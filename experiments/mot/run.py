@@ -25,6 +25,8 @@ from inference.seeding import seed_all
 SCENE_SEQUENCES = 8
 """Sequences of the generated scene."""
 
+FEATURES = ("centre x", "centre y", "width", "height")
+
 
 class Measured(NamedTuple):
     """One method on one data set."""
@@ -164,9 +166,9 @@ def keep(
         progress=lambda phase, sweep, elbo: trace.setdefault(phase, []).append(elbo.cpu()),
     )
     fitted = run_method(args.preset, head, options).fitted
-    Posterior.from_fitted(fitted.model, fitted.guide, fitted.batch).to_netcdf(
-        target / "posterior.nc"
-    )
+    posterior = Posterior.from_fitted(fitted.model, fitted.guide, fitted.batch)
+    names = dict(batch_names=head.names, feature_names=FEATURES)
+    posterior.to_netcdf(target / "posterior.nc", trace=trace, **names)
     if not args.no_plots:
         write_figures(target, fitted, trace, head)
 

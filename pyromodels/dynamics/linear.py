@@ -203,12 +203,23 @@ class LinearGaussian(SourcePrior):
             sides = torch.stack((height, height, width, height), -1)
         return sides.clamp_min(SMALLEST_SIDE).unsqueeze(-1)
 
+    def process_scale(self, anchor: Anchor) -> Tensor:
+        """Return sqrt(q) in the units of s, shape (*batch, N, G, d).
+
+        Noises that differ by sequence keep their place where a program has put further batch
+        dimensions between the sequences and the sources.
+        """
+        unit, std = self.unit(anchor), self.process_std
+        if std.dim() > 2:
+            std = std.reshape(*std.shape[:-3], *[1] * (unit.dim() - std.dim()), *std.shape[-3:])
+        return std * unit
+
     def path(
         self, num_steps: int, anchor: Anchor, mask: Tensor | None = None
     ) -> LinearGaussianPath:
         """Return p(s_{1:T}), batch shape that of the anchor."""
         self.check(anchor.loc.unsqueeze(-2), anchor)
-        scale = (self.process_std * self.unit(anchor)).flatten(-2)
+        scale = self.process_scale(anchor).flatten(-2)
         return LinearGaussianPath(self.transition, scale, anchor, num_steps, mask)
 
     def sample_sources(
@@ -235,7 +246,7 @@ class LinearGaussian(SourcePrior):
         offset = s.new_zeros(shape)
         offset[..., 0, :, :] = anchor.loc.unflatten(-1, (num_blocks, block_dim))
         variance = (
-            (self.process_std * self.unit(anchor)).square().unsqueeze(-3).expand(shape).clone()
+            self.process_scale(anchor).square().unsqueeze(-3).expand(shape).clone()
         )
         variance[..., 0, :, :] = anchor.variance.unflatten(-1, (num_blocks, block_dim))
         return GaussianMessage(transition, offset, torch.diag_embed(variance))

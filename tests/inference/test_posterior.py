@@ -5,6 +5,7 @@ import sys
 import types
 
 import numpy as np
+import pyro
 import pytest
 import torch
 
@@ -102,9 +103,12 @@ def test_a_prior_with_noise_of_each_sequence_has_a_density(mixture, randomised):
     model.prior.process_std = model.prior.process_std * scale
     posterior = Posterior(model, randomised(model, batch), batch)
     draws = posterior.sample(4)
-    path = model.prior.path(batch.num_frames, batch.anchor)
-    parts = posterior._run_prior(4, draws).sites["s"]
-    torch.testing.assert_close(parts["fn"].log_prob(parts["value"]), path.log_prob(draws["s"]))
+    alone = model.prior.path(batch.num_frames, batch.anchor).log_prob(draws["s"])
+    inside = pyro.poutine.trace(
+        pyro.poutine.condition(model, {"s": draws["s"][0].unsqueeze(1)})
+    ).get_trace(batch)
+    log_prob = inside.nodes["s"]["fn"].log_prob(inside.nodes["s"]["value"])
+    torch.testing.assert_close(log_prob.squeeze(1), alone[0])
     assert posterior.log_joint(draws).shape == (4, 3)
 
 
