@@ -11,7 +11,7 @@ from torch import Tensor
 from inference.published_networks import Rows, column_networks
 
 if TYPE_CHECKING:
-    from inference.published import PublishedOptions
+    from inference.published_options import PublishedOptions
     from pyromodels.dynamics.deep_ar import DeepAR
     from pyromodels.dynamics.srnn import SRNN
 

@@ -12,7 +12,7 @@ from inference.published_cells import Cells, Evidence, Noise, Posterior, Start
 from pyromodels.dynamics.srnn import SRNN
 
 if TYPE_CHECKING:
-    from inference.published import PublishedOptions
+    from inference.published_options import PublishedOptions
     from pyromodels.dynamics.deep_ar import DeepAR
 
 Schedule = Callable[[int, int], Iterator[tuple[int, int, int]]]

@@ -26,7 +26,8 @@ from experiments.datasets import generate_scene
 from experiments.mot.presets import DEFAULT, PRESETS
 from experiments.mot.tracker import track
 from experiments.records import replacing
-from inference.published import PublishedOptions, published_vem
+from inference.published import published_vem
+from inference.published_options import PublishedOptions
 from pyromodels.dynamics.srnn import SRNN
 
 PUBLISHED_SECONDS = {1: "22-36", 128: "1.6"}

@@ -14,7 +14,8 @@ from experiments.mot.published import flip
 from experiments.mot.run import load
 from experiments.mot.weights import load_prior
 from experiments.records import open_run, spec_of
-from inference.published import PublishedOptions, box_variance, published_vem
+from inference.published import box_variance, published_vem
+from inference.published_options import PublishedOptions
 from inference.seeding import seed_all
 
 RATIOS = (0.01, 0.02, 0.04, 0.06, 0.08)

@@ -121,7 +121,17 @@ def _published(fine_tune: bool) -> Method:
                 "shipped; pass --weights with their state dict"
             )
         prior = load_prior(options.weights).to(options.device)
-        return Tracked(*track_published(data, prior, options, fine_tune=fine_tune))
+        return Tracked(
+            *track_published(
+                data,
+                prior,
+                num_sources=number_of_sources(data, options),
+                device=options.device,
+                seed=options.seed,
+                fine_tune=fine_tune,
+                **options.changes,
+            )
+        )
 
     return method
 

@@ -2,19 +2,16 @@
 
 import copy
 import dataclasses
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from experiments.datasets import TrackingData
 from experiments.mot.boxes import centres_to_corners, start_boxes
-from inference.published import PublishedOptions, PublishedResult, box_variance, published_vem
+from inference.published import PublishedResult, box_variance, published_vem
+from inference.published_options import PublishedOptions
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.base import SourcePrior
-
-if TYPE_CHECKING:
-    from experiments.mot.methods import Options
 
 NOISE_RATIO = 0.04
 """r_Phi (thesis 4.4.4)."""
@@ -36,31 +33,40 @@ def flip(boxes: Tensor) -> Tensor:
 def track_published(
     data: TrackingData,
     prior: SourcePrior,
-    options: "Options",
     *,
+    num_sources: int | None = None,
+    device: str = "cpu",
+    seed: int = 0,
     fine_tune: bool = False,
+    noise_ratio: float = NOISE_RATIO,
+    **changes: object,
 ) -> tuple[Tensor, Tensor]:  # boxes (S, T, N, 4); covariance of their corners (S, T, N, 4, 4)
     """Run the published algorithm with its undocumented choices (`PublishedOptions.REFERENCE`).
 
-    `options.changes` replaces fields of the published options; `noise_ratio` among them is r_Phi.
+    Args:
+        data: the detections.
+        prior: the published networks, or others of their kind.
+        num_sources: N; None says the first frame.
+        device: where to run.
+        seed: of the draws of z.
+        fine_tune: tune the networks on the way.
+        noise_ratio: r_Phi.
+        **changes: fields of the published options to replace.
     """
-    changes = dict(options.changes)
-    ratio = changes.pop("noise_ratio", NOISE_RATIO)
     published = dataclasses.replace(PublishedOptions.REFERENCE, **changes)
-    num_sources = options.num_sources if options.num_sources is not None else data.num_objects
-    generator = torch.Generator(options.device).manual_seed(options.seed)
+    generator = torch.Generator(device).manual_seed(seed)
     if fine_tune:
         prior = copy.deepcopy(prior)
         optimizer = torch.optim.Adam(prior.parameters(), lr=LEARNING_RATE)
     boxes, covariances = [], []
     for first in range(0, data.num_sequences, 128):
         part = data.subset(slice(first, first + 128))
-        detections, mask = part.detections.to(options.device), part.mask.to(options.device)
+        detections, mask = part.detections.to(device), part.mask.to(device)
         anchor = flip(centres_to_corners(start_boxes(detections, mask, num_sources)))
         # the slot rule needs every slot filled in the first frame
         rule = "slot" if mask[:, 0].all() else "observation"
         observations = flip(detections)
-        variance = box_variance(observations, ratio=ratio, covariance_from=rule)
+        variance = box_variance(observations, ratio=noise_ratio, covariance_from=rule)
         inputs = {"mask": mask, "observation_variance": variance, "anchor_loc": anchor}
         inputs["generator"] = generator
         if fine_tune:

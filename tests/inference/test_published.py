@@ -8,7 +8,8 @@ import torch
 from torch.distributions import Normal
 
 from inference import published_run
-from inference.published import PublishedOptions, box_variance, published_vem
+from inference.published import box_variance, published_vem
+from inference.published_options import PublishedOptions
 from pyromodels.dynamics.deep_ar import DeepAR
 from pyromodels.dynamics.srnn import SRNN
 from pyromodels.errors import ShapeError

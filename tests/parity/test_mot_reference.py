@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from inference.published import PublishedOptions, box_variance, published_vem
+from inference.published import box_variance, published_vem
+from inference.published_options import PublishedOptions
 from pyromodels.dynamics.srnn import SRNN
 
 ITERATIONS = (1, 10, 70)
