@@ -40,13 +40,16 @@ def test_default_preset_reaches_its_figures(mot_data, name, every, mota, idf1):
 
 
 @pytest.mark.parametrize(
-    ("name", "mota"), [("MOT16-11", 90.49), ("TUD-Stadtmitte", 73.37), ("MOT17-sim", 75.65)]
+    ("name", "mota", "num_seeds"),
+    [("MOT16-11", 90.49, 1), ("TUD-Stadtmitte", 73.37, 4), ("MOT17-sim", 75.65, 1)],
 )
-def test_published_method_reaches_the_published_code(mot_data, name, mota):
-    """Within 1.5 points: seeds alone move the sixteen sequences of TUD by 0.7."""
+def test_published_method_reaches_the_published_code(mot_data, name, mota, num_seeds):
+    """Within a point; on the sixteen sequences of TUD seeds differ by 1.4, hence the average."""
     data = load_npz(mot_data / f"{name}_T60.npz")
-    figures = score("reference", data, Options(weights=str(mot_data / "model_mot.pt")))
-    assert figures["mota"] == pytest.approx(mota, abs=1.5)
+    weights = str(mot_data / "model_mot.pt")
+    runs = [Options(weights=weights, seed=seed) for seed in range(num_seeds)]
+    figures = [score("reference", data, options)["mota"] for options in runs]
+    assert sum(figures) / num_seeds == pytest.approx(mota, abs=1.0)
 
 
 def test_order_of_detections_does_not_matter(mot_data):
@@ -136,3 +139,29 @@ def test_every_method_tracks_one_frame(name, num_frames):
     tracked = run_method(name, data)
     assert tracked.boxes.shape == (3, num_frames, 2, 4)
     assert torch.isfinite(tracked.boxes).all()
+
+
+def test_table_puts_our_rows_beside_the_thesis(tmp_path, capsys):
+    out = tmp_path / "table"
+    assert main(["table", "mot-1", "--sequences", "2", "--out", str(out)]) == 0
+    figures = json.loads((out / "metrics.json").read_text())
+    assert {f"scene/{name}/mota" for name in ("linear", "srnn", "vkf", "hold")} <= figures.keys()
+    assert "T=300 MixDVAE" in capsys.readouterr().out
+
+
+def test_figure_of_the_iterations(mot_data, tmp_path):
+    out = tmp_path / "plot"
+    file, weights = mot_data / "TUD-Stadtmitte_T60.npz", mot_data / "model_mot.pt"
+    command = ["plot", "mot-iterations", "--data", str(file), "--weights", str(weights)]
+    assert main([*command, "--sequences", "2", "--out", str(out)]) == 0
+    figures = json.loads((out / "metrics.json").read_text())
+    assert len(figures) == 55
+    assert list(out.glob("*.png"))
+
+
+def test_benchmark_writes_its_rows(tmp_path):
+    rows = tmp_path / "bench.json"
+    assert main(["bench", "mot", "--quick", "--json", str(rows)]) == 0
+    measured = json.loads(rows.read_text())
+    assert {"name", "sizes", "seconds", "ratio"} <= measured[0].keys()
+    assert all(row["seconds"]["min"] <= row["seconds"]["median"] for row in measured)
