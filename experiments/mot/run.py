@@ -115,13 +115,18 @@ def load(args: argparse.Namespace) -> tuple[TrackingData, ...]:
 
 
 def measure_all(data: TrackingData, args: argparse.Namespace) -> dict[str, Measured]:
-    """Run the preset and the baselines on one data set."""
+    """Run the preset and the baselines on one data set; a baseline that cannot start is told."""
     options = options_from(args)
     bare = dataclasses.replace(options, weights=None)
     rows = {args.preset: measure(args.preset, data, options)}
-    return rows | {
-        name: measure(name, data, bare) for name in args.baselines if name != args.preset
-    }
+    for name in args.baselines:
+        if name == args.preset:
+            continue
+        try:
+            rows[name] = measure(name, data, bare)
+        except ValueError as error:
+            print(f"{name} left out: {error}", file=sys.stderr)
+    return rows
 
 
 def options_from(args: argparse.Namespace) -> Options:

@@ -25,7 +25,7 @@ from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.models.mixdvae import MixDVAE
 
-START_STD = (0.3, 0.02)
+START_STD = (0.15, 0.02)
 """Standard deviation of a start: of positions, in box sizes, and of velocities, in box sizes a
 frame.
 """
