@@ -167,8 +167,10 @@ class Posterior:
                 well the fit explains the data. "prior" takes p(w_tk = j | v): the likelihood of
                 the other latents, which leave-one-out estimates (`arviz.loo`) need.
         """
-        terms = [self._source_log_likelihood(draws["s"], n) for n in range(self.batch.num_sources)]
-        log_parts = torch.stack(terms, -1)
+        location = self.model.project(draws["s"])  # (n, B, N, T, K or 1, X)
+        scale = self.model.variance(self.batch).sqrt().unsqueeze(1)
+        observations = self.batch.observations.unsqueeze(1)
+        log_parts = dist.Normal(location, scale).log_prob(observations).sum(-1).movedim(2, -1)
         if self.model.detector is not None:
             clutter = self.model.clutter(self.batch).log_prob(self.batch.observations)
             clutter = clutter.expand(log_parts.shape[:-1]).unsqueeze(-1)
@@ -266,12 +268,6 @@ class Posterior:
     def _inward(self, name: str, value: Tensor) -> Tensor:
         """From the shapes of the sites to ours."""
         return value if name == "w" else value.squeeze(2)
-
-    def _source_log_likelihood(self, s: Tensor, source: int) -> Tensor:
-        """log N(o_tk; P_k s_tn, Phi_tk) of one source n, shape (n, B, T, K)."""
-        location = self.model.project(s[:, :, source])
-        scale = self.model.variance(self.batch).sqrt()
-        return dist.Normal(location, scale).log_prob(self.batch.observations).sum(-1)
 
     def _log_prior_weight(self, draws: Mapping[str, Tensor]) -> Tensor:
         """log p(w_tk | v), shape (n, B, T, 1, N [+ 1])."""

@@ -99,7 +99,7 @@ class VisibilityUpdate:
             for state in (torch.zeros_like(count), torch.ones_like(count))
         ]
         prior = model.detector.visibility(batch.num_frames, count)
-        guide.visibility, _ = posterior_chain(prior, torch.stack(evidence, -1))
+        guide.visibility = posterior_chain(prior, torch.stack(evidence, -1))
 
 
 @dataclass

@@ -87,7 +87,7 @@ class BinaryChain(TorchDistribution):
 def posterior_chain(
     prior: BinaryChain,
     log_evidence: Tensor,  # log p(what frame t shows | v_t = 0, 1), shape: (*batch, T, 2)
-) -> tuple[BinaryChain, Tensor]:  # posterior; its marginals p(v_t = 1), (*batch, T)
+) -> BinaryChain:
     """q(v) ∝ p(v) ∏_t exp(log_evidence[t, v_t]), by one backward and one forward recursion."""
     tiny = torch.finfo(log_evidence.dtype).tiny
     step = torch.stack((1 - prior.transition, prior.transition), -1).clamp_min(tiny).log()
@@ -99,9 +99,7 @@ def posterior_chain(
         scores.append(score.softmax(-1)[..., 1])
         ahead = score.logsumexp(-1)
     first = (initial + log_evidence[..., 0, :] + ahead).softmax(-1)[..., 1]
-    batch_shape = torch.broadcast_shapes(first.shape)
     transition = (
-        torch.stack(scores[::-1], -2) if scores else log_evidence.new_zeros(*batch_shape, 0, 2)
+        torch.stack(scores[::-1], -2) if scores else log_evidence.new_zeros(*first.shape, 0, 2)
     )
-    posterior = BinaryChain(first, transition, validate_args=False)
-    return posterior, posterior.mean
+    return BinaryChain(first, transition, validate_args=False)
