@@ -54,6 +54,9 @@ COMMANDS: dict[tuple[str, str], Command] = {
     ("bench", "mot"): Command(
         "experiments.mot.bench", "seconds a sequence by batch size, and growth in T, N and K"
     ),
+    ("bench", "mot-stopping"): Command(
+        "experiments.mot.bench_stopping", "seconds to the same MOTA, with a stopping rule"
+    ),
 }
 
 

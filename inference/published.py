@@ -220,6 +220,10 @@ def _check_choices(schedule: str, history: Sequence[int], options: PublishedOpti
     if schedule not in SCHEDULES:
         expected = " or ".join(SCHEDULES)
         raise ValueError(mismatch("schedule", given=repr(schedule), expected=expected))
+    if history and options.tolerance is not None:
+        hint = "An early stop leaves iterations out."
+        expected = "no history, or options.tolerance = None"
+        raise ValueError(mismatch("history", given=list(history), expected=expected, hint=hint))
     outside = [i for i in history if not 1 <= i <= options.num_iterations]
     if outside:
         expected = f"iterations from 1 to {options.num_iterations}"

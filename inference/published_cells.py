@@ -109,6 +109,7 @@ class Cells:
     def _assign(self, first: int, last: int) -> None:
         """E-W: eta from m, V."""
         diff, eta = (self._cut(v, first, last) for v in (self.diff, self.eta))
+        before = eta.clone() if self.options.tolerance is not None else None
         loc, variance = (self._cut(v, first, last).unsqueeze(1) for v in (self.loc, self.variance))
         torch.sub(self._cut(self.observation, first, last), loc, out=diff)
         torch.addcmul(variance, diff, diff, out=diff)
@@ -120,6 +121,9 @@ class Cells:
         else:
             eta.exp_().add_(self._cut(self.floor, first, last))
             weight.div_(weight.sum(2, keepdim=True))
+        if before is not None:
+            change = before.sub_(eta).abs_().unflatten(-1, (last - first, self.width))
+            self.change[first:last] = change.amax((0, 2))
 
     def _infer_latents(self, diagonal: int, first: int, last: int) -> None:
         """E-Z: z from the previous iteration's s and the current one's z."""
@@ -207,6 +211,12 @@ class Cells:
 
     # ---- the iterate from outside
 
+    def moved(self) -> float:
+        """Return the most that a frame's last update has moved a responsibility; needs a
+        tolerance.
+        """
+        return self.change.max().item()
+
     def posterior(self, frames: slice = slice(None)) -> Posterior:  # noqa: B008
         """Return q of some frames as it is now, as views of the buffers."""
         return Posterior(*(self._frames(v, frames) for v in (self.eta, self.loc, self.variance)))
@@ -239,6 +249,7 @@ class Cells:
         )
         self.variance = _columns(start.variance)
         self.eta = torch.full_like(self.evidence[0], 1 / self.num_sources)
+        self.change = self.eta.new_full((self.num_frames,), torch.inf)
 
     def _fill_ledger(self, prior: SRNN | DeepAR, start: Start) -> None:
         """Iteration 0, its trajectory as the encoder sees it, and the state in the first frame."""

@@ -29,6 +29,9 @@ class PublishedOptions:
         cascade_piece: frames of a piece of the cascade initialisation; None: no cascade, m starts
             as the anchor in every frame.
         cascade_iterations: I_0, iterations in each piece.
+        tolerance: stop once no frame's last update has moved a responsibility by more than this;
+            None: never before the last iteration. Departure: the published code has no such rule
+            (`bench mot-stopping` says what it saves).
         order: "assignment_first" (E-W, then E-Z and E-S; tracking) or "sources_first" (from uniform
             responsibilities; separation).
     """
@@ -42,13 +45,14 @@ class PublishedOptions:
     num_iterations: int = 70
     cascade_piece: int | None = 30
     cascade_iterations: int = 20
+    tolerance: float | None = None
     order: Literal["assignment_first", "sources_first"] = "assignment_first"
 
     REFERENCE: ClassVar[PublishedOptions]
     """The published code."""
 
     def __post_init__(self) -> None:
-        for name in ("tempering", "pinned_variance", "weight_floor", "cascade_piece"):
+        for name in ("tempering", "pinned_variance", "weight_floor", "cascade_piece", "tolerance"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(mismatch(name, given=value, expected="a positive number"))

@@ -93,6 +93,8 @@ class Run(NamedTuple):
             cells.update(diagonal, first, last)
             for record in records:
                 record.see(diagonal, first, last)
+            if self.options.tolerance is not None and cells.moved() <= self.options.tolerance:
+                return
 
 
 class _Record:

@@ -1,6 +1,6 @@
 """Variational EM with the interface of SVI: `step(batch) -> loss`, `evaluate_loss(batch)`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -50,6 +50,32 @@ class VEM:
         """Apply every update once."""
         for update in self.updates:
             update(self.model, self.guide, batch)
+
+    def run(
+        self,
+        batch: MixtureBatch,
+        max_sweeps: int,
+        *,
+        tolerance: float | None = None,
+        callback: Callable[[int], None] | None = None,
+    ) -> int:
+        """Sweep until no responsibility moves by more than `tolerance`; return the sweeps made.
+
+        Args:
+            batch: the data.
+            max_sweeps: stop after so many in any case.
+            tolerance: None makes all of them.
+            callback: called after each sweep with its number, from 0.
+        """
+        for sweep in range(max_sweeps):
+            before = self.guide.responsibilities
+            self.sweep(batch)
+            if callback is not None:
+                callback(sweep)
+            change = (self.guide.responsibilities - before).abs()
+            if tolerance is not None and change.max() <= tolerance:
+                return sweep + 1
+        return max_sweeps
 
     def step(self, batch: MixtureBatch) -> float:
         """Apply every update once; return the loss as `evaluate_loss` does."""

@@ -58,6 +58,8 @@ class TrackingPreset:
         noise_strength: what a start is worth, in frames, when the process noise is re-estimated.
         cavity_sweeps: sweeps whose E-W step leaves an observation's own pull out.
         sweeps: sweeps that ascend the bound, after those.
+        tolerance: sweeps of a kind end as soon as none moves a responsibility by more than this,
+            in any sequence of the batch; None makes all of them.
         prior_sweeps: sweeps with a deep prior, from the linear solution on.
         least_std: floor of the deviation that a deep prior predicts, in box sizes: fed with its own
             smoothed trajectories, a network is surer of the next step than it should be.
@@ -83,6 +85,7 @@ class TrackingPreset:
     noise_strength: float = 20.0
     cavity_sweeps: int = 9
     sweeps: int = 3
+    tolerance: float | None = None
     prior_sweeps: int = 1
     least_std: float = 0.005
     error: DetectorError | None = field(default_factory=DetectorError)

@@ -101,12 +101,11 @@ def _run(
     batch: MixtureBatch,
     progress: Progress | None,
     phase: str,
+    tolerance: float | None = None,
 ) -> None:
     vem.updates = list(updates)
-    for sweep in range(sweeps):
-        vem.sweep(batch)
-        if progress is not None:
-            progress(phase, sweep, vem.elbo(batch))
+    tell = None if progress is None else lambda sweep: progress(phase, sweep, vem.elbo(batch))
+    vem.run(batch, sweeps, tolerance=tolerance, callback=tell)
 
 
 def _track_linear(
@@ -141,8 +140,8 @@ def _track_linear(
     ]
     cavity = AssignmentUpdate(likelihood="cavity", keep_first=True)
     expected = AssignmentUpdate(keep_first=True)
-    _run(vem, [*before, cavity], preset.cavity_sweeps, batch, progress, "cavity")
-    _run(vem, [*before, expected], preset.sweeps, batch, progress, "bound")
+    _run(vem, [*before, cavity], preset.cavity_sweeps, batch, progress, "cavity", preset.tolerance)
+    _run(vem, [*before, expected], preset.sweeps, batch, progress, "bound", preset.tolerance)
     _run(vem, [SourceUpdate(), VisibilityUpdate()], 1, batch, progress, "final")
     restarts = keep_best(vem.elbo(batch), guide, num_starts)
     rows = restarts.best * single.num_sequences + torch.arange(

@@ -165,3 +165,13 @@ def test_benchmark_writes_its_rows(tmp_path):
     measured = json.loads(rows.read_text())
     assert {"name", "sizes", "seconds", "ratio"} <= measured[0].keys()
     assert all(row["seconds"]["min"] <= row["seconds"]["median"] for row in measured)
+
+
+def test_stopping_benchmark_prints_a_row_for_every_rule(capsys, tmp_path):
+    rows = tmp_path / "stop.json"
+    small = ["--sequences", "2", "--num-frames", "12", "--repeats", "1"]
+    assert main(["bench", "mot-stopping", *small, "--json", str(rows)]) == 0
+    measured = json.loads(rows.read_text())
+    assert [row["tolerance"] for row in measured] == [None, 0.03, 0.01, 0.003]
+    assert measured[0]["ratio"] == 1.0 and all(row["seconds"] > 0 for row in measured)
+    assert capsys.readouterr().out.count("linear") == 4

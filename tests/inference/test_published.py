@@ -224,6 +224,26 @@ def test_history_is_what_fewer_iterations_give():
         assert_same(q, published_vem(prior, **data, options=options))
 
 
+@pytest.mark.parametrize("schedule", ["wavefront", "sweeps"])
+def test_an_early_stop_ends_where_more_iterations_would(schedule):
+    prior, data = make_prior("srnn"), scene(2, 7, 3, 4)
+    options = replace(SHORT, num_iterations=400)
+    whole = published_vem(prior, **data, options=options, schedule=schedule)
+    rule = replace(options, tolerance=1e-9)
+    stopped = published_vem(prior, **data, options=rule, schedule=schedule)
+    torch.testing.assert_close(stopped.loc, whole.loc, rtol=1e-6, atol=1e-8)
+    loose = replace(options, tolerance=0.05)
+    early = published_vem(prior, **data, options=loose, schedule=schedule)
+    assert not torch.equal(early.loc, whole.loc)  # it did stop
+    torch.testing.assert_close(early.loc, whole.loc, rtol=0, atol=0.05)
+
+
+def test_an_early_stop_keeps_no_history():
+    options = replace(SHORT, tolerance=0.1)
+    with pytest.raises(ValueError, match="history.*early stop"):
+        published_vem(make_prior("srnn"), **scene(2, 7, 3, 4), options=options, history=(1,))
+
+
 def test_iterations_can_be_taken_up_again():
     prior, data = make_prior("srnn"), scene(2, 7, 3, 4)
     whole = published_vem(prior, **data, options=SHORT)

@@ -421,6 +421,17 @@ def test_step_returns_the_loss_that_evaluate_loss_and_the_bound_give(mixture, de
     assert loss == pytest.approx(-closed_form_elbo(model, vem.guide, batch).sum().item())
 
 
+def test_run_stops_once_no_responsibility_moves(mixture):
+    model, batch = mixture(detector=DETECTOR)
+    whole = VEM(model, MeanField(model, batch), STEPS)
+    assert whole.run(batch, 60) == 60
+    stopped = VEM(model, MeanField(model, batch), STEPS)
+    seen = []
+    made = stopped.run(batch, 60, tolerance=1e-8, callback=seen.append)
+    assert made < 60 and seen == list(range(made))
+    torch.testing.assert_close(stopped.guide.loc, whole.guide.loc, rtol=1e-6, atol=1e-8)
+
+
 def test_state_dict_resumes_a_fit(mixture):
     def stepper():
         model, batch = mixture(detector=DETECTOR)
