@@ -10,7 +10,7 @@ from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain, block_inverse, block_logdet
 from pyromodels.distributions.message import GaussianMessage
 from pyromodels.distributions.visibility import BinaryChain
-from pyromodels.guides.mean_field import MeanField
+from pyromodels.guides.factorised import FactorisedGuide
 from pyromodels.models.mixdvae import MixDVAE
 
 
@@ -24,11 +24,11 @@ def expected_log_prior(message: GaussianMessage, sources: GaussianChain) -> Tens
     return -0.5 * (square + block_logdet(2 * torch.pi * message.covariance)).sum((-1, -2))
 
 
-def log_weights(model: MixDVAE, guide: MeanField) -> Tensor:
+def log_weights(model: MixDVAE, guide: FactorisedGuide) -> Tensor:
     """E_q(v)[log of the unnormalised p(w_tk)], shape (B, T, 1, N [+ 1])."""
-    num_sources = guide.loc.shape[1]
     if model.detector is None:
-        return guide.loc.new_full((1, 1, 1, num_sources), 1 / num_sources).log()
+        num_sources = guide.responsibilities.shape[-1]
+        return guide.responsibilities.new_full((1, 1, 1, num_sources), 1 / num_sources).log()
     visible = guide.visibility.mean.transpose(1, 2).unsqueeze(2)
     sources = model.detector.log_rates(visible)
     clutter = sources.new_full((*sources.shape[:-1], 1), math.log(model.detector.clutter_rate))
@@ -60,7 +60,7 @@ def with_clutter(model: MixDVAE, batch: MixtureBatch, log_likelihood: Tensor) ->
 
 def closed_form_elbo(
     model: MixDVAE,
-    guide: MeanField,
+    guide: FactorisedGuide,
     batch: MixtureBatch,
     message: GaussianMessage | None = None,
 ) -> Tensor:  # nats, shape: (B,)

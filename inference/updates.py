@@ -20,7 +20,7 @@ from inference.moments import (
     step_second_moment,
 )
 from pyromodels.batch import MixtureBatch
-from pyromodels.distributions.chain import smooth
+from pyromodels.distributions.kalman import smooth
 from pyromodels.distributions.visibility import posterior_chain
 from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.guides.mean_field import MeanField

@@ -9,9 +9,10 @@ from pyromodels.distributions.chain import (
     GaussianChain,
     block_inverse,
     block_logdet,
-    kalman_filter,
-    smooth,
+    chain_of,
+    natural,
 )
+from pyromodels.distributions.kalman import kalman_filter, smooth
 from pyromodels.distributions.message import GaussianMessage
 from pyromodels.errors import ShapeError
 
@@ -220,10 +221,10 @@ def test_samples_have_the_moments_of_the_dense_gaussian():
     assert error.abs().max() < 5
 
 
-def test_rsample_passes_gradients_to_loc_covariance_and_gain():
+def test_rsample_passes_gradients_to_loc_innovation_and_gain():
     chain = smooth(*problem(2, 3))
     parts = [
-        part.clone().requires_grad_() for part in (chain.loc_blocks, chain.covariance, chain.gain)
+        part.clone().requires_grad_() for part in (chain.loc_blocks, chain.innovation, chain.gain)
     ]
     torch.manual_seed(0)
     GaussianChain(*parts).rsample().square().sum().backward()
@@ -335,7 +336,39 @@ def test_smoother_is_equivariant_under_a_change_of_units(d, scale):
 
 def test_mean_field_shapes_that_do_not_fit_are_refused():
     loc = torch.zeros(5, 2, 3)
-    with pytest.raises(ShapeError, match="covariance has shape"):
+    with pytest.raises(ShapeError, match="innovation has shape"):
         GaussianChain(loc, torch.zeros(5, 2, 3))
     with pytest.raises(ShapeError, match="gain has shape"):
         GaussianChain(loc, torch.zeros(5, 2, 3, 3), torch.zeros(4, 2, 3, 3))
+
+
+@pytest.mark.parametrize(("d", "num_steps"), SIZES)
+def test_natural_parameters_are_those_of_the_dense_gaussian_and_lead_back(d, num_steps):
+    chain = smooth(*problem(d, num_steps))
+    parameters = natural(chain)
+    dense_precision = torch.linalg.inv(dense_of(chain).covariance_matrix)
+    for t in range(num_steps):
+        at, after = slice(t * d, (t + 1) * d), slice((t + 1) * d, (t + 2) * d)
+        torch.testing.assert_close(
+            parameters.diagonal[..., t, :, :, :], dense_precision[..., at, at], **CLOSE
+        )
+        if t < num_steps - 1:
+            torch.testing.assert_close(
+                parameters.off_diagonal[..., t, :, :, :], dense_precision[..., at, after], **CLOSE
+            )
+    linear = (dense_precision @ by_block(chain.loc, d).unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(
+        parameters.information.movedim(-2, -3).flatten(-2), linear, **CLOSE
+    )
+    back = chain_of(parameters)
+    torch.testing.assert_close(back.loc, chain.loc, **CLOSE)
+    torch.testing.assert_close(back.covariance, chain.covariance, **CLOSE)
+    torch.testing.assert_close(
+        back.gain[..., :-1, :, :, :], chain.gain[..., :-1, :, :, :], **CLOSE
+    )
+
+
+def test_a_precision_that_is_not_positive_definite_is_refused():
+    parameters = natural(smooth(*problem(2, 3)))
+    with pytest.raises(torch.linalg.LinAlgError, match="not positive definite"):
+        chain_of(parameters._replace(diagonal=-parameters.diagonal))

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from pyromodels.batch import MixtureBatch
-from pyromodels.distributions.chain import smooth
+from pyromodels.distributions.chain import GaussianChain
+from pyromodels.distributions.kalman import smooth
 from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.visibility import BinaryChain
 from pyromodels.dynamics.linear import LinearGaussian
@@ -66,8 +67,9 @@ def random_guide(model, batch, seed=1):
     guide.responsibilities = eta * batch.mask[..., None]
     message = model.prior.gaussian_message(guide.sources.loc, anchor=batch.anchor)
     root = torch.randn_like(message.covariance)
-    guide.sources = smooth(message, root @ root.mT, torch.randn_like(message.offset))
-    guide.gain = 0.8 * guide.gain  # not a smoother's any more, still a distribution
+    chain = smooth(message, root @ root.mT, torch.randn_like(message.offset))
+    # not a smoother's any more, still a distribution
+    guide.sources = GaussianChain(chain.loc_blocks, chain.innovation, 0.8 * chain.gain)
     if model.detector is not None:
         first = torch.ones_like(guide.visible_first)  # as in the prior
         guide.visibility = BinaryChain(first, torch.rand_like(guide.visible_step))

@@ -1,0 +1,96 @@
+"""q(w) q(v) q(s) q(z | s) of a MixDVAE, whatever holds its factors."""
+
+from abc import ABC, abstractmethod
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyromodels.batch import MixtureBatch
+from pyromodels.distributions.chain import GaussianChain
+from pyromodels.distributions.visibility import BinaryChain
+from pyromodels.errors import ShapeError, mismatch
+from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.plates import batch_plate, frame_plate, observation_plate, source_plate
+
+
+class FactorisedGuide(nn.Module, ABC):
+    r"""q(w) q(v) q(s) q(z | s) (thesis eq. 3.7, 3.15).
+
+        q(w_tk = n)  eta_tkn            `responsibilities`
+        q(s_n)       Gaussian chain     `sources`
+        q(v_n)       Markov chain       `visibility`
+        q(z_n|s_n)   the prior's encoder
+
+    It belongs to a model, whose encoder it runs, and does not own it: the model's parameters are
+    not the guide's.
+    """
+
+    max_plate_nesting = MixDVAE.max_plate_nesting
+    model: MixDVAE
+
+    def __init__(self, model: MixDVAE) -> None:
+        super().__init__()
+        object.__setattr__(self, "model", model)
+
+    @property
+    @abstractmethod
+    def responsibilities(self) -> Tensor:
+        """eta, shape (B, T, K, N [+ 1 for clutter])."""
+
+    @property
+    @abstractmethod
+    def sources(self) -> GaussianChain:
+        """q(s), batch (B, N), event (T, D)."""
+
+    @property
+    @abstractmethod
+    def visibility(self) -> BinaryChain:
+        """q(v), batch (B, N), event (T,)."""
+
+    @property
+    def assigned(self) -> Tensor:
+        """Responsibilities of the sources alone, shape (B, T, K, N)."""
+        components = self.responsibilities.shape[-1]
+        return self.responsibilities[..., : components - self.model.num_extra]
+
+    def check_batch(self, batch: MixtureBatch) -> None:
+        """Raise `ShapeError` where the guide was made for data of another shape."""
+        expected = (*batch.mask.shape, batch.num_sources + self.model.num_extra)
+        if self.responsibilities.shape != expected:
+            raise ShapeError(
+                mismatch(
+                    "guide.responsibilities",
+                    given=f"shape {tuple(self.responsibilities.shape)}",
+                    expected=f"{expected}, as the batch and the model have it",
+                    hint="Was the guide fitted to another batch, or to several starts of it?",
+                )
+            )
+
+    def forward(self, batch: MixtureBatch) -> None:
+        """Run the guide."""
+        num_sequences, num_frames, num_slots, _ = batch.observations.shape
+        anchor = type(batch.anchor)(*(part.unsqueeze(1) for part in batch.anchor))
+        chain = self.sources
+        sequences = batch_plate(num_sequences)
+        with sequences, source_plate(batch.num_sources):
+            # q(s) q(z | s) q(v); dimension -2 is the frames', of which a path has one
+            parts = (chain.loc_blocks, chain.innovation, chain.gain)
+            q_s = GaussianChain(*(part if part is None else part.unsqueeze(1) for part in parts))
+            s = pyro.sample("s", q_s)
+            self.model.prior.guide_sources("s", s, anchor=anchor)
+            if self.model.detector is not None:
+                q_v = self.visibility
+                parts = (q_v.initial, q_v.transition)
+                pyro.sample("v", BinaryChain(*(part.unsqueeze(1) for part in parts)))
+        with (
+            sequences,
+            frame_plate(num_frames),
+            observation_plate(num_slots),
+            pyro.poutine.mask(mask=batch.mask),
+        ):
+            # q(w)
+            eta = self.responsibilities
+            eta = torch.where(batch.mask[..., None], eta, torch.ones_like(eta))
+            pyro.sample("w", dist.Categorical(eta), infer={"enumerate": "parallel"})

@@ -1,0 +1,77 @@
+"""The mean-field family with unconstrained parameters, for gradient methods."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from pyromodels.distributions.chain import GaussianChain, matmul
+from pyromodels.distributions.visibility import BinaryChain
+from pyromodels.guides.factorised import FactorisedGuide
+
+if TYPE_CHECKING:
+    from pyromodels.guides.mean_field import MeanField
+
+
+class ParametrisedMeanField(FactorisedGuide):
+    r"""q(w) q(v) q(s) q(z | s) by parameters that an optimiser may move anywhere.
+
+        eta_tk     = softmax(logits_tk)
+        Lambda     = R' R,  R_tt = root_t',  R_{t,t+1} = -root_t' J_t      precision of q(s), banded
+        root_t     = tril(off_root_t) + diag(exp(log_root_t))
+        m          = loc * unit,  unit the standard deviation that q(s) had at the start
+
+    In units of its own deviation a step of one size fits every coordinate, whatever its scale.
+
+    Args:
+        guide: the mean-field guide to start from; left as it is.
+    """
+
+    def __init__(self, guide: "MeanField") -> None:
+        super().__init__(guide.model)
+        chain = guide.sources
+        unit = chain.covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+        self.register_buffer("unit", unit)
+        root = torch.linalg.cholesky(torch.linalg.inv(self._scaled(chain.innovation, -1)))
+        tiny = torch.finfo(unit.dtype).tiny
+        self.logits = nn.Parameter(guide.responsibilities.clamp_min(tiny).log())
+        self.loc = nn.Parameter(chain.loc_blocks / unit)
+        self.log_root = nn.Parameter(root.diagonal(dim1=-2, dim2=-1).log())
+        self.off_root = nn.Parameter(root.tril(-1))
+        self.gain = nn.Parameter(self._rescaled_gain(chain.gain, -1))
+        self.register_buffer("mask", guide.responsibilities.sum(-1, keepdim=True) > 0)
+        if self.model.detector is not None:
+            self.register_buffer("visible_first", guide.visible_first.clone())
+            small = torch.finfo(unit.dtype).eps
+            self.visible_logits = nn.Parameter(guide.visible_step.clamp(small, 1 - small).logit())
+
+    @property
+    def responsibilities(self) -> Tensor:
+        """eta, shape (B, T, K, N [+ 1 for clutter])."""
+        return self.logits.softmax(-1) * self.mask
+
+    @property
+    def sources(self) -> GaussianChain:
+        """q(s), batch (B, N), event (T, D)."""
+        root = self.off_root.tril(-1) + torch.diag_embed(self.log_root.exp())
+        identity = torch.eye(root.shape[-1]).to(root).expand_as(root)
+        inverse = torch.linalg.solve_triangular(root, identity, upper=False)
+        innovation = self._scaled(matmul(inverse.mT, inverse), 1)
+        gain = self._rescaled_gain(self.gain, 1)
+        return GaussianChain(self.loc * self.unit, innovation, gain, validate_args=False)
+
+    @property
+    def visibility(self) -> BinaryChain:
+        """q(v), batch (B, N), event (T,)."""
+        return BinaryChain(self.visible_first, self.visible_logits.sigmoid(), validate_args=False)
+
+    def _scaled(self, covariance: Tensor, power: int) -> Tensor:
+        """Covariances from (power 1) or to (power -1) units of the deviation."""
+        unit = self.unit**power
+        return covariance * unit.unsqueeze(-1) * unit.unsqueeze(-2)
+
+    def _rescaled_gain(self, gain: Tensor, power: int) -> Tensor:
+        """Gains J_t, from s_{t+1} to s_t, from or to units of the deviation."""
+        unit = self.unit**power
+        after = torch.cat((unit[..., 1:, :, :], unit[..., -1:, :, :]), -3)
+        return gain * unit.unsqueeze(-1) / after.unsqueeze(-2)
