@@ -69,6 +69,7 @@ def closed_form_elbo(
     The bound itself where the message is exact (linear-Gaussian priors). For deep priors it lacks
     their KL over z and holds the history at its mean: a surrogate, to watch one run with.
     """
+    guide = guide.of(batch)
     sources = guide.sources
     if message is None:
         message = model.prior.gaussian_message(sources.loc, anchor=batch.anchor)

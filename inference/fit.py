@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,13 +105,24 @@ def fit(
     return FitResult(run.best_epoch, run.best_loss, run.history, stopped)
 
 
+def guilty_parameter(named: Mapping[str, nn.Parameter]) -> str:
+    """Say which parameter is not finite, or else which gradient."""
+    for name, p in named.items():
+        if not torch.isfinite(p).all():
+            return f"; parameter {name!r} is not finite"
+    for name, p in named.items():
+        if p.grad is not None and not torch.isfinite(p.grad).all():
+            return f"; parameter {name!r} is the first with a gradient that is not finite"
+    return "; all parameters and gradients are finite: look at the data of this batch"
+
+
 class _Run:
     """The state of training between epochs."""
 
     def __init__(self, module: nn.Module, loss: LossFunction, options: FitOptions) -> None:
         self.module, self.loss, self.options = module, loss, options
-        self.names = [n for n, p in module.named_parameters() if p.requires_grad]
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.named = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        self.parameters = list(self.named.values())
         if not self.parameters:
             raise ValueError(f"{type(module).__name__} has no parameter to train")
         self.adam = torch.optim.Adam(self.parameters, lr=options.learning_rate)
@@ -178,7 +189,7 @@ class _Run:
         mean = torch.cat(losses).mean().item()
         if not math.isfinite(mean):
             raise FitError(f"validation loss is {mean} after step {self.num_steps}; "
-                           f"last finite training loss {finite}{self._guilty()}")
+                           f"last finite training loss {finite}{guilty_parameter(self.named)}")
         return mean
 
     def _refuse(
@@ -190,18 +201,8 @@ class _Run:
         raise FitError(
             f"{what} is not finite at step {self.num_steps + 1} (epoch {epoch}, batch {number}, "
             f"sequences {rows[:8].tolist()}{'...' if len(rows) > 8 else ''}): loss {loss.item()}, "
-            f"last finite loss {finite}{self._guilty()}"
+            f"last finite loss {finite}{guilty_parameter(self.named)}"
         )
-
-    def _guilty(self) -> str:
-        named = list(zip(self.names, self.parameters, strict=True))
-        for name, p in named:
-            if not torch.isfinite(p).all():
-                return f"; parameter {name!r} is not finite"
-        for name, p in named:
-            if p.grad is not None and not torch.isfinite(p.grad).all():
-                return f"; parameter {name!r} is the first with a gradient that is not finite"
-        return "; all parameters and gradients are finite: look at the data of this batch"
 
     # ---- checkpoints
 

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from inference.bound import closed_form_elbo
+from inference.damping import damp
 from inference.updates import Update
 from pyromodels.batch import MixtureBatch
 from pyromodels.dynamics.linear import LinearGaussian
+from pyromodels.errors import mismatch
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.models.mixdvae import MixDVAE
 
@@ -25,6 +27,14 @@ class VEM:
         model: the program.
         guide: a `MeanField` for the batch that `step` is given.
         updates: the coordinate updates of one sweep.
+        damping: how far an update goes, in (0, 1]: eta <- (1 - damping) eta + damping eta* in the
+            natural parameters of each factor of the guide.
+
+    A batch may be a minibatch (`MixtureBatch.subset`) of the data that the guide was made for: its
+    sequences' factors are updated, the others' stay.
+
+    Raises:
+        ValueError: where the damping is not in (0, 1].
 
     Example:
         >>> from inference.updates import AssignmentUpdate, SourceUpdate
@@ -42,14 +52,30 @@ class VEM:
         True
     """
 
-    def __init__(self, model: MixDVAE, guide: MeanField, updates: Sequence[Update]) -> None:
+    def __init__(
+        self,
+        model: MixDVAE,
+        guide: MeanField,
+        updates: Sequence[Update],
+        *,
+        damping: float = 1.0,
+    ) -> None:
+        if not 0 < damping <= 1:
+            raise ValueError(mismatch("damping", given=damping, expected="a number in (0, 1]"))
         self.model, self.guide, self.updates = model, guide, list(updates)
+        self.damping = damping
 
     @torch.no_grad()
     def sweep(self, batch: MixtureBatch) -> None:
         """Apply every update once."""
+        guide = self.guide if batch.index is None else self.guide.rows(batch.index)
         for update in self.updates:
-            update(self.model, self.guide, batch)
+            before = guide.snapshot() if self.damping < 1 else None
+            update(self.model, guide, batch)
+            if before is not None:
+                damp(guide, before, self.damping)
+        if batch.index is not None:
+            self.guide.put(batch.index, guide)
 
     def run(
         self,

@@ -24,6 +24,8 @@ class MixtureBatch:
         variance: diagonal of the observation covariance Phi, shape (B, T, K, X), squared units of
             o.
         anchor: p(s_1), fields of shape (B, N, D).
+        index: which sequences of the whole data these are, shape (B,), where the batch is a
+            minibatch; a guide keeps factors for every sequence of the data. None: all of them.
 
     Raises:
         ShapeError: where the shapes do not fit each other.
@@ -34,6 +36,7 @@ class MixtureBatch:
     mask: Tensor
     variance: Tensor
     anchor: Anchor
+    index: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.observations.shape)
@@ -81,6 +84,19 @@ class MixtureBatch:
         """N."""
         return self.anchor.loc.shape[1]
 
+    def subset(
+        self,
+        index: Tensor,  # of sequences, shape: (B',)
+    ) -> "MixtureBatch":
+        """Return some sequences as a minibatch, which remembers which ones they are."""
+        return MixtureBatch(
+            self.observations[index],
+            self.mask[index],
+            self.variance[index],
+            Anchor(*(part[index] for part in self.anchor)),
+            index if self.index is None else self.index[index],
+        )
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "MixtureBatch":
         """Return the batch on another device, and its numbers in another dtype."""
         return MixtureBatch(
@@ -88,6 +104,7 @@ class MixtureBatch:
             self.mask.to(device),
             self.variance.to(device, dtype),
             Anchor(*(part.to(device, dtype) for part in self.anchor)),
+            None if self.index is None else self.index.to(device),
         )
 
     def repeat(self, times: int) -> "MixtureBatch":

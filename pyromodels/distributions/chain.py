@@ -1,5 +1,6 @@
 """Gaussian chains over time, the form of q(s), and their natural parameters."""
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import NamedTuple
 
@@ -151,16 +152,20 @@ class GaussianChain(TorchDistribution):
 
     def expand(self, batch_shape: torch.Size, _instance: None = None) -> "GaussianChain":
         """Return the same law with another batch shape."""
-        batch_shape = torch.Size(batch_shape)
+        lead = len(self.batch_shape)
+        return self.map(lambda part: part.expand(*batch_shape, *part.shape[lead:]))
 
-        def wide(part: Tensor | None, entries: int) -> Tensor | None:
-            return None if part is None else part.expand(batch_shape + part.shape[-entries:])
-
+    def map(self, function: Callable[[Tensor], Tensor]) -> "GaussianChain":
+        """Apply a function that acts on the leading batch dimensions, e.g. `lambda x: x[:2]`."""
+        gain, covariance = (
+            None if part is None else function(part)
+            for part in (self.gain, self.__dict__.get("covariance"))
+        )
         return GaussianChain(
-            wide(self.loc_blocks, 3),
-            wide(self.innovation, 4),
-            wide(self.gain, 4),
-            covariance=wide(self.__dict__.get("covariance"), 4),
+            function(self.loc_blocks),
+            function(self.innovation),
+            gain,
+            covariance=covariance,
             validate_args=False,
         )
 

@@ -1,5 +1,7 @@
 """A binary Markov chain over time: is the source seen by the detector in this frame?"""
 
+from collections.abc import Callable
+
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
@@ -45,11 +47,13 @@ class BinaryChain(TorchDistribution):
 
     def expand(self, batch_shape: torch.Size, _instance: None = None) -> "BinaryChain":
         """Return the same law with another batch shape."""
-        batch_shape = torch.Size(batch_shape)
+        lead = len(self.batch_shape)
+        return self.map(lambda part: part.expand(*batch_shape, *part.shape[lead:]))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "BinaryChain":
+        """Apply a function that acts on the leading batch dimensions, e.g. `lambda x: x[:2]`."""
         return BinaryChain(
-            self.initial.expand(batch_shape),
-            self.transition.expand(*batch_shape, *self.transition.shape[-2:]),
-            validate_args=False,
+            function(self.initial), function(self.transition), validate_args=False
         )
 
     @property
@@ -89,17 +93,34 @@ def posterior_chain(
     log_evidence: Tensor,  # log p(what frame t shows | v_t = 0, 1), shape: (*batch, T, 2)
 ) -> BinaryChain:
     """q(v) ∝ p(v) ∏_t exp(log_evidence[t, v_t]), by one backward and one forward recursion."""
-    tiny = torch.finfo(log_evidence.dtype).tiny
-    step = torch.stack((1 - prior.transition, prior.transition), -1).clamp_min(tiny).log()
-    initial = torch.stack((1 - prior.initial, prior.initial), -1).clamp_min(tiny).log()
-    ahead = torch.zeros_like(log_evidence[..., 0, :])
-    scores = []
-    for t in range(log_evidence.shape[-2] - 2, -1, -1):
-        score = step[..., t, :, :] + (log_evidence[..., t + 1, :] + ahead).unsqueeze(-2)
+    initial, step = log_potentials(prior)
+    return normalised(
+        initial + log_evidence[..., 0, :], step + log_evidence[..., 1:, :].unsqueeze(-2)
+    )
+
+
+def log_potentials(
+    chain: BinaryChain,
+) -> tuple[Tensor, Tensor]:  # log p(v_1), shape (*batch, 2); log p(v_{t+1} | v_t), (*, T - 1, 2, 2)
+    """Return the natural parameters of a chain."""
+    tiny = torch.finfo(chain.transition.dtype).tiny
+    initial, step = (
+        torch.stack((1 - part, part), -1).clamp_min(tiny).log()
+        for part in (chain.initial, chain.transition)
+    )
+    return initial, step
+
+
+def normalised(
+    initial: Tensor,  # log potential of v_1, shape: (*batch, 2)
+    step: Tensor,  # log potential of (v_t, v_{t+1}), shape: (*batch, T - 1, 2, 2)
+) -> BinaryChain:
+    """Return the chain of natural parameters that need not be normalised."""
+    ahead, scores = torch.zeros_like(initial), []
+    for t in range(step.shape[-3] - 1, -1, -1):
+        score = step[..., t, :, :] + ahead.unsqueeze(-2)
         scores.append(score.softmax(-1)[..., 1])
         ahead = score.logsumexp(-1)
-    first = (initial + log_evidence[..., 0, :] + ahead).softmax(-1)[..., 1]
-    transition = (
-        torch.stack(scores[::-1], -2) if scores else log_evidence.new_zeros(*first.shape, 0, 2)
-    )
+    first = (initial + ahead).softmax(-1)[..., 1]
+    transition = torch.stack(scores[::-1], -2) if scores else initial.new_zeros(*first.shape, 0, 2)
     return BinaryChain(first, transition, validate_args=False)

@@ -55,6 +55,16 @@ class FactorisedGuide(nn.Module, ABC):
         components = self.responsibilities.shape[-1]
         return self.responsibilities[..., : components - self.model.num_extra]
 
+    def of(self, batch: MixtureBatch) -> "FactorisedGuide":
+        """Return the guide of the batch's sequences: itself, or a part where it is a minibatch.
+
+        Raises:
+            ShapeError: where the guide was made for data of another shape.
+        """
+        guide = self if batch.index is None else Selected(self, batch.index)
+        guide.check_batch(batch)
+        return guide
+
     def check_batch(self, batch: MixtureBatch) -> None:
         """Raise `ShapeError` where the guide was made for data of another shape."""
         expected = (*batch.mask.shape, batch.num_sources + self.model.num_extra)
@@ -72,18 +82,14 @@ class FactorisedGuide(nn.Module, ABC):
         """Run the guide."""
         num_sequences, num_frames, num_slots, _ = batch.observations.shape
         anchor = type(batch.anchor)(*(part.unsqueeze(1) for part in batch.anchor))
-        chain = self.sources
+        guide = self.of(batch)
         sequences = batch_plate(num_sequences)
         with sequences, source_plate(batch.num_sources):
             # q(s) q(z | s) q(v); dimension -2 is the frames', of which a path has one
-            parts = (chain.loc_blocks, chain.innovation, chain.gain)
-            q_s = GaussianChain(*(part if part is None else part.unsqueeze(1) for part in parts))
-            s = pyro.sample("s", q_s)
+            s = pyro.sample("s", guide.sources.map(lambda part: part.unsqueeze(1)))
             self.model.prior.guide_sources("s", s, anchor=anchor)
             if self.model.detector is not None:
-                q_v = self.visibility
-                parts = (q_v.initial, q_v.transition)
-                pyro.sample("v", BinaryChain(*(part.unsqueeze(1) for part in parts)))
+                pyro.sample("v", guide.visibility.map(lambda part: part.unsqueeze(1)))
         with (
             sequences,
             frame_plate(num_frames),
@@ -91,6 +97,35 @@ class FactorisedGuide(nn.Module, ABC):
             pyro.poutine.mask(mask=batch.mask),
         ):
             # q(w)
-            eta = self.responsibilities
+            eta = guide.responsibilities
             eta = torch.where(batch.mask[..., None], eta, torch.ones_like(eta))
             pyro.sample("w", dist.Categorical(eta), infer={"enumerate": "parallel"})
+
+
+class Selected(FactorisedGuide):
+    """The factors of some sequences of a guide, read only.
+
+    Args:
+        guide: the guide of all the data.
+        index: which sequences, shape (B',).
+    """
+
+    def __init__(self, guide: FactorisedGuide, index: Tensor) -> None:
+        super().__init__(guide.model)
+        object.__setattr__(self, "whole", guide)
+        self.index = index
+
+    @property
+    def responsibilities(self) -> Tensor:
+        """eta of the selected sequences."""
+        return self.whole.responsibilities[self.index]
+
+    @property
+    def sources(self) -> GaussianChain:
+        """q(s) of the selected sequences."""
+        return self.whole.sources.map(lambda part: part[self.index])
+
+    @property
+    def visibility(self) -> BinaryChain:
+        """q(v) of the selected sequences."""
+        return self.whole.visibility.map(lambda part: part[self.index])

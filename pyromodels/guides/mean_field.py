@@ -1,5 +1,7 @@
 """The free-form mean-field guide, whose factors closed-form updates set."""
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -74,6 +76,24 @@ class MeanField(FactorisedGuide):
     @visibility.setter
     def visibility(self, chain: BinaryChain) -> None:
         self.visible_first, self.visible_step = chain.initial, chain.transition
+
+    def snapshot(self) -> "MeanField":
+        """Return the guide as it is now; updates replace tensors, so none is copied."""
+        twin = copy.copy(self)
+        twin._buffers = dict(self._buffers)
+        return twin
+
+    def rows(self, index: Tensor) -> "MeanField":
+        """Return a guide of some sequences, shape of `index` (B',), for updates to change."""
+        part = self.snapshot()
+        for name, value in self._buffers.items():
+            part._buffers[name] = value[index]
+        return part
+
+    def put(self, index: Tensor, part: "MeanField") -> None:
+        """Take over the factors of some sequences, as `rows` returned them."""
+        for name, value in self._buffers.items():
+            setattr(self, name, value.index_copy(0, index, part._buffers[name]))
 
     def parametrised(self) -> ParametrisedMeanField:
         """Return the same distribution with parameters in place of buffers."""

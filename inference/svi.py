@@ -1,0 +1,140 @@
+"""Stochastic variational inference as a stepper: `step(batch) -> loss`, `evaluate_loss(batch)`."""
+
+import math
+from typing import Any, Literal
+
+import pyro
+import torch
+from pyro.infer import ELBO
+from torch import Tensor, nn
+
+from inference.bound import closed_form_elbo
+from inference.fit import FitError, guilty_parameter
+from pyromodels.errors import mismatch
+
+
+class SVI:
+    """Gradient ascent on a bound with Adam, over a model's and a guide's own parameters.
+
+    It differs from `pyro.infer.SVI` in that parameters live in the modules alone, not in Pyro's
+    global store; the same models and guides train there as well.
+
+    Args:
+        model: any Pyro program that is a module, called with the batch.
+        guide: its guide, likewise.
+        elbo: a Pyro estimator such as `TraceEnum_ELBO`, or "closed_form": the bound of a MixDVAE
+            without any noise (see `closed_form_elbo` for what it holds still with deep priors).
+        learning_rate: of Adam.
+        num_steps: steps over which the learning rate falls to zero along a half cosine; it stays
+            there. None: constant. A noisy gradient needs it to come to rest.
+        train_model: also move the model's parameters.
+        max_grad_norm: the gradient is scaled down to this norm; None leaves it.
+
+    Raises:
+        ValueError: where there is nothing to train.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> class Model(nn.Module):
+        ...     def forward(self, x):
+        ...         mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        ...         pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+        >>> class Guide(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.loc = nn.Parameter(torch.zeros(()))
+        ...     def forward(self, x):
+        ...         pyro.sample("mean", dist.Normal(self.loc, 0.7))
+        >>> svi = SVI(Model(), Guide(), elbo=pyro.infer.Trace_ELBO(), learning_rate=0.1)
+        >>> losses = [svi.step(torch.tensor(2.0)) for _ in range(300)]
+        >>> 0.6 < svi.guide.loc.item() < 1.4
+        True
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        guide: nn.Module,
+        *,
+        elbo: ELBO | Literal["closed_form"],
+        learning_rate: float = 0.02,
+        num_steps: int | None = None,
+        train_model: bool = False,
+        max_grad_norm: float | None = None,
+    ) -> None:
+        if not (isinstance(elbo, ELBO) or elbo == "closed_form"):
+            expected = "an estimator of pyro.infer, or 'closed_form'"
+            raise ValueError(mismatch("elbo", given=repr(elbo), expected=expected))
+        self.model, self.guide, self.elbo = model, guide, elbo
+        self.max_grad_norm = max_grad_norm
+        named = list(guide.named_parameters(prefix="guide"))
+        if train_model:
+            named += model.named_parameters(prefix="model")
+        self.parameters = {name: p for name, p in named if p.requires_grad}
+        if not self.parameters:
+            raise ValueError(
+                f"SVI: {type(guide).__name__} has no parameter to train; "
+                "a MeanField has them as `guide.parametrised()`, or use VEM"
+            )
+        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=learning_rate)
+        self.learning_rate, self.num_steps, self.steps_made = learning_rate, num_steps, 0
+
+    def step(self, batch: Any) -> float:
+        """Take one gradient step; return the loss before it, nats, summed over sequences.
+
+        Raises:
+            FitError: naming the step and the parameter, where a loss or a gradient is not finite.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate()
+        loss = self._loss(batch)
+        # only what is trained gets a gradient: others may share the networks
+        gradients = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
+        for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
+            parameter.grad = gradient
+        finite = all(g.isfinite().all() for g in gradients if g is not None)
+        if not (finite and math.isfinite(loss.item())):
+            what = f"SVI: loss {loss.item()} at step {self.steps_made + 1}"
+            raise FitError(what + guilty_parameter(self.parameters))
+        if self.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm)
+        self.optimizer.step()
+        self.steps_made += 1
+        return loss.item()
+
+    @torch.no_grad()
+    def evaluate_loss(self, batch: Any, num_draws: int = 1) -> float:
+        """Return the loss, nats, summed over sequences, averaged over draws of the estimator."""
+        if self.elbo == "closed_form":
+            return self._loss(batch).item()
+        with pyro.settings.context(module_local_params=True):
+            draws = [self.elbo.loss(self.model, self.guide, batch) for _ in range(num_draws)]
+        return sum(draws) / num_draws
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return parameters, optimiser and number of steps; Adam's state is what resumes a fit."""
+        return {
+            "guide": self.guide.state_dict(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "steps_made": self.steps_made,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.model.load_state_dict(state["model"])
+        self.guide.load_state_dict(state["guide"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.steps_made = state["steps_made"]
+
+    def _rate(self) -> float:
+        if self.num_steps is None:
+            return self.learning_rate
+        progress = min(1.0, self.steps_made / self.num_steps)
+        return self.learning_rate * (0.5 + 0.5 * math.cos(math.pi * progress))
+
+    def _loss(self, batch: Any) -> Tensor:
+        if self.elbo == "closed_form":
+            return -closed_form_elbo(self.model, self.guide, batch).sum()
+        with pyro.settings.context(module_local_params=True):
+            return self.elbo.differentiable_loss(self.model, self.guide, batch)
