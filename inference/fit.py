@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from inference.checkpoint import latest_checkpoint, remove_checkpoints, save_checkpoint
+from inference.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from inference.schedule import FitOptions, Weights
 from inference.seeding import random_state, seed_all, set_random_state
 
@@ -210,8 +211,7 @@ class _Run:
         return {name: t.detach().clone() for name, t in self.module.state_dict().items()}
 
     def tensors(self) -> dict[str, Tensor]:
-        moments = {f"adam.{i}.{name}": value for i, state in self.adam.state_dict()["state"].items()
-                   for name, value in state.items()}
+        moments = {f"adam.{name}": value for name, value in optimizer_tensors(self.adam).items()}
         parts = {"module": self.module.state_dict(), "best": self.best, "random": random_state()}
         flat = {f"{part}.{name}": t for part, table in parts.items() for name, t in table.items()}
         return {**flat, **moments, "order": self.order.get_state()}
@@ -236,11 +236,7 @@ class _Run:
 
         self.module.load_state_dict(part("module."))
         self.best = part("best.")
-        adam = self.adam.state_dict()
-        for key, value in part("adam.").items():
-            index, name = key.split(".")
-            adam["state"].setdefault(int(index), {})[name] = value
-        self.adam.load_state_dict(adam)
+        load_optimizer_tensors(self.adam, part("adam."))
         set_random_state(part("random."))
         self.order.set_state(tensors["order"])
         self.num_epochs, self.num_steps = meta["epoch"], meta["num_steps"]

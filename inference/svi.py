@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from inference.bound import closed_form_elbo
 from inference.fit import FitError, guilty_parameter
+from inference.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from pyromodels.errors import mismatch
 
 
@@ -111,21 +112,26 @@ class SVI:
             draws = [self.elbo.loss(self.model, self.guide, batch) for _ in range(num_draws)]
         return sum(draws) / num_draws
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return parameters, optimiser and number of steps; Adam's state is what resumes a fit."""
-        return {
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return parameters, Adam's moments and the number of steps, as flat tensors."""
+        parts = {
             "guide": self.guide.state_dict(),
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "steps_made": self.steps_made,
+            "adam": optimizer_tensors(self.optimizer),
         }
+        flat = {f"{part}.{name}": t for part, table in parts.items() for name, t in table.items()}
+        return {**flat, "steps_made": torch.tensor(self.steps_made)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
-        self.model.load_state_dict(state["model"])
-        self.guide.load_state_dict(state["guide"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.steps_made = state["steps_made"]
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
+
+        self.model.load_state_dict(part("model."))
+        self.guide.load_state_dict(part("guide."))
+        load_optimizer_tensors(self.optimizer, part("adam."))
+        self.steps_made = int(state["steps_made"])
 
     def _rate(self) -> float:
         if self.num_steps is None:

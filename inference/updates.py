@@ -23,6 +23,7 @@ from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.kalman import smooth
 from pyromodels.distributions.visibility import posterior_chain
 from pyromodels.dynamics.linear import LinearGaussian
+from pyromodels.errors import mismatch
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.models.mixdvae import MixDVAE
 
@@ -71,9 +72,21 @@ class SourceUpdate:
     A message without transitions makes this eq. 3.18-3.19, frame by frame; one with transitions
     makes it a Kalman filter and smoother (`smooth`). Deep priors' latents sit at the encoder mean
     of the guide's mean trajectory, or at a draw where a generator is given.
+
+    Args:
+        generator: of the draws of deep priors' latents; None: their encoder means.
+        history: "smoothed" keeps the transitions of the message. "fixed" is the thesis' update,
+            where the past is a number whatever the prior: s_{t-1} at the mean of the iterate, each
+            frame updated alone, and nothing learnt from what comes after it.
     """
 
     generator: torch.Generator | None = None
+    history: Literal["smoothed", "fixed"] = "smoothed"
+
+    def __post_init__(self) -> None:
+        if self.history not in ("smoothed", "fixed"):
+            expected = "smoothed or fixed"
+            raise ValueError(mismatch("history", given=repr(self.history), expected=expected))
 
     def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
         """Set the guide's sources."""
@@ -83,6 +96,8 @@ class SourceUpdate:
             shape = (*loc.shape[:-1], latent)
             noise = torch.randn(shape, generator=self.generator, dtype=loc.dtype, device=loc.device)
         message = model.prior.gaussian_message(loc, anchor=batch.anchor, z_noise=noise)
+        if self.history == "fixed":
+            message = message.at(loc)
         guide.sources = smooth(message, *pseudo_observations(model, batch, guide.assigned))
 
 

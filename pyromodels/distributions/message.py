@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -26,3 +27,15 @@ class GaussianMessage(NamedTuple):
     transition: Tensor  # A_t, shape: (*batch, N, T, G, d, d)
     offset: Tensor  # b_t, shape: (*batch, N, T, G, d)
     covariance: Tensor  # Q_t, shape: (*batch, N, T, G, d, d)
+
+    def at(
+        self,
+        s: Tensor,  # the past, shape: (*batch, N, T, D)
+    ) -> "GaussianMessage":
+        """Return N(A_t s_{t-1} + b_t, Q_t) with s_{t-1} a number: no transition is left."""
+        blocks = s.unflatten(-1, self.offset.shape[-2:])
+        before = torch.cat((torch.zeros_like(blocks[..., :1, :, :]), blocks[..., :-1, :, :]), -3)
+        moved = (self.transition @ before.unsqueeze(-1)).squeeze(-1)
+        return GaussianMessage(
+            torch.zeros_like(self.transition), self.offset + moved, self.covariance
+        )

@@ -385,3 +385,24 @@ def test_cavity_is_the_predictive_of_a_smoother_that_lacks_the_observation(
         predictive = Normal(mean[0, t, 0, n], total.sqrt())
         expected = predictive.log_prob(batch.observations[0, t, k]).sum()
         torch.testing.assert_close(answer[0, t, k, n], expected, atol=1e-9, rtol=1e-9)
+
+
+def test_a_fixed_history_is_equation_3_18_at_the_iterate(mixture, randomised):
+    model, batch = mixture(order=1)
+    guide = randomised(model, batch)
+    loc = guide.loc
+    message = model.prior.gaussian_message(guide.sources.loc, anchor=batch.anchor)
+    precision, information = pseudo_observations(model, batch, guide.assigned)
+    SourceUpdate(history="fixed")(model, guide, batch)
+    for t in range(batch.num_frames):
+        prior_mean = message.offset[:, :, t]
+        if t:
+            prior_mean = prior_mean + message.transition[:, :, t, :, :, 0] * loc[:, :, t - 1]
+        variance = message.covariance[:, :, t, ..., 0]
+        total = 1 / variance + precision[:, :, t, ..., 0]
+        expected = (prior_mean / variance + information[:, :, t]) / total
+        torch.testing.assert_close(guide.loc[:, :, t], expected, **CLOSE)
+        torch.testing.assert_close(guide.covariance[:, :, t, ..., 0], 1 / total, **CLOSE)
+    assert not guide.gain.any()
+    with pytest.raises(ValueError, match="history: given 'mended'"):
+        SourceUpdate(history="mended")
