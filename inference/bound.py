@@ -58,34 +58,64 @@ def with_clutter(model: MixDVAE, batch: MixtureBatch, log_likelihood: Tensor) ->
     return torch.cat((log_likelihood, clutter.unsqueeze(-1)), -1)
 
 
+BoundParts = dict[str, Tensor]
+"""What the bound is made of, "sources", "assignment" and "visibility": nats, each (B,)."""
+
+
 def closed_form_elbo(
     model: MixDVAE,
     guide: FactorisedGuide,
     batch: MixtureBatch,
-    message: GaussianMessage | None = None,
+    *,
+    known: BoundParts | None = None,
 ) -> Tensor:  # nats, shape: (B,)
     """E_q[log p(o, w, v, s)] - E_q[log q], s under the prior's message at the guide's own mean.
 
     The bound itself where the message is exact (linear-Gaussian priors). For deep priors it lacks
     their KL over z and holds the history at its mean: a surrogate, to watch one run with.
+
+    Args:
+        model: the program.
+        guide: its guide.
+        batch: the data.
+        known: parts that an update has computed on its way; the others are computed here.
     """
-    guide = guide.of(batch)
-    sources = guide.sources
-    if message is None:
-        message = model.prior.gaussian_message(sources.loc, anchor=batch.anchor)
-    log_joint = log_weights(model, guide) + with_clutter(
-        model, batch, expected_log_likelihood(model, batch, sources)
-    )
-    eta = guide.responsibilities
-    # the slope of x log x at 0 is clamped: an infinite one times the mask would be NaN
-    entropy = -eta * eta.clamp_min(torch.finfo(eta.dtype).tiny).log()
-    elbo = ((eta * log_joint + entropy) * batch.mask[..., None]).sum((1, 2, 3))
-    elbo = elbo + (expected_log_prior(message, sources) + sources.entropy()).sum(1)
+    guide, known = guide.of(batch), known or {}
+    total = known["sources"] if "sources" in known else sources_part(model, guide, batch)
+    if "assignment" in known:
+        total = total + known["assignment"]
+    else:
+        log_joint = log_weights(model, guide) + with_clutter(
+            model, batch, expected_log_likelihood(model, batch, guide.sources)
+        )
+        total = total + assignment_part(guide.responsibilities, log_joint, batch)
     if model.detector is not None:
-        visible = guide.visibility
-        prior = model.detector.visibility(batch.num_frames, sources.loc)
-        count = batch.mask.sum(-1).to(elbo.dtype)
-        expected = model.detector.rates(visible.mean).sum(1) + model.detector.clutter_rate
-        elbo = elbo - binary_kl(visible, prior).sum(1)
-        elbo = elbo - (expected + torch.lgamma(count + 1.0)).sum(1)
-    return elbo
+        total = total + visibility_part(model, guide, batch)
+    return total
+
+
+def sources_part(model: MixDVAE, guide: FactorisedGuide, batch: MixtureBatch) -> Tensor:
+    """E_q(s)[log p(s) - log q(s)], nats, shape (B,)."""
+    sources = guide.sources
+    message = model.prior.gaussian_message(sources.loc, anchor=batch.anchor)
+    return (expected_log_prior(message, sources) + sources.entropy()).sum(1)
+
+
+def assignment_part(
+    eta: Tensor,  # q(w_tk = j), shape: (B, T, K, J)
+    log_joint: Tensor,  # E_q(s) q(v)[log p(o_tk, w_tk = j | s, v)], shape: (B, T, K, J)
+    batch: MixtureBatch,
+) -> Tensor:
+    """E_q[log p(o, w | s, v) - log q(w)], nats, shape (B,)."""
+    # the slope of x log x at 0 is clamped: an infinite one times the mask would be NaN
+    log_eta = eta.clamp_min(torch.finfo(eta.dtype).tiny).log()
+    return (eta * (log_joint - log_eta) * batch.mask[..., None]).sum((1, 2, 3))
+
+
+def visibility_part(model: MixDVAE, guide: FactorisedGuide, batch: MixtureBatch) -> Tensor:
+    """E_q(v)[log p(K | v) p(v) - log q(v)], nats, shape (B,); `log_weights` holds the log rates."""
+    visible = guide.visibility
+    prior = model.detector.visibility(batch.num_frames, visible.mean)
+    count = batch.mask.sum(-1).to(visible.mean)
+    expected = model.detector.rates(visible.mean).sum(1) + model.detector.clutter_rate
+    return -binary_kl(visible, prior).sum(1) - (expected + torch.lgamma(count + 1.0)).sum(1)

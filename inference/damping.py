@@ -39,11 +39,12 @@ def damped_visibility(old: BinaryChain, new: BinaryChain, rate: float) -> Binary
 
 def damp(guide: MeanField, before: MeanField, rate: float) -> None:
     """Take back part of what an update has done to a guide, in the factors it has changed."""
-    if guide.responsibilities is not before.responsibilities:
+    changed = guide.changed_since(before)
+    if "responsibilities" in changed:
         guide.responsibilities = damped_assignment(
             before.responsibilities, guide.responsibilities, rate
         )
-    if guide.loc is not before.loc:
+    if "sources" in changed:
         guide.sources = damped_sources(before.sources, guide.sources, rate)
-    if guide.model.detector is not None and guide.visible_step is not before.visible_step:
+    if "visibility" in changed:
         guide.visibility = damped_visibility(before.visibility, guide.visibility, rate)

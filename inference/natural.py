@@ -15,6 +15,7 @@ Conjugate-computation variational inference.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -44,6 +45,7 @@ class NaturalAssignment:
     """
 
     rate: float = 1.0
+    changes_model: ClassVar[bool] = False
 
     def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
         """Set the guide's responsibilities."""
@@ -71,6 +73,7 @@ class NaturalSources:
 
     rate: float = 1.0
     detach_history: bool = True
+    changes_model: ClassVar[bool] = False
 
     def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
         """Set the guide's sources."""

@@ -6,12 +6,12 @@ in order.
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from inference.bound import log_weights, with_clutter
+from inference.bound import BoundParts, assignment_part, log_weights, with_clutter
 from inference.moments import (
     cavity_log_likelihood,
     expected_log_likelihood,
@@ -20,7 +20,7 @@ from inference.moments import (
     step_second_moment,
 )
 from pyromodels.batch import MixtureBatch
-from pyromodels.distributions.kalman import smooth
+from pyromodels.distributions.kalman import smooth_and_compare
 from pyromodels.distributions.visibility import posterior_chain
 from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.errors import mismatch
@@ -29,9 +29,15 @@ from pyromodels.models.mixdvae import MixDVAE
 
 
 class Update(Protocol):
-    """One step of coordinate ascent."""
+    """One step of coordinate ascent.
 
-    def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
+    An update that leaves the model as it is may say so by `changes_model = False`, and return the
+    parts of the bound that it has computed on its way: `VEM.step` then need not compute them again.
+    """
+
+    def __call__(
+        self, model: MixDVAE, guide: MeanField, batch: MixtureBatch
+    ) -> BoundParts | None:
         """Change the guide or the model in place."""
 
 
@@ -51,8 +57,11 @@ class AssignmentUpdate:
 
     likelihood: Literal["expected", "cavity"] = "expected"
     keep_first: bool = False
+    changes_model: ClassVar[bool] = False
 
-    def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
+    def __call__(
+        self, model: MixDVAE, guide: MeanField, batch: MixtureBatch
+    ) -> BoundParts | None:
         """Set the guide's responsibilities."""
         if self.likelihood == "cavity":
             score = cavity_log_likelihood(model, batch, guide.sources, guide.assigned)
@@ -63,6 +72,9 @@ class AssignmentUpdate:
         if self.keep_first:
             eta[:, 0] = guide.responsibilities[:, 0]
         guide.responsibilities = eta
+        if self.likelihood == "cavity":  # its scores are not those of the bound
+            return None
+        return {"assignment": assignment_part(eta, logits, batch)}
 
 
 @dataclass
@@ -82,13 +94,16 @@ class SourceUpdate:
 
     generator: torch.Generator | None = None
     history: Literal["smoothed", "fixed"] = "smoothed"
+    changes_model: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.history not in ("smoothed", "fixed"):
             expected = "smoothed or fixed"
             raise ValueError(mismatch("history", given=repr(self.history), expected=expected))
 
-    def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
+    def __call__(
+        self, model: MixDVAE, guide: MeanField, batch: MixtureBatch
+    ) -> BoundParts | None:
         """Set the guide's sources."""
         loc = guide.sources.loc
         noise = None
@@ -98,11 +113,16 @@ class SourceUpdate:
         message = model.prior.gaussian_message(loc, anchor=batch.anchor, z_noise=noise)
         if self.history == "fixed":
             message = message.at(loc)
-        guide.sources = smooth(message, *pseudo_observations(model, batch, guide.assigned))
+        exact = model.prior.message_is_exact and self.history == "smoothed"
+        evidence = pseudo_observations(model, batch, guide.assigned)
+        guide.sources, divergence = smooth_and_compare(message, *evidence, compare=exact)
+        return {"sources": -divergence.sum(1)} if exact else None
 
 
 class VisibilityUpdate:
     """E-V: q(v_n) by forward-backward over the expected detections of each source and frame."""
+
+    changes_model: ClassVar[bool] = False
 
     def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
         """Set the guide's visibility; nothing to do without a detector."""

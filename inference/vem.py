@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from inference.bound import closed_form_elbo
+from inference.bound import BoundParts, closed_form_elbo
 from inference.damping import damp
 from inference.updates import Update
 from pyromodels.batch import MixtureBatch
@@ -66,16 +66,25 @@ class VEM:
         self.damping = damping
 
     @torch.no_grad()
-    def sweep(self, batch: MixtureBatch) -> None:
-        """Apply every update once."""
+    def sweep(self, batch: MixtureBatch) -> BoundParts:
+        """Apply every update once; return the parts of the bound that are known by now."""
         guide = self.guide if batch.index is None else self.guide.rows(batch.index)
+        known: BoundParts = {}
         for update in self.updates:
-            before = guide.snapshot() if self.damping < 1 else None
-            update(self.model, guide, batch)
-            if before is not None:
+            before = guide.snapshot()
+            parts = update(self.model, guide, batch) or {}
+            if self.damping < 1:
                 damp(guide, before, self.damping)
+                parts = {}
+            changed = guide.changed_since(before)
+            if changed:
+                known.pop("assignment", None)
+            if "sources" in changed or getattr(update, "changes_model", True):
+                known = {}
+            known |= parts
         if batch.index is not None:
             self.guide.put(batch.index, guide)
+        return known
 
     def run(
         self,
@@ -105,8 +114,9 @@ class VEM:
 
     def step(self, batch: MixtureBatch) -> float:
         """Apply every update once; return the loss as `evaluate_loss` does."""
-        self.sweep(batch)
-        return self.evaluate_loss(batch)
+        known = self.sweep(batch)
+        with torch.no_grad():
+            return -closed_form_elbo(self.model, self.guide, batch, known=known).sum().item()
 
     @torch.no_grad()
     def elbo(self, batch: MixtureBatch) -> Tensor:

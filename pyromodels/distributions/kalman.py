@@ -26,8 +26,15 @@ def kalman_filter(
     information: Tensor,  # ξ, precision times pseudo-observation; shape: (*batch, T, G, d)
 ) -> Filtered:
     """p(s_t | y_1..t) of a linear-Gaussian chain whose observations come in information form."""
-    shape = torch.broadcast_shapes(message.offset.shape[:-1], information.shape[:-1])
-    return Filtered(*(_blocks(part, shape) for part in _filter(message, precision, information)))
+    lanes, shape = _to_lanes(message, precision, information)
+    return Filtered(*(_blocks(part, shape) for part in _filter(lanes)))
+
+
+class Smoothed(NamedTuple):
+    """A smoother's answer, and how far it is from the prior it started from."""
+
+    chain: GaussianChain  # q(s), batch (*batch), event (T, D)
+    divergence: Tensor  # KL(q(s) || p(s)), nats, shape: (*batch)
 
 
 def smooth(
@@ -40,9 +47,21 @@ def smooth(
     A message without transitions makes every frame a product of two Gaussians on its own (thesis
     eq. 3.18-3.19).
     """
-    shape = torch.broadcast_shapes(message.offset.shape[:-1], information.shape[:-1])
-    transition, noise = _lanes(message.transition, shape, 2), _lanes(message.covariance, shape, 2)
-    predicted_loc, predicted, loc, covariance = _filter(message, precision, information)
+    return smooth_and_compare(message, precision, information, compare=False).chain
+
+
+def smooth_and_compare(
+    message: GaussianMessage,
+    precision: Tensor,  # Λ, shape: (*batch, T, G, d, d)
+    information: Tensor,  # ξ, shape: (*batch, T, G, d)
+    *,
+    compare: bool = True,
+) -> Smoothed:
+    """`smooth`, with KL(q(s) || p(s)) from what the filter has computed anyway."""
+    lanes, shape = _to_lanes(message, precision, information)
+    transition, _, noise, *_ = lanes
+    filtered = _filter(lanes)
+    predicted_loc, predicted, loc, covariance = filtered
     gain = _product(covariance[:-1], transition[1:].transpose(-3, -2))
     gain = _product(gain, _inverse(predicted[1:]))
     # P - J P' J' as a sum of squares (Joseph), so that rounding leaves it positive
@@ -56,13 +75,38 @@ def smooth(
         correction.append(_apply(gains[t], correction[-1] + surprise[t + 1]))
         smoothed.append(_quadratic(gains[t], smoothed[-1]) + innovations[t])
     gain = torch.cat((gain, torch.zeros_like(covariance[:1])))
-    return GaussianChain(
-        _blocks(loc + torch.stack(correction[::-1]), shape),
+    correction, smoothed = torch.stack(correction[::-1]), torch.stack(smoothed[::-1])
+    chain = GaussianChain(
+        _blocks(loc + correction, shape),
         _blocks(torch.cat((innovation, covariance[-1:])), shape),
         _blocks(gain, shape),
-        covariance=_blocks(torch.stack(smoothed[::-1]), shape),
+        covariance=_blocks(smoothed, shape),
         validate_args=False,
     )
+    divergence = None
+    if compare:
+        divergence = _divergence(lanes, filtered, correction, smoothed)
+        divergence = divergence.unflatten(-1, (*shape[:-2], shape[-1])).sum(-1)
+    return Smoothed(chain, divergence)
+
+
+def _divergence(
+    lanes: "Lanes",
+    filtered: Filtered,  # as lanes
+    correction: Tensor,  # m_t|T - m_t|t, shape: (T, d, n)
+    smoothed: Tensor,  # V_t|T, shape: (T, d, d, n)
+) -> Tensor:  # nats, shape: (n,)
+    """KL(q || p) = E_q[log exp(...)] - log Z, with s measured from its smoothed mean.
+
+    From there the two do not cancel: their terms are of the order of the residuals.
+    """
+    precision = lanes.precision
+    loc, before = -correction, filtered.predicted_loc - filtered.loc - correction
+    information = lanes.information - _apply(precision, filtered.loc + correction)
+    evidence = (loc * information + before * (information - _apply(precision, loc))).sum((0, 1))
+    volume = _identity(precision) + _product(filtered.predicted_covariance, precision)
+    trace = (precision * smoothed).sum((0, 1, 2))
+    return 0.5 * (_logdet(volume).sum(0) - evidence - trace)
 
 
 # The recursions run on "lanes", (T, d, n) and (T, d, d, n) with n = batch times blocks: products of
@@ -73,13 +117,28 @@ FEW_ENTRIES = 4096
 """Matrices of fewer entries than this are multiplied in as few calls as possible."""
 
 
-def _filter(
+class Lanes(NamedTuple):
+    """A message and pseudo-observations as lanes."""
+
+    transition: Tensor
+    offset: Tensor
+    noise: Tensor
+    precision: Tensor
+    information: Tensor
+
+
+def _to_lanes(
     message: GaussianMessage, precision: Tensor, information: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # the fields of Filtered as lanes
+) -> tuple[Lanes, torch.Size]:  # and the shape (*batch, T, G)
     shape = torch.broadcast_shapes(message.offset.shape[:-1], information.shape[:-1])
-    transition, noise = _lanes(message.transition, shape, 2), _lanes(message.covariance, shape, 2)
-    offset, information = _lanes(message.offset, shape, 1), _lanes(information, shape, 1)
-    precision = _lanes(precision, shape, 2)
+    entries = {"transition": 2, "offset": 1, "noise": 2, "precision": 2, "information": 1}
+    parts = zip((*message, precision, information), entries.values(), strict=True)
+    return Lanes(*(_lanes(part, shape, count) for part, count in parts)), shape
+
+
+def _filter(lanes: Lanes) -> Filtered:
+    """`Filtered`, as lanes."""
+    transition, offset, noise, precision, information = lanes
     update = _covariance_update(precision)
     predicted, covariance = [noise[0]], [update(0, noise[0])]
     for t, (a, q) in enumerate(zip(transition.unbind(0), noise.unbind(0), strict=True)):
@@ -96,7 +155,7 @@ def _filter(
         loc.append(_apply(move, loc[-1]) + new)
     loc = torch.stack(loc)
     predicted_loc = torch.cat((offset[:1], _apply(transition[1:], loc[:-1]) + offset[1:]))
-    return predicted_loc, predicted, loc, covariance
+    return Filtered(predicted_loc, predicted, loc, covariance)
 
 
 def _covariance_update(precision: Tensor) -> Callable[[int, Tensor], Tensor]:
@@ -167,6 +226,15 @@ def _det(matrix: Tensor) -> Tensor:
     """Determinant of 2 x 2 matrices, (*, 2, 2, n) -> (*, n)."""
     (a, b), (c, d) = (row.unbind(-2) for row in matrix.unbind(-3))
     return a * d - b * c
+
+
+def _logdet(matrix: Tensor) -> Tensor:
+    """log |matrix| in every lane, (*, d, d, n) -> (*, n)."""
+    if matrix.shape[-2] == 1:
+        return matrix[..., 0, 0, :].log()
+    if matrix.shape[-2] == 2:
+        return _det(matrix).log()
+    return torch.linalg.slogdet(matrix.movedim(-1, -3)).logabsdet
 
 
 def _adjugate(matrix: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """A binary Markov chain over time: is the source seen by the detector in this frame?"""
 
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -16,6 +17,7 @@ class BinaryChain(TorchDistribution):
     Args:
         initial: p(v_1 = 1), shape (*batch,).
         transition: p(v_{t+1} = 1 | v_t = i) for t = 1..T-1 and i = 0, 1, shape (*batch, T - 1, 2).
+        mean: the marginals p(v_t = 1), shape (*batch, T), where they are known already.
 
     Raises:
         ShapeError: if the last dimension of `transition` is not 2.
@@ -30,7 +32,12 @@ class BinaryChain(TorchDistribution):
     support = constraints.independent(constraints.boolean, 1)
 
     def __init__(
-        self, initial: Tensor, transition: Tensor, *, validate_args: bool | None = None
+        self,
+        initial: Tensor,
+        transition: Tensor,
+        *,
+        mean: Tensor | None = None,
+        validate_args: bool | None = None,
     ) -> None:
         if transition.shape[-1] != 2:
             raise ShapeError(
@@ -41,6 +48,8 @@ class BinaryChain(TorchDistribution):
         batch_shape = torch.broadcast_shapes(initial.shape, transition.shape[:-2])
         self.initial = initial.expand(batch_shape)
         self.transition = transition.expand(*batch_shape, *transition.shape[-2:])
+        if mean is not None:
+            self.__dict__["mean"] = mean
         super().__init__(
             batch_shape, torch.Size((transition.shape[-2] + 1,)), validate_args=validate_args
         )
@@ -52,11 +61,15 @@ class BinaryChain(TorchDistribution):
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "BinaryChain":
         """Apply a function that acts on the leading batch dimensions, e.g. `lambda x: x[:2]`."""
+        mean = self.__dict__.get("mean")
         return BinaryChain(
-            function(self.initial), function(self.transition), validate_args=False
+            function(self.initial),
+            function(self.transition),
+            mean=None if mean is None else function(mean),
+            validate_args=False,
         )
 
-    @property
+    @cached_property
     def mean(self) -> Tensor:
         """p(v_t = 1), shape (*batch, T)."""
         marginals = [self.initial]

@@ -45,6 +45,7 @@ class MeanField(FactorisedGuide):
             shape = (batch.num_sequences, batch.num_sources)
             self.register_buffer("visible_first", prior.initial.expand(shape).clone())
             self.register_buffer("visible_step", prior.transition.expand(*shape, -1, -1).clone())
+            self.register_buffer("visible_mean", prior.mean.expand(*shape, -1).clone())
 
     @property
     def responsibilities(self) -> Tensor:
@@ -71,17 +72,33 @@ class MeanField(FactorisedGuide):
     @property
     def visibility(self) -> BinaryChain:
         """q(v), batch (B, N), event (T,)."""
-        return BinaryChain(self.visible_first, self.visible_step, validate_args=False)
+        return BinaryChain(
+            self.visible_first, self.visible_step, mean=self.visible_mean, validate_args=False
+        )
 
     @visibility.setter
     def visibility(self, chain: BinaryChain) -> None:
         self.visible_first, self.visible_step = chain.initial, chain.transition
+        self.visible_mean = chain.mean
 
     def snapshot(self) -> "MeanField":
         """Return the guide as it is now; updates replace tensors, so none is copied."""
         twin = copy.copy(self)
         twin._buffers = dict(self._buffers)
         return twin
+
+    def changed_since(self, before: "MeanField") -> set[str]:
+        """Return which factors have been set since a snapshot."""
+        holders = {
+            "responsibilities": "_responsibilities",
+            "sources": "loc",
+            "visibility": "visible_step",
+        }
+        return {
+            factor
+            for factor, name in holders.items()
+            if self._buffers.get(name) is not before._buffers.get(name)
+        }
 
     def rows(self, index: Tensor) -> "MeanField":
         """Return a guide of some sequences, shape of `index` (B',), for updates to change."""

@@ -12,7 +12,7 @@ from pyromodels.distributions.chain import (
     chain_of,
     natural,
 )
-from pyromodels.distributions.kalman import kalman_filter, smooth
+from pyromodels.distributions.kalman import kalman_filter, smooth, smooth_and_compare
 from pyromodels.distributions.message import GaussianMessage
 from pyromodels.errors import ShapeError
 
@@ -372,3 +372,17 @@ def test_a_precision_that_is_not_positive_definite_is_refused():
     parameters = natural(smooth(*problem(2, 3)))
     with pytest.raises(torch.linalg.LinAlgError, match="not positive definite"):
         chain_of(parameters._replace(diagonal=-parameters.diagonal))
+
+
+@pytest.mark.parametrize(("d", "num_steps"), SIZES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_divergence_is_that_of_the_dense_gaussians(d, num_steps, dtype):
+    message, precision, information = problem(d, num_steps)
+    nothing = torch.zeros_like(precision), torch.zeros_like(information)
+    prior = MultivariateNormal(*dense(message, *nothing))
+    posterior = MultivariateNormal(*dense(message, precision, information))
+    expected = torch.distributions.kl_divergence(posterior, prior).sum(-1)
+    message = GaussianMessage(*(part.to(dtype) for part in message))
+    answer = smooth_and_compare(message, precision.to(dtype), information.to(dtype)).divergence
+    close = CLOSE if dtype is torch.float64 else {"atol": 1e-4, "rtol": 1e-4}
+    torch.testing.assert_close(answer.double(), expected, **close)

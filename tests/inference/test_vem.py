@@ -417,7 +417,7 @@ def test_step_returns_the_loss_that_evaluate_loss_and_the_bound_give(mixture, de
     model, batch = mixture(detector=detector)
     vem = VEM(model, MeanField(model, batch), STEPS)
     loss = vem.step(batch)
-    assert loss == vem.evaluate_loss(batch)
+    assert loss == pytest.approx(vem.evaluate_loss(batch), rel=1e-12)
     assert loss == pytest.approx(-closed_form_elbo(model, vem.guide, batch).sum().item())
 
 
@@ -456,3 +456,15 @@ def test_the_best_start_is_kept_and_never_one_without_a_bound(mixture):
     assert guide.loc[:, 0, 0, 0, 0].tolist() == [2.0, 3.0]
     with pytest.raises(FloatingPointError, match="no start of sequence 1"):
         keep_best(torch.tensor([1.0, nan, 2.0, nan]), MeanField(model, batch.repeat(2)), 2)
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("order", ["SWV", "VWS", "SVWS", "WV", "SPWV", "SWP"])
+def test_the_loss_from_known_parts_is_the_loss(mixture, detector, order):
+    model, batch = mixture(detector=detector)
+    process = ProcessNoiseUpdate(model.prior.process_std.detach().clone())
+    steps = [dict(zip("SWVP", [*STEPS, process], strict=True))[letter] for letter in order]
+    vem = VEM(model, MeanField(model, batch), steps)
+    for _ in range(3):
+        loss = vem.step(batch)
+        assert loss == pytest.approx(vem.evaluate_loss(batch), rel=1e-11)
