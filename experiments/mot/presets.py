@@ -36,7 +36,7 @@ class DetectorError:
     """
 
     std: tuple[float, float, float, float] = (0.02, 0.03, 0.15, 0.06)
-    correlation: float = 0.9
+    correlation: float = 0.95
     independent: float = 0.3
 
 
@@ -53,8 +53,11 @@ class TrackingPreset:
             (r_Phi).
         detector: visibility and clutter.
         starts: process noises to start from; every sequence keeps the start with the best bound.
-        velocity_decay: of centre x and y, width and height, a frame: a walker's motion is forgotten
-            slowly, so that a hidden one is not extrapolated out of the scene.
+        velocity_decay: of centre x and y, width and height, a frame, while detections are assigned:
+            a walker's motion is forgotten slowly, so that a hidden one is not extrapolated out of
+            the scene and onto somebody else's detections.
+        final_decay: the same in the last smoothing, for all four. Nobody can be mistaken any more,
+            and who walks towards the camera grows as long as he walks: all sides of his box go on.
         noise_strength: what a start is worth, in frames, when the process noise is re-estimated.
         cavity_sweeps: sweeps whose E-W step leaves an observation's own pull out.
         sweeps: sweeps that ascend the bound, after those.
@@ -64,7 +67,7 @@ class TrackingPreset:
         least_std: floor of the deviation that a deep prior predicts, in box sizes: fed with its own
             smoothed trajectories, a network is surer of the next step than it should be.
         error: the correlated error of the detector, with which the last smoother takes stock of its
-            own uncertainty; None keeps the independent noise that the assignment is made with.
+            own uncertainty; None leaves the last smoothing out, and with it `final_decay`.
     """
 
     name: str
@@ -82,6 +85,7 @@ class TrackingPreset:
         ProcessNoise(0.008, 0.003),
     )
     velocity_decay: tuple[float, float, float, float] = (0.95, 0.95, 0.9, 0.9)
+    final_decay: float = 0.97
     noise_strength: float = 20.0
     cavity_sweeps: int = 9
     sweeps: int = 3

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from experiments.mot.boxes import box_size, corners_to_centres, own_size_variance, start_boxes
-from experiments.mot.presets import DetectorError, TrackingPreset
+from experiments.mot.presets import TrackingPreset
 from inference.online import online_assignment
 from inference.restarts import keep_best
 from inference.updates import (
@@ -82,7 +82,7 @@ def track(
     fitted = _track_linear(detections, mask, start, preset, progress)
     if prior is not None:
         return _track_deep(fitted, prior, preset, progress)
-    return fitted if preset.error is None else _with_correlated_error(fitted, preset.error)
+    return fitted if preset.error is None else _smooth_again(fitted, preset)
 
 
 def _batch(
@@ -151,17 +151,17 @@ def _track_linear(
     return Fitted(model, guide, single, restarts.elbo.max(0).values)
 
 
-def _with_correlated_error(fitted: Fitted, error: DetectorError) -> Fitted:
-    """Smooth once more, the assignment kept, with a detector whose errors are correlated in
-    time.
+def _smooth_again(fitted: Fitted, preset: TrackingPreset) -> Fitted:
+    """Smooth once more, the assignment kept, with a detector whose errors are correlated in time
+    and with velocities that last (`final_decay`).
     """
-    old, batch = fitted.model.prior, fitted.batch
+    old, batch, error = fitted.model.prior, fitted.batch, preset.error
     noise = batch.anchor.loc.new_tensor(error.std)[:, None]
     shock = noise * (1 - error.correlation**2) ** 0.5
     process_std = torch.cat((old.process_std, shock.expand(*old.process_std.shape[:-1], 1)), -1)
     prior = LinearGaussian(
         process_std=process_std,
-        velocity_decay=old.transition[:, 1, 1].tolist(),
+        velocity_decay=preset.final_decay,
         error_correlation=error.correlation,
         scale=old.scale,
     ).to(batch.observations.device)

@@ -1,5 +1,6 @@
 """The tracking experiment end to end: the figures it must reach, and its command."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -12,6 +13,8 @@ from experiments.datasets import TrackingData, load_npz
 from experiments.metrics import tracking_metrics
 from experiments.mot.boxes import start_boxes
 from experiments.mot.methods import METHODS, Options, run_method
+from experiments.mot.presets import PRESETS
+from experiments.mot.tracker import track
 
 
 def score(name: str, data: TrackingData, options: Options) -> dict[str, float]:
@@ -27,10 +30,10 @@ def shuffled(path: Path, every: int = 1) -> TrackingData:
 @pytest.mark.parametrize(
     ("name", "every", "mota", "idf1"),
     [
-        ("MOT17-hard", 1, 97.5, 98.5),
-        ("TUD-Stadtmitte", 1, 99.0, 99.5),
-        ("MOT16-11", 6, 98.0, 99.0),
-        ("MOT17-sim", 6, 98.5, 99.0),
+        ("MOT17-hard", 1, 99.0, 99.5),
+        ("TUD-Stadtmitte", 1, 99.4, 99.7),
+        ("MOT16-11", 6, 98.6, 99.3),
+        ("MOT17-sim", 6, 98.9, 99.4),
     ],
 )
 def test_default_preset_reaches_its_figures(mot_data, name, every, mota, idf1):
@@ -128,6 +131,26 @@ def test_more_sources_than_first_detections_start_where_there_are_enough():
     torch.testing.assert_close(start[0, :, 0], torch.tensor([0.05, 0.55]))
     with pytest.raises(ValueError, match="at most 2"):
         start_boxes(detections, mask, 3)
+
+
+def test_last_smoothing_lets_a_walker_who_has_left_go_on_growing():
+    """Seen for 40 of 60 frames: the assignment is the same whatever `final_decay` is."""
+    height = 0.2 + 0.004 * torch.arange(60)
+    left, bottom = torch.linspace(0.3, 0.2, 60), 0.5 + height
+    boxes = torch.stack((left, bottom - height, left + 0.4 * height, bottom), -1)[None, :, None]
+    mask = (torch.arange(60) < 40)[None, :, None]
+
+    def fitted(final_decay):
+        preset = dataclasses.replace(PRESETS["linear"], final_decay=final_decay)
+        return track(boxes, mask, preset)
+
+    lasting, forgetful = fitted(PRESETS["linear"].final_decay), fitted(0.9)
+    assert torch.equal(lasting.guide.responsibilities, forgetful.guide.responsibilities)
+    error, other = (
+        (each.centres[0][0, -1, 0, 3] - height[-1]).abs() for each in (lasting, forgetful)
+    )
+    assert error < 0.15 * height[-1]
+    assert other > 1.5 * error
 
 
 @pytest.mark.parametrize("name", [n for n in METHODS if not n.startswith("reference")])
