@@ -51,6 +51,9 @@ COMMANDS: dict[tuple[str, str], Command] = {
         for i in range(1, 6)
     },
     ("plot", "mot-iterations"): Command("experiments.mot.iterations", "thesis, Figure 4.3"),
+    ("bench", "elbo"): Command(
+        "experiments.bench_elbo", "a gradient of PathELBO against one Pyro site for every frame"
+    ),
     ("bench", "mot"): Command(
         "experiments.mot.bench", "seconds a sequence by batch size, and growth in T, N and K"
     ),

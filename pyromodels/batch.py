@@ -1,12 +1,81 @@
 """What a model is given: tensors, masks and the start of every trajectory."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from pyromodels.distributions.message import Anchor
 from pyromodels.errors import ShapeError, mismatch
+
+
+@dataclass(frozen=True)
+class SequenceBatch:
+    """One observed trajectory for each of B sequences, T frames.
+
+    Whatever stands in masked frames, NaN included, is replaced by zero.
+
+    Args:
+        x: shape (B, T, X).
+        mask: True where a frame is there, shape (B, T).
+        anchor: p(x_1), fields of shape (B, X); None for models that have a law of x_1 of their own.
+
+    Raises:
+        ShapeError: where the shapes do not fit each other.
+        ValueError: where a frame that counts is not finite.
+
+    Example:
+        >>> x = torch.tensor([[[0.1], [0.2], [float("nan")]]])
+        >>> SequenceBatch(x, torch.tensor([[True, True, False]])).x.flatten()
+        tensor([0.1000, 0.2000, 0.0000])
+    """
+
+    x: Tensor
+    mask: Tensor
+    anchor: Anchor | None = None
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.x.shape)
+        if len(shape) != 3:
+            raise ShapeError(mismatch("x", given=f"shape {shape}", expected="(B, T, X)"))
+        if tuple(self.mask.shape) != shape[:2]:
+            given = f"shape {tuple(self.mask.shape)}"
+            raise ShapeError(mismatch("mask", given=given, expected=shape[:2]))
+        if self.anchor is not None:
+            given = [tuple(part.shape) for part in self.anchor]
+            if given != [(shape[0], shape[2])] * 2:
+                raise ShapeError(
+                    mismatch(
+                        "anchor",
+                        given=f"loc {given[0]}, variance {given[1]}",
+                        expected=f"both ({shape[0]}, {shape[2]})",
+                    )
+                )
+        if not torch.isfinite(self.x[self.mask]).all():
+            raise ValueError("x: NaN or infinite where mask is True; mask such frames out")
+        # what is masked must not reach a sum, and zero times NaN is NaN
+        object.__setattr__(self, "x", self.x.masked_fill(~self.mask.unsqueeze(-1), 0.0))
+
+    @property
+    def num_sequences(self) -> int:
+        """B."""
+        return self.x.shape[0]
+
+    @property
+    def num_frames(self) -> int:
+        """T."""
+        return self.x.shape[1]
+
+    @cached_property
+    def has_gaps(self) -> bool:
+        """Whether a frame is there after one that is not: padding at the end is no gap."""
+        return bool((self.mask[:, 1:] & ~self.mask[:, :-1]).any())
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "SequenceBatch":
+        """Return the batch on another device, and its numbers in another dtype."""
+        anchor = self.anchor and Anchor(*(part.to(device, dtype) for part in self.anchor))
+        return SequenceBatch(self.x.to(device, dtype), self.mask.to(device), anchor)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,13 @@ plate share dimension -1 because no site lives in both.
 import pyro
 
 MAX_PLATE_NESTING = 3
+BATCH = "batch"
+"""Name of the plate of sequences: bounds can be had for each of its indices."""
 
 
 def batch_plate(size: int) -> pyro.plate:
     """Independent sequences, dimension -3."""
-    return pyro.plate("batch", size, dim=-3)
+    return pyro.plate(BATCH, size, dim=-3)
 
 
 def frame_plate(size: int) -> pyro.plate:

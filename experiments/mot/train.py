@@ -238,7 +238,7 @@ class PriorLoss:
         # Variance 1 / 2 pi: a density of one at s_1, whose term is then zero.
         anchor = Anchor(s[:, 0], torch.full_like(s[:, 0], 1 / (2 * math.pi)))
         keywords: dict[str, Any] = {"use_prediction": weights.use_prediction}
-        if hasattr(self.prior, "latent_dim"):
+        if self.prior.latent_dim > 0:
             keywords["kl_weight"] = weights.kl
         if self.prior.training and self.max_noise > 0:
             scale = (torch.rand_like(s[:, :1, :1]) * 2 - 1).clamp_min(0) * self.max_noise

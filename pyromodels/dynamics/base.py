@@ -24,6 +24,8 @@ class SourcePrior(nn.Module, ABC):
 
     source_dim: int
     """D."""
+    latent_dim: int = 0
+    """L: size of the prior's own latents, 0 where it has none."""
     block_dim: int
     """d: size of the blocks in which the message is dense; 1 for deep priors."""
     message_is_exact: bool

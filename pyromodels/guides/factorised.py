@@ -12,6 +12,7 @@ from pyromodels.distributions.chain import GaussianChain
 from pyromodels.distributions.visibility import BinaryChain
 from pyromodels.errors import ShapeError, mismatch
 from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.parameters import register
 from pyromodels.plates import batch_plate, frame_plate, observation_plate, source_plate
 
 
@@ -80,6 +81,7 @@ class FactorisedGuide(nn.Module, ABC):
 
     def forward(self, batch: MixtureBatch) -> None:
         """Run the guide."""
+        register(self)
         num_sequences, num_frames, num_slots, _ = batch.observations.shape
         anchor = type(batch.anchor)(*(part.unsqueeze(1) for part in batch.anchor))
         guide = self.of(batch)

@@ -14,6 +14,7 @@ from pyromodels.distributions.visibility import BinaryChain
 from pyromodels.dynamics.base import SourcePrior
 from pyromodels.emissions.clutter import BoxClutter
 from pyromodels.errors import ShapeError, mismatch
+from pyromodels.parameters import register
 from pyromodels.plates import (
     MAX_PLATE_NESTING,
     batch_plate,
@@ -178,6 +179,7 @@ class MixDVAE(nn.Module):
 
     def forward(self, batch: MixtureBatch, *, generate: bool = False) -> Tensor:
         """Run the program; returns s, shape (*, B, 1, N, T, D). `generate` draws o as well."""
+        register(self)
         num_sequences, num_frames, num_slots, _ = batch.observations.shape
         num_sources = batch.num_sources
         anchor = type(batch.anchor)(*(part.unsqueeze(1) for part in batch.anchor))

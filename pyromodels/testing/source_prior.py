@@ -123,6 +123,7 @@ def check_sites(prior: SourcePrior) -> None:
         for node in sites(model).values():
             assert node["fn"].event_shape[0] == num_steps and len(node["fn"].event_shape) == 2
             assert node["fn"].batch_shape == BATCH
+        assert (len(sites(model)) > 1) == (prior.latent_dim > 0), "latent_dim: 0 without latents"
         guide = run_guide(prior, s["value"])
         assert set(sites(guide)) | {"s"} == set(sites(model))
         for name, node in sites(guide).items():

@@ -137,3 +137,24 @@ def test_nothing_is_left_in_the_parameter_store(mixture):
     after = list(guide.parameters())
     assert any(not torch.equal(*pair) for pair in zip(before, after, strict=True))
     assert isinstance(svi.guide, nn.Module)
+
+
+def test_stock_pyro_trains_two_instances_in_one_process(mixture):
+    pyro.clear_param_store()
+    model, batch = mixture()
+    gaps = []
+    for _ in range(2):
+        guide = MeanField(model, batch).parametrised()
+        stock = pyro.infer.SVI(
+            model.requires_grad_(False),
+            guide,
+            pyro.optim.Adam({"lr": 0.05}),
+            TraceEnum_ELBO(**ENUM),
+        )
+        start = -closed_form_elbo(model, guide, batch).sum().item()
+        for _ in range(300):
+            stock.step(batch)
+        reached = -closed_form_elbo(model, guide, batch).sum().item()
+        gaps.append((reached - converged(model, batch)) / (start - converged(model, batch)))
+    assert max(gaps) < 0.1
+    pyro.clear_param_store()

@@ -1,0 +1,90 @@
+"""The dynamical variational autoencoder: one observed trajectory, latents that explain it."""
+
+import pyro
+from torch import Tensor, nn
+
+from pyromodels.batch import SequenceBatch
+from pyromodels.distributions.message import Anchor
+from pyromodels.dynamics.base import SourcePrior
+from pyromodels.errors import ShapeError, mismatch
+from pyromodels.parameters import register
+from pyromodels.plates import MAX_PLATE_NESTING, batch_plate, source_plate
+from pyromodels.registry import MODELS
+
+
+@MODELS.register("dvae")
+class DynamicalVAE(nn.Module):
+    r"""Dynamical variational autoencoder: p(x, z) of one observed trajectory a sequence.
+
+        p(x, z) = \prod_t p(z_t | x_{<t}, z_{<t}) p(x_t | x_{<t}, z_{<=t})
+
+    The prior says what each factor depends on; the guide `Amortised` is its own encoder,
+    q(z | x). x is the single source of its sequence: sites have the shapes they have in `MixDVAE`.
+
+    ======  =======  ==================  ===========
+    symbol  site     shape               unit
+    ======  =======  ==================  ===========
+    x       "x"      (B, 1, 1, T, X)     as the data
+    z       "x_z"    (B, 1, 1, T, L)     1
+    ======  =======  ==================  ===========
+
+    Frames that are masked must be at the end of a sequence. These priors are fed with x_{<t}, and
+    would take whatever fills a gap for data.
+
+    Reference: Girin, Leglaive, Bie, Diard, Hueber and Alameda-Pineda, 2021, Dynamical variational
+    autoencoders: a comprehensive review; Lin, 2024 (thesis), eq. 3.28-3.29 for SRNN.
+
+    Args:
+        prior: the dynamics of x and z. One without latents gives the exact p(x).
+
+    Raises:
+        ShapeError: in `forward`, where x has not the prior's size.
+        ValueError: in `forward`, for a batch without an anchor or with gaps.
+
+    Example:
+        >>> import torch
+        >>> from pyromodels.dynamics.srnn import SRNN
+        >>> model = DynamicalVAE(SRNN(source_dim=2, latent_dim=3))
+        >>> anchor = Anchor(torch.zeros(5, 2), torch.ones(5, 2))
+        >>> batch = SequenceBatch(torch.zeros(5, 20, 2), torch.ones(5, 20).bool(), anchor)
+        >>> model(batch, generate=True).shape
+        torch.Size([5, 1, 1, 20, 2])
+    """
+
+    max_plate_nesting = MAX_PLATE_NESTING
+
+    def __init__(self, prior: SourcePrior) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, batch: SequenceBatch, *, generate: bool = False) -> Tensor:
+        """Run the program; returns x, shape (*, B, 1, 1, T, X). `generate` draws x as well."""
+        register(self)
+        x, anchor, mask = self.trajectories(batch)
+        with batch_plate(batch.num_sequences), source_plate(1):
+            with pyro.poutine.condition(data={} if generate else {"x": x}):
+                # p(z_t | x_<t, z_<t) p(x_t | x_<t, z_<=t), all t
+                return self.prior.sample_sources("x", batch.num_frames, anchor=anchor, mask=mask)
+
+    def trajectories(self, batch: SequenceBatch) -> tuple[Tensor, Anchor, Tensor]:
+        """Return x (B, 1, 1, T, X), the anchor (B, 1, 1, X) and the mask (B, 1, 1, T)."""
+        if batch.x.shape[-1] != self.prior.source_dim:
+            raise ShapeError(
+                mismatch(
+                    "x",
+                    given=f"shape {tuple(batch.x.shape)}",
+                    expected=f"(B, T, {self.prior.source_dim})",
+                )
+            )
+        if batch.anchor is None:
+            raise ValueError(
+                f"anchor: {type(self.prior).__name__} starts every trajectory at one; "
+                "give the batch an Anchor, e.g. at the first frame"
+            )
+        if batch.has_gaps:
+            raise ValueError(
+                f"mask: a gap, and {type(self.prior).__name__} is fed with what fills it; "
+                "cut the sequence there, or fill the gap in and unmask it"
+            )
+        anchor = Anchor(*(part[:, None, None] for part in batch.anchor))
+        return batch.x[:, None, None], anchor, batch.mask[:, None, None]
