@@ -9,7 +9,6 @@ program with more sites.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 from pyro.infer import TraceMeanField_ELBO
 from pyro.infer.elbo import ELBOModule
 
-from experiments.records import replacing
+from experiments.records import write_rows
 from experiments.stepwise import StepwiseGuide, StepwiseModel
 from inference.path_elbo import PathELBO
 from pyromodels.batch import SequenceBatch
@@ -59,10 +58,7 @@ def main(args: argparse.Namespace) -> int:
     finally:
         torch.set_num_threads(threads)
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(args.json) as part:
-            part.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-        print(f"rows: {args.json}")
+        write_rows(args.json, rows)
     return 0
 
 

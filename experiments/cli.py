@@ -57,6 +57,7 @@ COMMANDS: dict[tuple[str, str], Command] = {
     ("bench", "mot"): Command(
         "experiments.mot.bench", "seconds a sequence by batch size, and growth in T, N and K"
     ),
+    ("bench", "vem"): Command("experiments.mot.bench_vem", "VEM.step beside the bare updates"),
     ("bench", "mot-stopping"): Command(
         "experiments.mot.bench_stopping", "seconds to the same MOTA, with a stopping rule"
     ),

@@ -189,3 +189,11 @@ def spec_of(args: argparse.Namespace) -> dict[str, object]:
         for key, value in vars(args).items()
         if key not in dropped and value is not None
     }
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write the rows of a benchmark as JSON, whole or not at all, and say where."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
+        part.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    print(f"rows: {path}")

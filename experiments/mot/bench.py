@@ -10,7 +10,6 @@ scene: all its starts, to the end.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import resource
 import sys
@@ -25,7 +24,7 @@ import torch
 from experiments.datasets import generate_scene
 from experiments.mot.presets import DEFAULT, PRESETS
 from experiments.mot.tracker import track
-from experiments.records import replacing
+from experiments.records import write_rows
 from inference.published import published_vem
 from inference.published_options import PublishedOptions
 from pyromodels.dynamics.srnn import SRNN
@@ -113,10 +112,7 @@ def main(args: argparse.Namespace) -> int:
     finally:
         torch.set_num_threads(threads)
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(args.json) as part:
-            part.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-        print(f"rows: {args.json}")
+        write_rows(args.json, rows)
     if device.type == "cpu":
         print("\npeak memory above the start, MB (batch 64; does not grow with the iterations)")
         for iterations in grid.iterations:

@@ -5,7 +5,6 @@ at the same batch size, in turn, and says what the rule saves and what it costs 
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 from statistics import median
@@ -17,7 +16,7 @@ from experiments.metrics import tracking_metrics
 from experiments.mot.methods import Options, chunks, run_method
 from experiments.mot.presets import DEFAULT
 from experiments.mot.run import load
-from experiments.records import replacing
+from experiments.records import write_rows
 
 TOLERANCES = (None, 0.03, 0.01, 0.003)
 
@@ -57,9 +56,7 @@ def main(args: argparse.Namespace) -> int:
                 )
                 rows.append({"data": data.name, "name": name, "batch": args.batch, **row})
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(args.json) as part:
-            part.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        write_rows(args.json, rows)
     return 0
 
 

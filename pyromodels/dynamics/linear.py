@@ -184,7 +184,11 @@ class LinearGaussian(SourcePrior):
 
     @process_std.setter
     def process_std(self, value: Tensor) -> None:
-        self.log_process_std = nn.Parameter(value.detach().log())
+        log_std = value.detach().log()
+        if log_std.shape == self.log_process_std.shape:  # the same parameter, for who holds it
+            self.log_process_std.data.copy_(log_std)
+        else:
+            self.log_process_std = nn.Parameter(log_std)
 
     def positions(self, s: Tensor) -> Tensor:
         """Return the observed coordinates of s, shape (*, D) -> (*, G)."""

@@ -198,3 +198,10 @@ def test_stopping_benchmark_prints_a_row_for_every_rule(capsys, tmp_path):
     assert [row["tolerance"] for row in measured] == [None, 0.03, 0.01, 0.003]
     assert measured[0]["ratio"] == 1.0 and all(row["seconds"] > 0 for row in measured)
     assert capsys.readouterr().out.count("linear") == 4
+
+
+def test_vem_benchmark_prints_a_ratio(capsys, tmp_path):
+    rows = tmp_path / "vem.json"
+    small = ["--repeats", "2", "--num-frames", "8"]
+    assert main(["bench", "vem", *small, "--json", str(rows)]) == 0
+    assert all(row["ratio"] > 0 for row in json.loads(rows.read_text()))
