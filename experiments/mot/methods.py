@@ -108,8 +108,6 @@ def _prior(preset: TrackingPreset, options: Options) -> SourcePrior | None:
             f"weights: the {preset.name} preset needs a prior that predicts increments; these "
             "predict positions. Use --preset reference for the published networks"
         )
-    coordinates = prior.coordinates
-    prior.coordinates = dataclasses.replace(coordinates, std_range=(preset.least_std, 1.0))
     return prior
 
 

@@ -63,11 +63,10 @@ class TrackingPreset:
         sweeps: sweeps that ascend the bound, after those.
         tolerance: sweeps of a kind end as soon as none moves a responsibility by more than this,
             in any sequence of the batch; None makes all of them.
-        prior_sweeps: sweeps with a deep prior, from the linear solution on.
-        least_std: floor of the deviation that a deep prior predicts, in box sizes: fed with its own
-            smoothed trajectories, a network is surer of the next step than it should be.
-        error: the correlated error of the detector, with which the last smoother takes stock of its
-            own uncertainty; None leaves the last smoothing out, and with it `final_decay`.
+        num_histories: draws of the trajectory that a deep prior's variance is averaged over.
+        error: the correlated error of the detector, with which the last smoothers take stock of
+            their own uncertainty; None keeps the independent noise that the assignment is made
+            with, and leaves `final_decay` out.
     """
 
     name: str
@@ -90,8 +89,7 @@ class TrackingPreset:
     cavity_sweeps: int = 9
     sweeps: int = 3
     tolerance: float | None = None
-    prior_sweeps: int = 1
-    least_std: float = 0.005
+    num_histories: int = 16
     error: DetectorError | None = field(default_factory=DetectorError)
 
 
@@ -101,13 +99,13 @@ PRESETS = {
         TrackingPreset("linear", "constant velocity with process noise, exact smoother"),
         TrackingPreset(
             "srnn",
-            "SRNN that predicts increments, from the linear solution on",
+            "SRNN that predicts increments, fed with the linear solution",
             dynamics="srnn",
             weights="srnn_mot",
         ),
         TrackingPreset(
             "deep_ar",
-            "autoregressive LSTM that predicts increments, from the linear solution on",
+            "autoregressive LSTM that predicts increments, fed with the linear solution",
             dynamics="deep_ar",
             weights="deep_ar_mot",
         ),

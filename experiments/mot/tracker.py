@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from experiments.mot.boxes import box_size, corners_to_centres, own_size_variance, start_boxes
-from experiments.mot.presets import TrackingPreset
+from experiments.mot.presets import DetectorError, TrackingPreset
+from inference.bound import closed_form_elbo
+from inference.moments import averaged_message, pseudo_observations
 from inference.online import online_assignment
 from inference.restarts import keep_best
 from inference.updates import (
@@ -19,9 +21,12 @@ from inference.updates import (
 )
 from inference.vem import VEM
 from pyromodels.batch import MixtureBatch
+from pyromodels.distributions.chain import GaussianChain
+from pyromodels.distributions.kalman import smooth_and_compare
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.base import SourcePrior
 from pyromodels.dynamics.linear import LinearGaussian
+from pyromodels.dynamics.with_error import WithError
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.models.mixdvae import MixDVAE
 
@@ -64,8 +69,9 @@ def track(
     """Track `num_sources` objects through every sequence.
 
     The sources are constant-velocity boxes first: an online pass, then variational EM, from every
-    process noise of the preset, the best bound kept for each sequence. A deep prior, where the
-    preset has one, continues from there.
+    process noise of the preset, the best bound kept for each sequence. Then, the assignment kept,
+    they are smoothed with a detector whose errors are correlated, and with the deep prior of the
+    preset, where it has one.
 
     Args:
         detections: the boxes, in any order within a frame.
@@ -80,9 +86,13 @@ def track(
     """
     start = start_boxes(detections, mask, num_sources)
     fitted = _track_linear(detections, mask, start, preset, progress)
+    if preset.error is not None:
+        fitted = _smooth_with(fitted, _lasting(fitted.model.prior, preset.final_decay), preset)
     if prior is not None:
-        return _track_deep(fitted, prior, preset, progress)
-    return fitted if preset.error is None else _smooth_again(fitted, preset)
+        fitted = _smooth_with(fitted, prior, preset)
+        if progress is not None:
+            progress("prior", 0, fitted.elbo)
+    return fitted
 
 
 def _batch(
@@ -151,57 +161,63 @@ def _track_linear(
     return Fitted(model, guide, single, restarts.elbo.max(0).values)
 
 
-def _smooth_again(fitted: Fitted, preset: TrackingPreset) -> Fitted:
-    """Smooth once more, the assignment kept, with a detector whose errors are correlated in time
-    and with velocities that last (`final_decay`).
+def with_error(
+    prior: SourcePrior,
+    start: Anchor,  # of the prior, box-shaped: four coordinates in blocks
+    error: DetectorError,
+) -> tuple[WithError, Anchor]:
+    """Return the prior and its anchor with the detector's error beside them."""
+    wide = WithError(prior, correlation=error.correlation).to(start.loc)
+    std = start.loc.new_tensor(error.std) * box_size(start.loc[..., :: prior.block_dim])
+    return wide, wide.anchor(start, error_variance=std.square())
+
+
+@torch.no_grad()
+def _smooth_with(fitted: Fitted, prior: SourcePrior, preset: TrackingPreset) -> Fitted:
+    """Smooth once more with a prior, the assignment kept; errors correlated if the preset says so.
+
+    A deep prior is fed with the trajectories of `fitted`: mean and draws.
     """
-    old, batch, error = fitted.model.prior, fitted.batch, preset.error
-    noise = batch.anchor.loc.new_tensor(error.std)[:, None]
-    shock = noise * (1 - error.correlation**2) ** 0.5
-    process_std = torch.cat((old.process_std, shock.expand(*old.process_std.shape[:-1], 1)), -1)
-    prior = LinearGaussian(
-        process_std=process_std,
-        velocity_decay=preset.final_decay,
-        error_correlation=error.correlation,
-        scale=old.scale,
-    ).to(batch.observations.device)
-    loc, variance = (part.unflatten(-1, (-1, 2)) for part in batch.anchor)
-    error_variance = (noise * old.unit(batch.anchor)).square()
-    anchor = Anchor(
-        torch.cat((loc, torch.zeros_like(error_variance)), -1).flatten(-2),
-        torch.cat((variance, error_variance), -1).flatten(-2),
-    )
+    error, batch, scale = preset.error, fitted.batch, 1.0
+    kept = _leading(fitted.model.prior.block_dim, prior.block_dim)
+    anchor = Anchor(*(kept(part) for part in batch.anchor))
+    num_draws = 0 if prior.message_is_exact else preset.num_histories
+    histories = kept(_mean_and_draws(fitted.guide.sources, num_draws))
+    if error is not None:
+        prior, anchor = with_error(prior, anchor, error)
+        histories = prior.join(histories, torch.zeros_like(histories[..., :: prior.block_dim - 1]))
+        scale = error.independent
     batch = MixtureBatch(batch.observations, batch.mask, batch.variance, anchor)
-    model = MixDVAE(prior, detector=fitted.model.detector, noise_scale=error.independent)
-    model = model.to(batch.observations.device)
+    model = MixDVAE(prior, detector=preset.detector, noise_scale=scale).to(anchor.loc)
     guide = MeanField(model, batch)
     guide.responsibilities, guide.visibility = (
         fitted.guide.responsibilities,
         fitted.guide.visibility,
     )
-    vem = VEM(model, guide, [SourceUpdate()])
-    vem.sweep(batch)
-    return Fitted(model, guide, batch, vem.elbo(batch))
+    message = averaged_message(prior, histories[0], histories[1:], anchor=anchor)
+    evidence = pseudo_observations(model, batch, guide.assigned)
+    guide.sources, divergence = smooth_and_compare(message, *evidence)
+    elbo = closed_form_elbo(model, guide, batch, known={"sources": -divergence.sum(1)})
+    return Fitted(model, guide, batch, elbo)
 
 
-def _track_deep(
-    linear: Fitted, prior: SourcePrior, preset: TrackingPreset, progress: Progress | None
-) -> Fitted:
-    step = linear.model.prior.block_dim
-    anchor = Anchor(*(part[..., ::step] for part in linear.batch.anchor))
-    batch = MixtureBatch(
-        linear.batch.observations, linear.batch.mask, linear.batch.variance, anchor
-    )
-    model = MixDVAE(prior, detector=preset.detector).to(batch.observations)
-    guide = MeanField(model, batch)
-    guide.responsibilities, guide.visibility = (
-        linear.guide.responsibilities,
-        linear.guide.visibility,
-    )
-    guide.loc = linear.guide.loc[..., :1]
-    vem = VEM(model, guide, [])
-    cavity = AssignmentUpdate(likelihood="cavity", keep_first=True)
-    updates = [SourceUpdate(), VisibilityUpdate(), cavity]
-    _run(vem, updates, preset.prior_sweeps, batch, progress, "prior")
-    _run(vem, [SourceUpdate(), VisibilityUpdate()], 1, batch, progress, "final")
-    return Fitted(model, guide, batch, vem.elbo(batch))
+def _lasting(prior: LinearGaussian, decay: float) -> LinearGaussian:
+    """The same prior with another velocity decay, one for all coordinates."""
+    return LinearGaussian(
+        process_std=prior.process_std.detach(), velocity_decay=decay, scale=prior.scale
+    ).to(prior.transition)
+
+
+def _leading(given: int, wanted: int) -> Callable[[Tensor], Tensor]:
+    """Keep the first `wanted` coordinates of every block of `given`."""
+    return lambda s: s.unflatten(-1, (-1, given))[..., :wanted].flatten(-2)
+
+
+def _mean_and_draws(sources: GaussianChain, num_draws: int) -> Tensor:  # (1 + S, B, N, T, D)
+    """The mean trajectories, then draws from the same noise every time and on every device."""
+    mean, loc = sources.loc.unsqueeze(0), sources.loc_blocks
+    if not num_draws:
+        return mean
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(num_draws, *loc.shape, generator=generator, dtype=loc.dtype)
+    return torch.cat((mean, sources.roll_out(noise.to(loc.device))))

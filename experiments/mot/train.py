@@ -1,7 +1,8 @@
 """`pyromodels train srnn-mot`: pre-train a prior of one walker's box on synthetic trajectories.
 
 The bound is that of p(s_{2:T} | s_1), in nats a frame of the T - 1 predicted, for s in (centre x,
-centre y, width, height) over the image's size. Errors of predictions are in heights of the box
+centre y, width, height) over the image's size, the networks fed with what a tracker would believe
+of s (`smoothed_detections`). Errors of predictions are in heights of the box
 (of the width: in widths), root mean square over the four coordinates. "Constant velocity" continues
 with the last difference; "over 5" with the mean of the last five.
 """
@@ -24,6 +25,7 @@ from experiments.datasets.trajectories import (
     generate_trajectories,
 )
 from experiments.mot.boxes import box_size
+from experiments.mot.smoothed import smoothed_detections
 from experiments.mot.weights import save_prior
 from experiments.records import open_run
 from inference.fit import fit
@@ -179,12 +181,17 @@ def train_prior(
     prior_spec, options = spec.prior(), spec.options()
     run = open_run(out, "train-srnn-mot", {**dataclasses.asdict(spec), "prior": prior_spec})
     train, valid, test = spec.data()
+    # the networks learn to predict from a tracker's estimates, and are judged by them
+    train, valid = (
+        (s, smoothed_detections(s, seed=3 * spec.seed + number))
+        for number, s in enumerate((train, valid))
+    )
     seed_all(spec.seed)
     prior = DYNAMICS.build(prior_spec)
     print(f"{spec.dynamics}, {sum(p.numel() for p in prior.parameters())} parameters, "
-          f"{len(train)} trajectories of {spec.num_frames} frames; record in {run.path}")
+          f"{len(train[0])} trajectories of {spec.num_frames} frames; record in {run.path}")
     result = fit(
-        prior, PriorLoss(prior), (train,), (valid,), options=options,
+        prior, PriorLoss(prior), train, valid, options=options,
         folder=run.path / "checkpoints", resume=resume, max_seconds=max_seconds,
         on_epoch=lambda r: print(
             f"epoch {r['epoch']:3d}  bound, nats a frame: train {-r['train_loss']:8.3f}  "
@@ -225,24 +232,23 @@ def real_tracks(path: Path) -> list[tuple[str, Tensor]]:
 class PriorLoss:
     """Negative bound on log p(s_{2:T} | s_1), in nats a frame, of every trajectory.
 
-    In training the networks are fed with the trajectory and white noise on it, whose scale differs
-    by trajectory and is zero for half of them: a tracker feeds them its estimates, not the truth.
+    Given estimates beside the trajectories, the networks are fed with those: what a tracker feeds
+    them is smoother than the truth, and wrong.
     """
 
-    def __init__(self, prior: SourcePrior, max_noise: float = 0.004) -> None:
-        self.prior, self.max_noise = prior, max_noise
+    def __init__(self, prior: SourcePrior) -> None:
+        self.prior = prior
 
     def __call__(self, batch: tuple[Tensor, ...], weights: Weights) -> Tensor:
-        """Return the loss of every sequence, shape (B,)."""
-        (s,) = batch
+        """Return the loss of every sequence, shape (B,); batch: s[, estimates], each (B, T, 4)."""
+        s, *estimates = batch
         # Variance 1 / 2 pi: a density of one at s_1, whose term is then zero.
         anchor = Anchor(s[:, 0], torch.full_like(s[:, 0], 1 / (2 * math.pi)))
         keywords: dict[str, Any] = {"use_prediction": weights.use_prediction}
         if self.prior.latent_dim > 0:
             keywords["kl_weight"] = weights.kl
-        if self.prior.training and self.max_noise > 0:
-            scale = (torch.rand_like(s[:, :1, :1]) * 2 - 1).clamp_min(0) * self.max_noise
-            keywords["history"] = s + scale * box_size(s) * torch.randn_like(s)
+        if estimates:
+            (keywords["history"],) = estimates
         return -self.prior.elbo(s, anchor=anchor, **keywords) / max(s.shape[1] - 1, 1)
 
 

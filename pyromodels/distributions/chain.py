@@ -172,8 +172,15 @@ class GaussianChain(TorchDistribution):
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         """Draw trajectories, shape (*sample, *batch, T, D)."""
         shape = torch.Size(sample_shape) + self.loc_blocks.shape
-        root = torch.linalg.cholesky(self.innovation)
-        deviation = matvec(root, torch.randn(shape, dtype=root.dtype, device=root.device))
+        loc = self.loc_blocks
+        return self.roll_out(torch.randn(shape, dtype=loc.dtype, device=loc.device))
+
+    def roll_out(
+        self,
+        noise: Tensor,  # standard normal, shape: (*sample, *batch, T, G, d)
+    ) -> Tensor:  # s, shape: (*sample, *batch, T, D)
+        """Return the trajectories that the noise drives, from the last frame backwards."""
+        deviation = matvec(torch.linalg.cholesky(self.innovation), noise)
         if self.gain is not None:
             steps = list(deviation.unbind(-3))
             for t in range(len(steps) - 2, -1, -1):

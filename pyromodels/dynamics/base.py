@@ -2,16 +2,21 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from pyromodels.distributions.message import Anchor, GaussianMessage
-from pyromodels.distributions.path import diagonal_normal
+from pyromodels.distributions.path import PathDistribution, diagonal_normal
 from pyromodels.errors import ShapeError, mismatch
+
+Statement = Callable[[str, PathDistribution], Tensor]
+"""`pyro.sample(name, law)`, or what a prior around another one puts in its place."""
 
 
 class SourcePrior(nn.Module, ABC):
@@ -42,8 +47,12 @@ class SourcePrior(nn.Module, ABC):
         *,
         anchor: Anchor,
         mask: Tensor | None = None,  # shape: broadcastable to (*batch, N, T)
+        sample: Statement = pyro.sample,
     ) -> Tensor:  # s, shape: (*batch, N, T, D)
-        """Pyro statements: sample the site `name`, and the prior's own latents `name + "_..."`."""
+        """Pyro statements: sample the site `name`, and the prior's own latents `name + "_..."`.
+
+        `sample` draws the site `name`; a prior that adds coordinates to this one passes its own.
+        """
 
     @abstractmethod
     def guide_sources(

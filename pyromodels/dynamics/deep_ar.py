@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution
-from pyromodels.dynamics.base import Coordinates, SourcePrior
+from pyromodels.dynamics.base import Coordinates, SourcePrior, Statement
 from pyromodels.nets import GaussianMLP, Recurrence
 from pyromodels.registry import DYNAMICS
 
@@ -88,10 +88,16 @@ class DeepAR(SourcePrior):
         return _DeepARPath(self, num_steps, anchor, mask)
 
     def sample_sources(
-        self, name: str, num_steps: int, *, anchor: Anchor, mask: Tensor | None = None
+        self,
+        name: str,
+        num_steps: int,
+        *,
+        anchor: Anchor,
+        mask: Tensor | None = None,
+        sample: Statement = pyro.sample,
     ) -> Tensor:
         """s ~ p(s)."""
-        return pyro.sample(name, self.path(num_steps, anchor=anchor, mask=mask))
+        return sample(name, self.path(num_steps, anchor=anchor, mask=mask))
 
     def guide_sources(
         self, name: str, s: Tensor, *, anchor: Anchor, mask: Tensor | None = None
@@ -120,15 +126,16 @@ class DeepAR(SourcePrior):
             s: the trajectories.
             anchor: p(s_1).
             mask: True where a frame counts.
-            history: what the network is fed with in place of s, e.g. s with noise on it.
+            history: what the network is fed with in place of s, e.g. a tracker's estimate of s;
+                the increments that it is to predict stay those of s.
             use_prediction: scheduled sampling: the probability, drawn for every frame of every
                 sequence, that the network is fed with its own detached prediction.
         """
         self.check(s, anchor)
-        history = s if history is None else history
+        history, before_s = s if history is None else history, s
         if use_prediction > 0:
-            history = self._own_history(history, use_prediction)
-        p = self.coordinates.conditionals(*self._decode(history), history, anchor)
+            history = before_s = self._own_history(history, use_prediction)
+        p = self.coordinates.conditionals(*self._decode(history), before_s, anchor)
         per_frame = p.log_prob(s)
         return (per_frame if mask is None else torch.where(mask, per_frame, 0.0)).sum(-1)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pyromodels.distributions.chain import matvec
 from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution, diagonal_normal
-from pyromodels.dynamics.base import SourcePrior
+from pyromodels.dynamics.base import SourcePrior, Statement
 from pyromodels.errors import ShapeError, mismatch
 from pyromodels.registry import DYNAMICS
 
@@ -227,11 +227,17 @@ class LinearGaussian(SourcePrior):
         return LinearGaussianPath(self.transition, scale, anchor, num_steps, mask)
 
     def sample_sources(
-        self, name: str, num_steps: int, *, anchor: Anchor, mask: Tensor | None = None
+        self,
+        name: str,
+        num_steps: int,
+        *,
+        anchor: Anchor,
+        mask: Tensor | None = None,
+        sample: Statement = pyro.sample,
     ) -> Tensor:
         """Sample the site `name`."""
         # p(s_{1:T}) = N(s_1; anchor) prod_t N(s_t; A s_{t-1}, diag(q))
-        return pyro.sample(name, self.path(num_steps, anchor, mask))
+        return sample(name, self.path(num_steps, anchor, mask))
 
     def guide_sources(
         self, name: str, s: Tensor, *, anchor: Anchor, mask: Tensor | None = None

@@ -10,7 +10,7 @@ from torch import Tensor
 from pyromodels.distributions.coupled import CoupledPaths
 from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution
-from pyromodels.dynamics.base import Coordinates, SourcePrior
+from pyromodels.dynamics.base import Coordinates, SourcePrior, Statement
 from pyromodels.dynamics.srnn_paths import EncoderPath, SRNNPaths, before, rows
 from pyromodels.errors import mismatch
 from pyromodels.nets import GaussianMLP, Recurrence, SplitMLP
@@ -195,12 +195,18 @@ class SRNN(SourcePrior):
         return SRNNPaths(self, num_steps, anchor, mask)
 
     def sample_sources(
-        self, name: str, num_steps: int, *, anchor: Anchor, mask: Tensor | None = None
+        self,
+        name: str,
+        num_steps: int,
+        *,
+        anchor: Anchor,
+        mask: Tensor | None = None,
+        sample: Statement = pyro.sample,
     ) -> Tensor:
         """z, s ~ p(z, s): sites `name + "_z"` and `name`."""
         pair = self.pair(num_steps, anchor=anchor, mask=mask)
         z = pyro.sample(f"{name}_z", pair.latent)  # p(z_t | s_<t, z_{t-1})
-        s = pyro.sample(name, pair.source(z))  # p(s_t | s_<t, z_t)
+        s = sample(name, pair.source(z))  # p(s_t | s_<t, z_t)
         pair.teach(s)
         return s
 
@@ -255,7 +261,8 @@ class SRNN(SourcePrior):
             s: the trajectories.
             anchor: p(s_1).
             mask: True where a frame counts.
-            history: what the networks are fed with in place of s_<t, e.g. s with noise on it.
+            history: what the networks are fed with in place of s, e.g. a tracker's estimate of s;
+                the increments that they are to predict stay those of s.
             use_prediction: scheduled sampling: the probability, drawn for every frame of every
                 sequence, that the networks are fed with their own detached prediction in place of
                 s_t.
@@ -263,14 +270,16 @@ class SRNN(SourcePrior):
             z_noise: standard normal; drawn where it is None.
         """
         self.check(s, anchor)
-        history = s if history is None else history
+        history, before_s = s if history is None else history, s
         if z_noise is None:
             z_noise = torch.randn((*s.shape[:-1], self.latent_dim), dtype=s.dtype, device=s.device)
         if use_prediction > 0:
-            history = self._own_history(s, history, use_prediction, z_noise)
-        h, _ = self.hidden(history)
-        q = self.infer(h, self.coordinates.see(s, history), noise=z_noise)
-        p_s = self.coordinates.conditionals(*self.decoder(h, q.z), history, anchor)
+            history = before_s = self._own_history(s, history, use_prediction, z_noise)
+        h, x = self.hidden(history)
+        if use_prediction > 0:
+            x = self.coordinates.see(s, history)
+        q = self.infer(h, x, noise=z_noise)
+        p_s = self.coordinates.conditionals(*self.decoder(h, q.z), before_s, anchor)
         p_mean, p_log_variance = self.prior(h, before(q.z))
         difference = q.log_variance - p_log_variance
         distance = (q.mean - p_mean).square() * (-p_log_variance).exp()

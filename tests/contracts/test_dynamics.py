@@ -11,6 +11,7 @@ from pyromodels.testing import (
     SOURCE_PRIOR_CHECKS,
     build_source_prior,
     example_anchor,
+    message_log_prob,
     run_prior,
     source_prior_specs,
     values,
@@ -71,9 +72,24 @@ def test_deep_ar_fed_with_its_predictions_only_is_fed_with_its_mean_trajectory(p
     s = values(run_prior(prior))["s"]
     anchor = example_anchor(prior)
     mean = torch.cat((s[..., :1, :], prior.predict(s[..., :1, :], 4)), -2)
+    p = prior.coordinates.conditionals(*prior._decode(mean), mean, anchor)
     torch.testing.assert_close(
-        prior.elbo(s, anchor=anchor, use_prediction=1.0), prior.elbo(s, anchor=anchor, history=mean)
+        prior.elbo(s, anchor=anchor, use_prediction=1.0), p.log_prob(s).sum(-1)
     )
+
+
+@pytest.mark.parametrize("name", ["deep_ar", "srnn"])
+def test_bound_given_an_estimate_is_the_density_of_the_message_there(name):
+    """Networks are trained as inference uses them: p(s_t | s_{t-1}, what the estimate tells)."""
+    prior = build_source_prior({"name": name, "predicts": "increment", "scale": "unit"})
+    s, anchor = values(run_prior(prior))["s"], example_anchor(prior)
+    estimate, keywords, z_noise = s + 0.1 * torch.randn_like(s), {}, None
+    if name == "srnn":
+        z_noise = torch.randn(*s.shape[:-1], 4, dtype=s.dtype)
+        keywords = {"z_noise": z_noise, "kl_weight": 0.0}
+    message = prior.gaussian_message(estimate, anchor=anchor, z_noise=z_noise)
+    actual = prior.elbo(s, anchor=anchor, history=estimate, **keywords)
+    torch.testing.assert_close(actual, message_log_prob(message, s))
 
 
 @pytest.mark.parametrize("predicts", ["position", "increment"])

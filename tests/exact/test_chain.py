@@ -386,3 +386,18 @@ def test_the_divergence_is_that_of_the_dense_gaussians(d, num_steps, dtype):
     answer = smooth_and_compare(message, precision.to(dtype), information.to(dtype)).divergence
     close = CLOSE if dtype is torch.float64 else {"atol": 1e-4, "rtol": 1e-4}
     torch.testing.assert_close(answer.double(), expected, **close)
+
+
+def test_draws_are_the_roll_out_of_their_noise():
+    torch.manual_seed(0)
+    root = torch.randn(4, 3, 2, 2, dtype=torch.float64)
+    covariance = root @ root.mT + torch.eye(2, dtype=torch.float64)
+    chain = GaussianChain(
+        torch.randn(4, 3, 2, dtype=torch.float64), covariance, 0.1 * torch.randn_like(covariance)
+    )
+    torch.manual_seed(1)
+    draws = chain.rsample((5,))
+    torch.manual_seed(1)
+    noise = torch.randn(5, 4, 3, 2, dtype=torch.float64)
+    assert torch.equal(chain.roll_out(noise), draws)
+    torch.testing.assert_close(chain.roll_out(torch.zeros_like(noise[0])), chain.mean)

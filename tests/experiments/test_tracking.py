@@ -10,11 +10,16 @@ import torch
 
 from experiments.cli import main
 from experiments.datasets import TrackingData, load_npz
+from experiments.datasets.trajectories import generate_trajectories
 from experiments.metrics import tracking_metrics
-from experiments.mot.boxes import start_boxes
+from experiments.mot.boxes import box_size, corners_to_centres, start_boxes
 from experiments.mot.methods import METHODS, Options, run_method
-from experiments.mot.presets import PRESETS
+from experiments.mot.presets import PRESETS, DetectorError
+from experiments.mot.smoothed import smoothed_detections
 from experiments.mot.tracker import track
+from inference.posterior import Posterior
+from pyromodels.dynamics.deep_ar import DeepAR
+from pyromodels.models.mixdvae import Detector
 
 
 def score(name: str, data: TrackingData, options: Options) -> dict[str, float]:
@@ -40,6 +45,61 @@ def test_default_preset_reaches_its_figures(mot_data, name, every, mota, idf1):
     figures = score("linear", shuffled(mot_data / f"{name}_T60.npz", every), Options())
     assert figures["mota"] >= mota
     assert figures["idf1"] >= idf1
+
+
+@pytest.mark.parametrize("preset", ["srnn", "deep_ar"])
+@pytest.mark.parametrize(
+    ("name", "every", "mota", "nees"), [("MOT17-hard", 4, 97.5, 4.0), ("MOT16-11", 6, 98.0, 9.0)]
+)
+def test_deep_presets_reach_their_figures(mot_data, preset, name, every, mota, nees):
+    """Without the detector's correlated error NEES is 15 and 44."""
+    figures = score(preset, shuffled(mot_data / f"{name}_T60.npz", every), Options())
+    assert figures["mota"] >= mota
+    assert figures["nees"] <= nees
+
+
+def test_posterior_of_a_deep_preset_has_the_error_beside_every_coordinate(mot_data):
+    data = load_npz(mot_data / "TUD-Stadtmitte_T60.npz").subset(slice(0, 2))
+    fitted = run_method("srnn", data).fitted
+    posterior = Posterior.from_fitted(fitted.model, fitted.guide, fitted.batch)
+    draws = posterior.sample(3)
+    num_sources, num_frames = data.num_objects, data.num_frames
+    assert draws["s"].shape == (3, 2, num_sources, num_frames, 8)
+    assert draws["s_z"].shape[:4] == (3, 2, num_sources, num_frames)
+    assert posterior.log_joint(draws).isfinite().all()
+    assert posterior.log_prob(draws).isfinite().all()
+    replica = posterior.predictive(draws=draws)["o"]
+    assert replica.shape == (3, *fitted.batch.observations.shape)
+    assert posterior.to_inference_data(2).posterior["s"].shape[-2:] == (4, 2)
+    again = run_method("srnn", data)
+    torch.testing.assert_close(again.fitted.guide.loc, fitted.guide.loc, rtol=0, atol=0)
+
+
+def test_deep_preset_without_correlated_error_keeps_the_prior_alone(mot_data):
+    data = load_npz(mot_data / "TUD-Stadtmitte_T60.npz").subset(slice(0, 2))
+    fitted = run_method("deep_ar", data, Options(changes={"error": None})).fitted
+    assert isinstance(fitted.model.prior, DeepAR)
+    assert fitted.guide.loc.shape[-2:] == (4, 1)
+
+
+def test_smoothed_detections_of_an_exact_detector_are_the_truth():
+    s = corners_to_centres(generate_trajectories(5, 20, seed=1, dtype=torch.float64))
+    exact = dataclasses.replace(
+        PRESETS["linear"],
+        noise_ratio=(1e-4, 1e-4),
+        error=DetectorError(std=(1e-5,) * 4),
+        detector=Detector(visible_rate=1.0, hide=0.0),
+    )
+    torch.testing.assert_close(smoothed_detections(s, preset=exact), s, atol=1e-4, rtol=1e-3)
+
+
+def test_smoothed_detections_err_less_than_the_detector_and_repeat_with_the_seed():
+    s = corners_to_centres(generate_trajectories(50, 40, seed=1))
+    first, again, other = (smoothed_detections(s, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    typical = ((first - s) / box_size(s)).abs().flatten(0, 1).median(0).values
+    std = torch.tensor(DetectorError().std)
+    assert (typical > 0.1 * std).all() and (typical < std).all()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,12 @@ import torch
 from torch.distributions import MultivariateNormal, Normal
 
 from inference.bound import closed_form_elbo
-from inference.moments import cavity_log_likelihood, projected_moments, pseudo_observations
+from inference.moments import (
+    averaged_message,
+    cavity_log_likelihood,
+    projected_moments,
+    pseudo_observations,
+)
 from inference.updates import (
     AssignmentUpdate,
     FineTuneUpdate,
@@ -20,7 +25,7 @@ from inference.updates import (
     observation_variance,
 )
 from pyromodels.distributions.chain import GaussianChain
-from pyromodels.distributions.message import GaussianMessage
+from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.visibility import BinaryChain
 from pyromodels.dynamics.deep_ar import DeepAR
 from pyromodels.dynamics.linear import LinearGaussian
@@ -406,3 +411,29 @@ def test_a_fixed_history_is_equation_3_18_at_the_iterate(mixture, randomised):
     assert not guide.gain.any()
     with pytest.raises(ValueError, match="history: given 'mended'"):
         SourceUpdate(history="mended")
+
+
+class Follower(LinearGaussian):
+    """b_t = 2 s_{t-1}, Q_t = 1 + s_{t-1}^2: a message whose average is known."""
+
+    message_is_exact = False
+
+    def gaussian_message(self, s, *, anchor, z_noise=None):
+        before = torch.nn.functional.pad(s[..., :-1, :], (0, 0, 1, 0))
+        offset, variance = 2 * before.unsqueeze(-1), (1 + before.square())[..., None, None]
+        return GaussianMessage(torch.zeros_like(variance), offset, variance)
+
+
+def test_averaged_message_is_the_law_of_total_variance():
+    torch.manual_seed(0)
+    loc = torch.randn(2, 3, 5, 1, dtype=torch.float64)
+    draws = torch.randn(7, 2, 3, 5, 1, dtype=torch.float64)
+    anchor = Anchor(torch.zeros(2, 3, 1), torch.ones(2, 3, 1))
+    prior = Follower(num_coordinates=1, order=1, process_std=(0.1,))
+    message = averaged_message(prior, loc, draws, anchor=anchor)
+    torch.testing.assert_close(message.offset[..., 1:, 0, 0], 2 * loc[..., :-1, 0])
+    before = draws[..., :-1, 0]
+    expected = 1 + before.square().mean(0) + 4 * before.var(0, unbiased=False)
+    torch.testing.assert_close(message.covariance[..., 1:, 0, 0, 0], expected)
+    plain = averaged_message(prior, loc, draws[:0], anchor=anchor)
+    torch.testing.assert_close(plain.covariance[..., 1:, 0, 0, 0], 1 + loc[..., :-1, 0].square())
