@@ -67,11 +67,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         meta = json.loads((path / META).read_text(encoding="utf-8"))
-        if _sha256(path / TENSORS) != meta["sha256"]:
-            raise ValueError(f"checkpoint {path}: {TENSORS} is not what was written (sha256)")
-        return Checkpoint(int(meta["epoch"]), load_file(path / TENSORS), meta)
-    except (OSError, KeyError, json.JSONDecodeError, SafetensorError) as error:
+        epoch, digest = int(meta["epoch"]), meta["sha256"]
+        if _sha256(path / TENSORS) == digest:
+            return Checkpoint(epoch, load_file(path / TENSORS), meta)
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, SafetensorError) as error:
         raise ValueError(f"checkpoint {path} is incomplete: {error}") from error
+    raise ValueError(f"checkpoint {path}: {TENSORS} is not what was written (sha256)")
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:

@@ -5,6 +5,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pyromodels.distributions.message import Anchor
 from pyromodels.errors import ShapeError, mismatch
@@ -88,7 +89,8 @@ class MixtureBatch:
     detector reads an empty frame as one in which every source was missed.
 
     Args:
-        observations: o, shape (B, T, K, X).
+        observations: o, shape (B, T, K, X). K = 0 becomes one empty slot: Pyro has no plate of
+            size zero.
         mask: True where an observation is there, shape (B, T, K).
         variance: diagonal of the observation covariance Phi, shape (B, T, K, X), squared units of
             o.
@@ -133,6 +135,11 @@ class MixtureBatch:
             )
         if not (torch.isfinite(self.variance[seen]) & (self.variance[seen] > 0)).all():
             raise ValueError("variance: not finite and positive where mask is True")
+        if shape[2] == 0:
+            object.__setattr__(self, "mask", pad(self.mask, (0, 1)))
+            for name in ("observations", "variance"):
+                object.__setattr__(self, name, pad(getattr(self, name), (0, 0, 0, 1)))
+            seen = self.mask
         # what is masked must not reach a sum, and zero times NaN is NaN: o = 0 and Phi = 1 there
         absent = ~seen.unsqueeze(-1)
         object.__setattr__(self, "observations", self.observations.masked_fill(absent, 0.0))
