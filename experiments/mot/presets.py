@@ -56,8 +56,9 @@ class TrackingPreset:
         velocity_decay: of centre x and y, width and height, a frame, while detections are assigned:
             a walker's motion is forgotten slowly, so that a hidden one is not extrapolated out of
             the scene and onto somebody else's detections.
-        final_decay: the same in the last smoothing, for all four. Nobody can be mistaken any more,
-            and who walks towards the camera grows as long as he walks: all sides of his box go on.
+        final_decay: the same in the last smoothing. Nobody can be mistaken any more, and who walks
+            towards the camera grows as long as he walks: all sides of his box go on. A deep prior
+            that smooths after it has its own idea of what goes on.
         noise_strength: what a start is worth, in frames, when the process noise is re-estimated.
         cavity_sweeps: sweeps whose E-W step leaves an observation's own pull out.
         sweeps: sweeps that ascend the bound, after those.
@@ -84,7 +85,7 @@ class TrackingPreset:
         ProcessNoise(0.008, 0.003),
     )
     velocity_decay: tuple[float, float, float, float] = (0.95, 0.95, 0.9, 0.9)
-    final_decay: float = 0.97
+    final_decay: tuple[float, float, float, float] = (0.97, 0.97, 0.97, 0.97)
     noise_strength: float = 20.0
     cavity_sweeps: int = 9
     sweeps: int = 3
@@ -92,6 +93,12 @@ class TrackingPreset:
     num_histories: int = 16
     error: DetectorError | None = field(default_factory=DetectorError)
 
+
+BEFORE_A_DEEP_PRIOR: dict[str, object] = {
+    "final_decay": (0.95, 0.95, 0.9, 0.9),
+    "error": DetectorError(correlation=0.9),
+}
+"""The smoothing whose trajectories a deep prior is fed with, in training and in inference."""
 
 PRESETS = {
     preset.name: preset
@@ -102,12 +109,14 @@ PRESETS = {
             "SRNN that predicts increments, fed with the linear solution",
             dynamics="srnn",
             weights="srnn_mot",
+            **BEFORE_A_DEEP_PRIOR,
         ),
         TrackingPreset(
             "deep_ar",
             "autoregressive LSTM that predicts increments, fed with the linear solution",
             dynamics="deep_ar",
             weights="deep_ar_mot",
+            **BEFORE_A_DEEP_PRIOR,
         ),
     )
 }

@@ -27,7 +27,7 @@ ERROR_SCALE = (0.5, 1.5)
 def smoothed_detections(
     s: Tensor,  # (centre x, centre y, width, height) in image sizes, shape: (S, T, 4)
     *,
-    preset: TrackingPreset = PRESETS["linear"],
+    preset: TrackingPreset = PRESETS["srnn"],
     seed: int = 0,
 ) -> Tensor:  # shape: (S, T, 4)
     """Detect every box as the preset's detector does, and smooth as its linear prior does.

@@ -201,8 +201,8 @@ def _smooth_with(fitted: Fitted, prior: SourcePrior, preset: TrackingPreset) -> 
     return Fitted(model, guide, batch, elbo)
 
 
-def _lasting(prior: LinearGaussian, decay: float) -> LinearGaussian:
-    """The same prior with another velocity decay, one for all coordinates."""
+def _lasting(prior: LinearGaussian, decay: Sequence[float]) -> LinearGaussian:
+    """The same prior with another velocity decay."""
     return LinearGaussian(
         process_std=prior.process_std.detach(), velocity_decay=decay, scale=prior.scale
     ).to(prior.transition)

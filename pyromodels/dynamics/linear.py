@@ -67,11 +67,6 @@ class LinearGaussian(SourcePrior):
 
         x_t = x_{t-1} + v_{t-1},    v_t = velocity_decay * v_{t-1}
 
-    With `error_correlation` every coordinate also carries the detector's own error, an
-    autoregression e_t = error_correlation * e_{t-1} + noise that the projection adds to the
-    position. Detectors err in the same direction for many frames, and a posterior that takes their
-    errors as independent is far too sure of itself.
-
     ============  ===========  =======================  =============================
     symbol        name         shape                    unit
     ============  ===========  =======================  =============================
@@ -81,13 +76,10 @@ class LinearGaussian(SourcePrior):
 
     Args:
         num_coordinates: G, the coordinates that are observed.
-        order: 1 or 2. The block size d is the order, plus 1 with `error_correlation`.
+        order: 1 or 2, the block size d.
         process_std: standard deviation of the noise of one frame in the unit of `scale`; d numbers,
             G rows of d numbers, or a tensor (*batch, 1, G, d) that gives every sequence its own.
         velocity_decay: one number or G of them; read with `order=2`.
-        error_correlation: lag-1 correlation of the detector's error; None for a detector whose
-            errors are independent from frame to frame. The last column of `process_std` is then the
-            error's noise.
         scale: the unit of the process noise: 1 ("unit"), (width, height, width, height) of an
             anchor [left, top, right, bottom] ("box"), or (height, height, width, height) of an
             anchor (centre x, centre y, width, height) ("centre_box").
@@ -104,13 +96,6 @@ class LinearGaussian(SourcePrior):
         {"num_coordinates": 1, "order": 1, "process_std": (0.3,), "scale": "unit"},
         {"num_coordinates": 4, "order": 1, "process_std": (0.3,), "scale": "box"},
         {"num_coordinates": 2, "order": 2, "process_std": (0.3, 0.1), "scale": "unit"},
-        {
-            "num_coordinates": 1,
-            "order": 2,
-            "process_std": (0.3, 0.1, 0.2),
-            "error_correlation": 0.9,
-            "scale": "unit",
-        },
     )
 
     def __init__(
@@ -120,7 +105,6 @@ class LinearGaussian(SourcePrior):
         order: int = 2,
         process_std: Sequence[float] | Sequence[Sequence[float]] | Tensor = (0.01, 0.003),
         velocity_decay: float | Sequence[float] = 1.0,
-        error_correlation: float | None = None,
         scale: Literal["unit", "box", "centre_box"] = "unit",
     ) -> None:
         super().__init__()
@@ -136,23 +120,16 @@ class LinearGaussian(SourcePrior):
             raise ShapeError(
                 mismatch(f"num_coordinates with scale={scale!r}", given=num_coordinates, expected=4)
             )
-        if error_correlation is not None and not 0 <= error_correlation < 1:
-            raise ValueError(
-                mismatch(
-                    "error_correlation", given=error_correlation, expected="0 <= correlation < 1"
-                )
-            )
-        block_dim = order + (error_correlation is not None)
         std = process_std
         if not isinstance(std, Tensor):
             std = torch.tensor(std, dtype=torch.get_default_dtype())
-        if std.shape[-1:] != (block_dim,):
-            rows = f"({num_coordinates}, {block_dim})"
+        if std.shape[-1:] != (order,):
+            rows = f"({num_coordinates}, {order})"
             raise ShapeError(
                 mismatch(
                     "process_std",
                     given=f"shape {tuple(std.shape)}",
-                    expected=f"({block_dim},), {rows} or (*batch, 1, {rows[1:]}",
+                    expected=f"({order},), {rows} or (*batch, 1, {rows[1:]}",
                 )
             )
         if not (std > 0).all():
@@ -160,21 +137,17 @@ class LinearGaussian(SourcePrior):
                 mismatch("process_std", given=std.tolist(), expected="positive numbers")
             )
         if std.dim() == 1:
-            std = std.expand(num_coordinates, block_dim)
-        self.block_dim, self.source_dim, self.scale = block_dim, num_coordinates * block_dim, scale
+            std = std.expand(num_coordinates, order)
+        self.block_dim, self.source_dim, self.scale = order, num_coordinates * order, scale
         self.log_process_std = nn.Parameter(std.log().clone())
-        transition = torch.zeros(num_coordinates, block_dim, block_dim, dtype=std.dtype)
+        transition = torch.zeros(num_coordinates, order, order, dtype=std.dtype)
         transition[:, 0, 0] = 1.0
         if order == 2:
             transition[:, 0, 1] = 1.0
             transition[:, 1, 1] = torch.as_tensor(velocity_decay, dtype=std.dtype)
-        if error_correlation is not None:
-            transition[:, -1, -1] = error_correlation
         self.register_buffer("transition", transition)
-        projection = torch.zeros(num_coordinates, num_coordinates, block_dim)
+        projection = torch.zeros(num_coordinates, num_coordinates, order)
         projection[range(num_coordinates), range(num_coordinates), 0] = 1.0
-        if error_correlation is not None:
-            projection[range(num_coordinates), range(num_coordinates), -1] = 1.0
         self.register_buffer("projection", projection.flatten(-2), persistent=False)
 
     @property

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.distributions import MultivariateNormal
 
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.linear import LinearGaussian
@@ -39,33 +40,33 @@ def test_contract(spec, check):
     check(WithError(build_source_prior(spec), correlation=0.8).double())
 
 
-def test_constant_velocity_with_error_is_the_linear_prior_of_three_coordinates():
-    std, rho = torch.tensor([[0.3, 0.1], [0.2, 0.05]], dtype=torch.float64), 0.8
-    plain = LinearGaussian(num_coordinates=2, process_std=std, velocity_decay=0.9)
+def test_constant_velocity_with_error_is_a_linear_model_of_three_coordinates():
+    std, rho, decay = torch.tensor([[0.3, 0.1], [0.2, 0.05]], dtype=torch.float64), 0.8, 0.9
+    plain = LinearGaussian(num_coordinates=2, process_std=std, velocity_decay=decay)
     wide = WithError(plain, correlation=rho).double()
     variance = torch.tensor([0.5, 0.7], dtype=torch.float64)
-    shock = (variance * (1 - rho**2)).sqrt()
-    direct = LinearGaussian(
-        num_coordinates=2,
-        process_std=torch.cat((std, shock[:, None]), -1),
-        velocity_decay=0.9,
-        error_correlation=rho,
-    ).double()
     torch.manual_seed(0)
     start = Anchor(*(torch.rand(2, 1, 3, 4, dtype=torch.float64) for _ in range(2)))
     anchor = wide.anchor(start, error_variance=variance.expand(2, 1, 3, 2))
-    assert torch.equal(wide.projection, direct.projection)
+    block = torch.tensor([1.0, 0.0, 1.0])  # position, velocity, error -> what is observed
+    torch.testing.assert_close(wide.projection, torch.block_diag(block, block).double())
     s = torch.randn(2, 1, 3, 6, 6, dtype=torch.float64)
-    for ours, theirs in zip(
-        wide.gaussian_message(s, anchor=anchor),
-        direct.gaussian_message(s, anchor=anchor),
-        strict=True,
-    ):
-        torch.testing.assert_close(ours, theirs)
-    densities = [
-        log_prob(run_prior(prior, 6, anchor=anchor, data={"s": s}))["s"] for prior in (wide, direct)
-    ]
-    torch.testing.assert_close(*densities)
+    message = wide.gaussian_message(s, anchor=anchor)
+    move = torch.tensor([[1.0, 1.0, 0.0], [0.0, decay, 0.0], [0.0, 0.0, rho]]).double()
+    log_prob_by_hand = torch.zeros(2, 1, 3, dtype=torch.float64)
+    for g in range(2):
+        noise = torch.cat((std[g].square(), variance[g : g + 1] * (1 - rho**2))).diag()
+        for t in range(1, 6):
+            at = ..., t, g, slice(None), slice(None)
+            torch.testing.assert_close(message.transition[at], move.expand(2, 1, 3, 3, 3))
+            torch.testing.assert_close(message.covariance[at], noise.expand(2, 1, 3, 3, 3))
+            now, before = (s[..., at, 3 * g : 3 * g + 3] for at in (t, t - 1))
+            law = MultivariateNormal(before @ move.mT, noise)
+            log_prob_by_hand += law.log_prob(now)
+    first = torch.distributions.Normal(anchor.loc, anchor.variance.sqrt())
+    log_prob_by_hand += first.log_prob(s[..., 0, :]).sum(-1)
+    ours = log_prob(run_prior(wide, 6, anchor=anchor, data={"s": s}))["s"]
+    torch.testing.assert_close(ours, log_prob_by_hand)
 
 
 def test_error_is_stationary():
