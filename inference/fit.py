@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyro
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -94,7 +95,8 @@ def fit(
         if trained and start - begin + last_epoch > max_seconds:
             stopped = "time"
             break
-        record = run.epoch(train, valid)
+        with pyro.settings.context(module_local_params=True):  # the parameters are the module's
+            record = run.epoch(train, valid)
         last_epoch, trained = time.monotonic() - start, True
         record["seconds"] = last_epoch
         if folder is not None:

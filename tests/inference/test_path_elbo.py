@@ -324,8 +324,7 @@ def test_fit_trains_to_the_same_parameters_as_with_the_closed_form():
             return -own_bound(model, part, None, kl_weight=weights.kl)
 
         data = (batch.x, batch.mask, *batch.anchor)
-        with pyro.settings.context(module_local_params=True):
-            results.append(fit(model, loss, data, data, options=options))
+        results.append(fit(model, loss, data, data, options=options))
         trained.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert weights_seen == {1 / 3, 2 / 3, 1.0}
     by_path = results[0]
