@@ -25,13 +25,18 @@ class Command(NamedTuple):
 VERBS = {
     "doctor": "say what is installed, on which device, what is missing and how to get it",
     "list": "list the commands with a name and the registered components",
-    "run": "run an experiment",
+    "run": "run an experiment, or a spec: `run SPEC.toml`",
+    "compare": "run a spec in every combination of --vary, over seeds, into one table",
+    "show": "print the graph of a spec's model as text, or the spec as Python",
     "train": "train the weights that an experiment uses",
     "estimate": "estimate the parameters of a data generator from data",
     "table": "print a table of the papers beside our figures",
     "plot": "draw a figure of the papers",
     "bench": "measure speed",
 }
+
+SPEC = "spec"
+"""The name of `run` that `run FILE.toml` is short for."""
 
 # (verb, name); the name is "" where the verb stands alone.
 COMMANDS: dict[tuple[str, str], Command] = {
@@ -40,6 +45,11 @@ COMMANDS: dict[tuple[str, str], Command] = {
     ("run", "mot"): Command(
         "experiments.mot.run", "track moving objects with MixDVAE, on a made scene or on --data DIR"
     ),
+    ("run", SPEC): Command(
+        "experiments.runner", "run a spec, by file or by name; the word `spec` may be left out"
+    ),
+    ("compare", ""): Command("experiments.compare", VERBS["compare"]),
+    ("show", ""): Command("experiments.show", VERBS["show"]),
     ("train", "srnn-mot"): Command(
         "experiments.mot.train", "train the SRNN prior of a box trajectory"
     ),
@@ -86,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
+    argv = _with_spec_word(argv)
     chosen = _choose([word for word in argv if not word.startswith("-")])
     debug = argparse.ArgumentParser(add_help=False)
     debug.add_argument("--debug", action="store_true", help="print a traceback with an error")
@@ -114,6 +125,15 @@ def _parse(argv: list[str]) -> argparse.Namespace:
                 module.add_arguments(leaf)
                 leaf.set_defaults(main=module.main, verb=verb, name=name)
     return parser.parse_args(argv)
+
+
+def _with_spec_word(argv: list[str]) -> list[str]:
+    """`run x.toml` in full: `run spec x.toml`."""
+    words = [(i, word) for i, word in enumerate(argv) if not word.startswith("-")]
+    if len(words) > 1 and words[0][1] == "run" and words[1][1].endswith(".toml"):
+        at = words[1][0]
+        return [*argv[:at], SPEC, *argv[at:]]
+    return argv
 
 
 def _choose(words: list[str]) -> tuple[str, str] | None:

@@ -1,4 +1,4 @@
-"""`pyromodels list`: the commands with a name, and every registered component."""
+"""`pyromodels list`: the commands with a name, the shipped specs, every component."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print both lists, one line each entry."""
+    """Print the lists, one line each entry."""
     from experiments.cli import VERBS, names
+    from experiments.datasets import DATASETS
+    from experiments.spec import shipped_specs
+    from inference.steppers import STEPPERS
     from pyromodels.registry import DYNAMICS, GUIDES, MODELS
 
     _section("commands", {f"{v} {n}": c.help for v in VERBS for n, c in names(v).items()})
-    for registry in (DYNAMICS, GUIDES, MODELS):
+    _section("spec", shipped_specs())
+    for registry in (DATASETS, MODELS, DYNAMICS, GUIDES, STEPPERS):
         _section(registry.kind, registry.describe())
     return 0
 

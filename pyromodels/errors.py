@@ -14,6 +14,21 @@ class SpecError(ValueError):
     """A spec names a component, a key or a value that does not exist or does not fit."""
 
 
+def shown(value: object, limit: int = 80) -> str:
+    """What a value looks like in a sentence: its repr, cut in the middle where it is long.
+
+    Example:
+        >>> shown("a" * 100, limit=20)
+        "'aaaaaaa ... aaaaaa'"
+    """
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = f"a huge {type(value).__name__}"
+    half = (limit - 5) // 2
+    return text if len(text) <= limit else f"{text[: limit - 5 - half]} ... {text[-half:]}"
+
+
 def mismatch(what: str, *, given: object, expected: object, hint: str = "") -> str:
     """Say what was given, what was expected and what to do.
 
@@ -33,6 +48,6 @@ def unknown(what: str, *, given: str, known: Iterable[str]) -> str:
         "unknown dynamics 'snn'; did you mean 'srnn'? Known: linear, srnn"
     """
     known = sorted(known)
-    near = difflib.get_close_matches(given.lower(), known, n=1)
+    near = difflib.get_close_matches(given[:100].lower(), known, n=1)
     guess = f"did you mean {near[0]!r}? " if near else ""
-    return f"unknown {what} {given!r}; {guess}Known: {', '.join(known) or '(none)'}"
+    return f"unknown {what} {shown(given)}; {guess}Known: {', '.join(known) or '(none)'}"

@@ -12,10 +12,10 @@ import pkgutil
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union
 
-from pyromodels.errors import SpecError, mismatch, unknown
+from pyromodels.errors import SpecError, mismatch, shown, unknown
 
 Component = Callable[..., Any]
 C = TypeVar("C", bound=Component)
@@ -73,19 +73,28 @@ class Registry:
         Raises:
             SpecError: unknown name, unknown or missing key, or a value of the wrong simple type.
         """
+        keywords = self.check(spec, *args)
+        return self[spec["name"]](*args, **keywords)
+
+    def check(self, spec: Mapping[str, Any], *args: Any) -> dict[str, Any]:
+        """Raise what `build` would about a spec, and return its keywords; nothing is called.
+
+        Args:
+            spec: as `build` takes it.
+            *args: stand-ins for what code supplies; only how many there are is read.
+        """
         if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
             raise SpecError(
                 mismatch(
                     f"spec of a {self.kind}",
-                    given=repr(spec),
+                    given=shown(spec),
                     expected='a table with a "name"',
                     hint=f"Known: {', '.join(self.names())}",
                 )
             )
         keywords = {str(key): value for key, value in spec.items() if key != "name"}
-        component = self[spec["name"]]
-        _check(f"{self.kind} {spec['name']!r}", component, args, keywords)
-        return component(*args, **keywords)
+        check_call(f"{self.kind} {spec['name']!r}", self[spec["name"]], args, keywords)
+        return keywords
 
     def names(self) -> list[str]:
         """All registered names, sorted."""
@@ -133,8 +142,12 @@ def _origin(component: Component) -> str:
     return f"{component.__module__}.{component.__qualname__}"
 
 
-def _check(what: str, component: Component, args: tuple, keywords: dict[str, Any]) -> None:
-    """Check keywords against the component's signature before it is called."""
+def check_call(what: str, component: Component, args: tuple, keywords: Mapping[str, Any]) -> None:
+    """Check keywords of plain data against a component's signature before it is called.
+
+    Raises:
+        SpecError: unknown or missing key, or a value of the wrong simple type.
+    """
     signature = inspect.signature(component)
     parameters = signature.parameters
     supplied = set(list(parameters)[: len(args)])
@@ -155,7 +168,7 @@ def _check(what: str, component: Component, args: tuple, keywords: dict[str, Any
             raise SpecError(
                 mismatch(
                     f"{what}: {key}",
-                    given=f"{value!r} ({type(value).__name__})",
+                    given=f"{shown(value)} ({type(value).__name__})",
                     expected=inspect.formatannotation(hints[key]),
                 )
             )
@@ -182,7 +195,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, (int, hint)) and not isinstance(value, bool)
     if hint is type(None):
         return value is None
-    if (origin or hint) in (list, tuple):
+    if (origin or hint) in (list, tuple, Sequence):
         if not isinstance(value, (list, tuple)):
             return False
         if not inner:

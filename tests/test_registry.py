@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Literal
 
 import pytest
@@ -33,6 +34,7 @@ def shapes() -> Registry:
             mode: Literal["solid", "wire"] = "solid",
             sizes: list[int] = (),
             corner: tuple[float, float] = (0.0, 0.0),
+            order: Sequence[int] = (),
         ) -> None:
             self.owner, self.width, self.sizes = owner, width, sizes
 
@@ -55,6 +57,12 @@ def test_build_leaves_the_spec_as_it_was(shapes):
     spec = {"name": "box", "width": 1.0}
     shapes.build(spec)
     assert spec == {"name": "box", "width": 1.0}
+
+
+def test_check_says_what_build_would_and_calls_nothing(shapes):
+    assert shapes.check({"name": "box", "width": 2}, None) == {"width": 2}
+    with pytest.raises(SpecError, match="unknown key 'widht'"):
+        shapes.check({"name": "box", "widht": 2}, None)
 
 
 def test_names_are_sorted_and_described_by_their_own_first_line(shapes):
@@ -98,6 +106,8 @@ def test_missing_key_is_named(shapes):
         ("mode", "soild", "Literal"),
         ("sizes", [1, "2"], "list"),
         ("sizes", 3, "list"),
+        ("order", "ab", "Sequence"),
+        ("order", [1, "b"], "Sequence"),
         ("corner", [1.0], "tuple"),
     ],
 )

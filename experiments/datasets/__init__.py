@@ -2,12 +2,28 @@
 
 from pathlib import Path
 
+import torch
+
 from experiments.datasets.motchallenge import is_sequence_folder, load_motchallenge
 from experiments.datasets.npz import load_npz
 from experiments.datasets.scene import generate_scene
 from experiments.datasets.sequences import TrackingData
+from pyromodels.errors import SpecError
+from pyromodels.registry import Registry
 
-__all__ = ["TrackingData", "generate_scene", "load_motchallenge", "load_npz", "load_tracking"]
+__all__ = [
+    "DATASETS",
+    "TrackingData",
+    "generate_scene",
+    "load_files",
+    "load_motchallenge",
+    "load_npz",
+    "load_tracking",
+]
+
+DATASETS = Registry("data set")
+"""What `[data]` of a spec may name."""
+DATASETS.register("scene")(generate_scene)
 
 
 def load_tracking(
@@ -54,3 +70,40 @@ def load_tracking(
         f"seqinfo.ini, there or in subfolders. Found: {', '.join(found[:20]) or 'nothing'}"
         + (f" and {len(found) - 20} more" if len(found) > 20 else "")
     )
+
+
+@DATASETS.register("files")
+def load_files(
+    *,
+    path: str,
+    num_frames: int = 60,
+    num_tracks: int = 3,
+    slide: int = 10,
+    shuffle: bool = False,
+    max_sequences: int | None = None,
+    seed: int = 0,
+) -> TrackingData:
+    """One data set from disk: a `.npz` file or a MOTChallenge folder.
+
+    Args:
+        path: see `load_tracking`; where it holds several data sets, name one of them.
+        num_frames, num_tracks, slide: see `load_tracking`.
+        shuffle: shuffle the detections of every frame after the first.
+        max_sequences: keep the first so many; None keeps all.
+        seed: of the choice of tracks and of the shuffling.
+
+    Raises:
+        FileNotFoundError: if there is no such path.
+        SpecError: if there are several data sets, or no sequence is to be kept.
+        ValueError: if nothing there is tracking data.
+    """
+    found = load_tracking(
+        path, num_frames=num_frames, num_tracks=num_tracks, slide=slide, seed=seed
+    )
+    if len(found) > 1:
+        names = ", ".join(data.name for data in found)
+        raise SpecError(f"data: {path} holds several data sets ({names}); name one file")
+    if max_sequences is not None and max_sequences < 1:
+        raise SpecError(f"data: max_sequences: given {max_sequences}; expected at least 1")
+    data = found[0].subset(slice(0, max_sequences))
+    return data.shuffled(torch.Generator().manual_seed(seed)) if shuffle else data

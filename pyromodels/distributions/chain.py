@@ -226,6 +226,7 @@ def natural(chain: GaussianChain) -> Natural:
     diagonal = torch.cat(
         (precision[..., :1, :, :, :], precision[..., 1:, :, :, :] + carried), -4
     )
+    diagonal = _symmetric(diagonal)
     information = matvec(diagonal, loc)
     before = matvec(off_diagonal, loc[..., 1:, :, :])
     after = matvec(off_diagonal.mT, loc[..., :-1, :, :])
@@ -240,6 +241,8 @@ def chain_of(parameters: Natural) -> GaussianChain:
     Raises:
         torch.linalg.LinAlgError: where the precision is not positive definite.
     """
+    # rounding makes blocks asymmetric, and the elimination makes that grow tenfold a round trip
+    parameters = parameters._replace(diagonal=_symmetric(parameters.diagonal))
     information, diagonal, off_diagonal = (part.unbind(dim) for part, dim in
                                            zip(parameters, (-3, -4, -4), strict=True))
     innovations, gains, carried = [block_inverse(diagonal[0])], [], [information[0]]
@@ -257,3 +260,7 @@ def chain_of(parameters: Natural) -> GaussianChain:
     return GaussianChain(
         torch.stack(loc[::-1], -3), innovation, torch.stack(gains, -4), validate_args=False
     )
+
+
+def _symmetric(matrix: Tensor) -> Tensor:
+    return 0.5 * (matrix + matrix.mT)

@@ -190,7 +190,8 @@ class MixDVAE(nn.Module):
             log_weight = None
             if self.detector is not None:
                 # p(v): is the source seen?
-                visible = pyro.sample("v", self.detector.visibility(num_frames, s))
+                chain = self.detector.visibility(num_frames, batch.anchor.loc)
+                visible = pyro.sample("v", chain)
                 log_weight = self._log_weight(visible)
         with sequences, frame_plate(num_frames):
             if self.detector is not None:

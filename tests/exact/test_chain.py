@@ -401,3 +401,18 @@ def test_draws_are_the_roll_out_of_their_noise():
     noise = torch.randn(5, 4, 3, 2, dtype=torch.float64)
     assert torch.equal(chain.roll_out(noise), draws)
     torch.testing.assert_close(chain.roll_out(torch.zeros_like(noise[0])), chain.mean)
+
+
+def test_round_trips_through_natural_parameters_do_not_drift():
+    """Asymmetry of the blocks used to grow tenfold a trip, until no chain was left."""
+    num_steps, std = 60, torch.tensor([2e-3, 6e-4], dtype=torch.float64)
+    transition = torch.tensor([[1.0, 1.0], [0.0, 0.95]], dtype=torch.float64)
+    transition = transition.expand(1, num_steps, 1, 2, 2).clone()
+    transition[:, 0] = 0.0
+    noise = torch.diag_embed(std.square()).expand(1, num_steps, 1, 2, 2)
+    message = GaussianMessage(transition, torch.zeros(1, num_steps, 1, 2).double(), noise)
+    precision = torch.diag_embed(torch.tensor([1e4, 0.0]).double()).expand_as(noise)
+    first = chain = smooth(message, precision, torch.randn(1, num_steps, 1, 2).double())
+    for _ in range(20):
+        chain = chain_of(natural(chain))
+    torch.testing.assert_close(chain.covariance, first.covariance, rtol=1e-8, atol=0)

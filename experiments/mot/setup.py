@@ -1,0 +1,148 @@
+"""From boxes to what a fit takes: the batch of a prior, and the prior with its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from experiments.datasets import TrackingData
+from experiments.mot.boxes import box_size, corners_to_centres, own_size_variance, start_boxes
+from experiments.mot.model_spec import WALKERS
+from experiments.mot.weights import CENTRES, load_weights
+from inference.start import online_start
+from pyromodels.batch import MixtureBatch
+from pyromodels.distributions.message import Anchor
+from pyromodels.dynamics.base import SourcePrior
+from pyromodels.dynamics.linear import LinearGaussian
+from pyromodels.errors import SpecError, mismatch
+from pyromodels.guides.mean_field import MeanField
+from pyromodels.models.mixdvae import MixDVAE
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def walker_prior() -> LinearGaussian:
+    """Return the constant-velocity prior of a walker's box, with which every fit starts."""
+    return LinearGaussian(**WALKERS)
+
+
+def trained_prior(weights: str, dynamics: str, *, least_std: float = 0.005) -> SourcePrior:
+    """Return a deep prior with weights, its predicted deviations bounded from below.
+
+    Args:
+        weights: see `load_weights`.
+        dynamics: the registry key that the weights must be of.
+        least_std: floor of the deviation, in box sizes; below 1.
+
+    Raises:
+        SpecError: weights of other dynamics, or of boxes in other coordinates.
+    """
+    found = load_weights(weights)
+    given = found.record.get("prior", {}).get("name", "srnn")
+    if given != dynamics:
+        what = f"model.prior.weights {weights!r}"
+        raise SpecError(mismatch(what, given=f"weights of {given}", expected=f"of {dynamics}"))
+    if found.coordinates != CENTRES or not found.prior.coordinates.moves:
+        raise SpecError(
+            f"model.prior.weights {weights!r}: they predict positions of corners, as published; "
+            "expected increments of centres and sizes. Use `pyromodels run mot --preset reference`"
+        )
+    if not least_std < 1:
+        raise SpecError(mismatch("model.prior.least_std", given=least_std, expected="below 1"))
+    prior = found.prior
+    prior.coordinates = dataclasses.replace(prior.coordinates, std_range=(least_std, 1.0))
+    return prior
+
+
+def box_batch(
+    data: TrackingData,
+    prior: SourcePrior,
+    *,
+    num_sources: int | None = None,
+    noise_ratio: tuple[float, float] = (0.12, 0.05),
+    start_std: tuple[float, float] = (0.15, 0.02),
+    dtype: torch.dtype = torch.float64,
+) -> MixtureBatch:
+    """Return the detections as a batch for a prior, the sources starting near the first ones.
+
+    Args:
+        data: boxes.
+        prior: what p(s_1) is made for.
+        num_sources: N; None takes as many as the truth has, else as the first frame has detections.
+        noise_ratio: observation noise, see `own_size_variance`.
+        start_std: deviations of p(s_1): positions in box sizes, velocities in box sizes a frame.
+        dtype: precision of the numbers.
+
+    Raises:
+        SpecError: for a prior of anything but a box in centre and size.
+        ValueError: where no frame has enough detections to start from.
+    """
+    detections = data.detections.to(dtype)
+    if num_sources is None:
+        num_sources = data.num_objects
+    start = start_boxes(detections, data.mask, num_sources)
+    return MixtureBatch(
+        corners_to_centres(detections),
+        data.mask,
+        own_size_variance(detections, noise_ratio),
+        box_anchor(start, prior, start_std),
+    )
+
+
+def box_anchor(
+    start: Tensor,  # (centre x, centre y, width, height), shape: (B, N, 4)
+    prior: SourcePrior,
+    start_std: tuple[float, float] = (0.15, 0.02),
+) -> Anchor:
+    """Return p(s_1) in the coordinates of a prior: position, then velocity and detector error.
+
+    Raises:
+        SpecError: for a prior of anything but a box.
+    """
+    linear = isinstance(prior, LinearGaussian)
+    if prior.source_dim != 4 * prior.block_dim or (prior.block_dim > 1 and not linear):
+        given = f"{prior.source_dim} coordinates in blocks of {prior.block_dim}"
+        raise SpecError(mismatch("model.prior", given=given, expected="4 blocks, those of a box"))
+    unit = box_size(start)
+    variances = [(start_std[0] * unit).square()]
+    if linear:
+        position = prior.transition[:, 0]  # what a position is made of, (4, d)
+        if (position != 0).sum() > len(position):
+            variances.append((start_std[1] * unit).square())
+        if len(variances) < prior.block_dim:  # the detector's error, stationary
+            correlation, std = prior.transition[:, -1, -1], prior.process_std[..., -1]
+            scale = (prior.unit(Anchor(_spread(start, prior), start)).squeeze(-1) * std).square()
+            variances.append(scale / (1 - correlation.square()))
+    variance = torch.stack([v.to(start) for v in variances], -1).flatten(-2)
+    return Anchor(_spread(start, prior), variance.detach())
+
+
+def start_fit(
+    model: MixDVAE,
+    guide: MeanField,
+    batch: MixtureBatch,
+    *,
+    start_std: tuple[float, float] = (0.15, 0.02),
+) -> None:
+    """Set the guide to where every engine starts: an online pass, see `online_start`.
+
+    The filter is the model's own prior where that is linear, else `walker_prior`.
+
+    Args:
+        model: the program to be fitted.
+        guide: its guide, changed in place.
+        batch: the data, as `box_batch` returned it.
+        start_std: see `box_batch`; of the filter's velocities.
+    """
+    prior, anchor = model.prior, batch.anchor
+    if not isinstance(prior, LinearGaussian):
+        prior = walker_prior().to(batch.observations)
+        anchor = box_anchor(batch.anchor.loc, prior, start_std)
+    online_start(model, guide, batch, prior=prior, anchor=anchor)
+
+
+def _spread(start: Tensor, prior: SourcePrior) -> Tensor:
+    """Positions among zeros, in the coordinates of the prior."""
+    return torch.stack((start, *[torch.zeros_like(start)] * (prior.block_dim - 1)), -1).flatten(-2)

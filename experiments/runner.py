@@ -1,0 +1,150 @@
+"""`pyromodels run SPEC.toml`: build what a spec says, fit it, measure it, keep everything."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from experiments.build import Built, build
+from experiments.metrics import tracking_metrics
+from experiments.mot.boxes import centres_to_corners, corner_covariance
+from experiments.mot.report import format_table
+from experiments.mot.tracker import Fitted
+from experiments.records import RunFolder, open_run
+from experiments.spec import Spec, load_spec
+from inference.bound import closed_form_elbo
+from inference.posterior import Posterior
+from pyromodels.batch import MixtureBatch
+from pyromodels.models.mixdvae import MixDVAE
+
+FEATURES = ("centre x", "centre y", "width", "height")
+MOST_DRAWS = 1600
+"""Draws of `posterior.nc`, over all sequences; 100 each at most, 10 at least."""
+
+Progress = Callable[[int, float], None]
+"""Called after each step with its number, from 0, and its loss."""
+
+
+class Outcome(NamedTuple):
+    """A run after its last step."""
+
+    built: Built
+    metrics: dict[str, float]
+    boxes: Tensor  # [left, top, right, bottom], shape: (B, T, N, 4)
+    covariance: Tensor  # of the corners, shape: (B, T, N, 4, 4)
+    trace: list[Tensor]  # the bound after each step, nats, each of shape (B,)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("spec", help="a TOML file, or the name of a shipped spec")
+    add_settings(parser)
+    parser.add_argument("--seed", type=int, help="in place of the spec's")
+    parser.add_argument("--out", type=Path, help="folder for the results (default: runs/...)")
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Declare `--set`."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="change the spec, e.g. model.prior.dynamics.name=linear; may be repeated",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the command."""
+    spec = load_spec(args.spec, settings=args.settings, seed=args.seed)
+    folder, outcome = run_spec(spec, args.out)
+    data, metrics = outcome.built.data, outcome.metrics
+    print(f"\n{data.name}: {data.num_sequences} sequences of {data.num_frames} frames")
+    print(format_table({spec.name: metrics}))
+    steps, seconds = metrics["steps"], metrics["seconds"]
+    print(f"bound {metrics['bound']:.2f} nats a sequence, {steps} steps in {seconds:.2f} s")
+    print(f"\nresults: {folder.path}")
+    return 0
+
+
+def run_spec(spec: Spec, out: Path | None = None) -> tuple[RunFolder, Outcome]:
+    """Build, fit, measure and keep a run; nothing is written before it can be built.
+
+    Args:
+        spec: what to run.
+        out: folder for the results; None for `runs/<name>-<hash of the spec>`.
+
+    Raises:
+        SpecError: where the parts of the spec do not fit each other.
+        OSError: where data or weights are missing.
+    """
+    built = build(spec)
+    folder = open_run(out, spec.name, spec.to_table())
+    with tqdm(total=built.engine.steps, desc=spec.name, disable=not sys.stderr.isatty()) as bar:
+
+        def progress(number: int, loss: float) -> None:
+            bar.set_postfix_str(f"loss {loss / built.batch.num_sequences:.1f}", refresh=False)
+            bar.update()
+
+        outcome = fit(built, progress)
+    _keep(folder, outcome)
+    return folder, outcome
+
+
+def fit(built: Built, progress: Progress | None = None) -> Outcome:
+    """Step until done and measure; `seconds` are those of the steps."""
+    trace, watching = [], 0.0
+
+    def watch(number: int, loss: float) -> None:
+        nonlocal watching
+        began = time.perf_counter()
+        trace.append(bound(built.model, built.engine.guide, built.batch))
+        if progress is not None:
+            progress(number, loss)
+        watching += time.perf_counter() - began
+
+    started = time.perf_counter()
+    built.engine.run(built.batch, watch)
+    seconds = time.perf_counter() - started - watching
+    model, guide, batch, data = built.model, built.engine.guide, built.batch, built.data
+    with torch.no_grad():
+        mean, variance = Fitted(model, guide, batch, trace[-1]).centres
+        boxes = centres_to_corners(mean).to(data.detections)
+        covariance = corner_covariance(variance).to(data.detections)
+    metrics = {"bound": trace[-1].mean().item(), "steps": len(trace), "seconds": seconds}
+    metrics["seconds_per_sequence"] = seconds / batch.num_sequences
+    if data.truth is not None:
+        metrics |= tracking_metrics(data.truth, data.truth_mask, boxes, variance=covariance)
+    return Outcome(built, metrics, boxes, covariance, trace)
+
+
+@torch.no_grad()
+def bound(model: MixDVAE, guide: nn.Module, batch: MixtureBatch) -> Tensor:
+    """Return the bound that every engine is compared by, nats, shape (B,): `closed_form_elbo`."""
+    return closed_form_elbo(model, guide, batch)
+
+
+def _keep(folder: RunFolder, outcome: Outcome) -> None:
+    """Write metrics, tracks and posterior."""
+    from experiments.mot.methods import Tracked  # draws in every method of the tables
+    from experiments.mot.run import write_tracks
+
+    data, batch, model, engine = outcome.built
+    write_tracks(folder.path / "tracks.npz", Tracked(outcome.boxes, outcome.covariance))
+    Posterior.from_fitted(model, engine.guide, batch).to_netcdf(
+        folder.path / "posterior.nc",
+        max(10, min(100, MOST_DRAWS // batch.num_sequences)),
+        trace={"inference": outcome.trace},
+        batch_names=data.names,
+        feature_names=FEATURES,
+    )
+    folder.write_metrics(outcome.metrics)

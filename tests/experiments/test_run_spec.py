@@ -1,0 +1,269 @@
+"""Runs, comparisons and pictures of specs: the same numbers whichever way they are asked for."""
+
+import ast
+import json
+import math
+import re
+import tomllib
+
+import arviz
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from experiments.build import build
+from experiments.cli import main
+from experiments.compare import Cell, format_cells
+from experiments.mot.setup import box_anchor, trained_prior, walker_prior
+from experiments.mot.weights import save_prior
+from experiments.runner import fit, run_spec
+from experiments.show import format_graph, sites
+from experiments.spec import load_spec, make_spec, shipped_specs
+from experiments.to_python import to_python
+from pyromodels.dynamics.linear import LinearGaussian
+from pyromodels.dynamics.srnn import SRNN
+from pyromodels.errors import SpecError
+from pyromodels.registry import GUIDES
+
+SMALL = ["data.num_frames=12", "inference.steps=2"]
+
+
+def small(*settings, name="mot_smoke"):
+    return load_spec(name, settings=[*SMALL, *settings])
+
+
+# ---- run
+
+
+def test_run_by_file_keeps_spec_metrics_tracks_and_posterior(tmp_path, capsys):
+    spec = tmp_path / "mine.toml"
+    spec.write_text(
+        "[data]\nname = 'scene'\nnum_frames = 10\nnum_sources = 2\n"
+        "[inference]\nname = 'vem'\nsteps = 2\n"
+    )
+    out = tmp_path / "out"
+    assert main(["run", str(spec), "--seed", "3", "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "mine" in shown and "nats a sequence, 2 steps" in shown
+    resolved = tomllib.loads((out / "spec.toml").read_text())
+    assert resolved["seed"] == resolved["data"]["seed"] == 3
+    assert resolved["model"]["detector"]["clutter_rate"] == 0.3
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert {"mota", "idf1", "nees", "bound", "seconds", "steps"} <= metrics.keys()
+    assert np.load(out / "tracks.npz")["boxes"].shape == (1, 10, 2, 4)
+    posterior = arviz.from_netcdf(out / "posterior.nc")
+    assert posterior["bound_trace"] is not None
+    assert {"s", "v", "w"} <= set(posterior["posterior"].data_vars)
+
+
+def test_a_resolved_spec_runs_again_to_the_same_bound(tmp_path):
+    folder, first = run_spec(small(), tmp_path / "a")
+    again = fit(build(load_spec(folder.path / "spec.toml")))
+    assert again.metrics["bound"] == first.metrics["bound"]
+
+
+def test_shipped_specs_are_found_by_name_with_and_without_suffix(tmp_path):
+    for name in ("mot_smoke.toml", "mot_smoke"):
+        words = [name] if name.endswith(".toml") else ["spec", name]
+        arguments = [*words, *(f"--set={s}" for s in SMALL), "--out", str(tmp_path / "out")]
+        assert main(["run", *arguments]) == 0
+
+
+def test_the_default_spec_tracks_its_scene():
+    metrics = fit(build(load_spec("mot"))).metrics
+    assert metrics["mota"] > 99
+    assert metrics["nees"] < 8
+
+
+@pytest.mark.parametrize("dynamics", ["srnn", "deep_ar"])
+@pytest.mark.parametrize("inference", ["vem", "svi_natural", "svi"])
+def test_every_engine_takes_every_prior(dynamics, inference):
+    settings = [f"model.prior={dynamics}", f"inference={inference}", "inference.steps=2"]
+    outcome = fit(build(small(*settings)))
+    assert math.isfinite(outcome.metrics["bound"])
+    assert len(outcome.trace) == 2
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "model.detector=false",
+        "model.prior.dynamics.order=1",
+        'model.prior.dynamics={name="linear", error_correlation=0.9, process_std=[2e-3, 1e-3, 1e-2]'
+        ', scale="centre_box"}',
+        'model.prior={dynamics="deep_ar", weights="none"}',
+        "dtype=float32",
+        "model.num_sources=1",
+        "data.num_frames=1",
+        'inference={name="vem", learn=["process_noise", "observation_noise"], steps=2}',
+    ],
+)
+def test_variants_run(setting):
+    assert math.isfinite(fit(build(small(setting))).metrics["bound"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("data.path=/no/such.npz", "/no/such.npz does not exist"),
+        ("data.num_sources=0", "data: num_sources is 0"),
+        ("model.num_sources=50", "model: num_sources: given 50; expected at most"),
+        ("model.prior.dynamics.process_std=[1, 2, 3]", "model.prior: process_std: given shape"),
+        ("model.prior.dynamics.num_coordinates=2", "model.prior: given 4 coordinates in blocks"),
+        ('model.prior={dynamics="srnn", weights="deep_ar_mot"}', "weights of deep_ar; expected of"),
+        ('model.prior={dynamics="srnn", weights="srn_mot"}', "unknown weights 'srn_mot'; did you"),
+        ('model.prior={dynamics="srnn", least_std=2.0}', "least_std: given 2.0; expected below 1"),
+        ("inference.damping=3", "inference: damping: given 3"),
+        ('inference={name="svi", num_particles=2}', "num_particles.*draws nothing"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_and_leaves_no_folder(tmp_path, capsys, setting, message):
+    out = tmp_path / "out"
+    assert main(["run", "mot_smoke.toml", "--set", setting, "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("pyromodels: error: ") and error.count("\n") == 1
+    assert re.search(message, error)
+    assert not out.exists()
+
+
+def test_a_guide_that_tracking_cannot_read_is_told(monkeypatch):
+    class Other(torch.nn.Module):
+        """Takes the model alone."""
+
+        def __init__(self, model: torch.nn.Module, *, width: int = 3) -> None:
+            super().__init__()
+
+    monkeypatch.setitem(GUIDES._components, "other", Other)
+    spec = small("guide=other")
+    assert spec.to_table()["guide"] == {"name": "other", "width": 3}
+    with pytest.raises(SpecError, match="guide 'other': tracking reads.*use 'mean_field'"):
+        build(spec)
+
+
+def test_published_weights_are_refused_with_the_command_that_takes_them(tmp_path):
+    path = tmp_path / "published.safetensors"
+    save_prior(path, SRNN(), {"name": "srnn"}, {})
+    with pytest.raises(SpecError, match="predict positions.*--preset reference"):
+        trained_prior(str(path), "srnn")
+
+
+def test_an_anchor_is_in_the_coordinates_of_its_prior():
+    start = torch.tensor([[[0.5, 0.5, 0.1, 0.4]]], dtype=torch.float64)
+    error = LinearGaussian(
+        process_std=(1e-3, 1e-3, 3e-2), error_correlation=0.8, scale="centre_box"
+    )
+    for prior, deviations in ((walker_prior(), [0.06, 0.008]), (error, [0.06, 0.008, 0.02])):
+        anchor = box_anchor(start, prior)
+        first = anchor.variance[0, 0, : prior.block_dim].sqrt()
+        assert first.tolist() == pytest.approx(deviations, rel=1e-5)
+        assert anchor.loc[0, 0, :: prior.block_dim].tolist() == start.flatten().tolist()
+
+
+# ---- compare
+
+
+def test_compare_runs_every_cell_and_tells_the_one_that_fails(tmp_path, capsys):
+    arguments = ["compare", "mot_smoke", "--vary", "inference=vem,nope,svi_natural", "--seeds", "2"]
+    arguments += ["--vary", "model.prior.dynamics=linear,srnn", "--set", "data.num_frames=12"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 1
+    shown = capsys.readouterr().out
+    header, *rows = shown.splitlines()[:7]
+    assert header.split() == ["inference", "dynamics", "MOTA", "IDF1", "NEES", "bound", "seconds"]
+    assert [row.split()[:2] for row in rows][:3] == [
+        ["vem", "linear"], ["vem", "srnn"], ["nope", "linear"]
+    ]
+    assert all("±" in row for row in (*rows[:2], *rows[4:]))
+    assert all("failed: unknown inference engine 'nope'" in row for row in rows[2:4])
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    cell = content["cells"][0]
+    assert [run["seed"] for run in cell["runs"]] == [0, 1]
+    bounds = [run["metrics"]["bound"] for run in cell["runs"]]
+    assert cell["summary"]["bound"] == pytest.approx(np.mean(bounds))
+    assert cell["summary"]["bound_se"] == pytest.approx(np.std(bounds, ddof=1) / 2**0.5)
+    for run in cell["runs"]:
+        saved = tomllib.loads(open(f"{run['folder']}/spec.toml").read())
+        assert saved["seed"] == run["seed"]
+
+
+def test_a_cell_of_one_seed_has_no_standard_error(tmp_path):
+    cell = Cell({"inference": "vem"}, tmp_path, [{"seed": 0, "metrics": {"mota": 50.0}}])
+    assert cell.summary() == {"mota": 50.0}
+    row = format_cells([cell], ["inference"]).splitlines()[1]
+    assert row.split() == ["vem", "50.00", "-", "-", "-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "0"], "--seeds: given 0; expected at least 1"),
+        (["--vary", "inference"], "expected key=value"),
+        (["--set", "seeed=1"], "unknown key 'seeed'"),
+    ],
+)
+def test_compare_refuses_in_one_line(capsys, arguments, message):
+    assert main(["compare", "mot", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+# ---- show
+
+
+def test_show_draws_plates_shapes_parents_and_parameters(capsys):
+    assert main(["show", "mot_smoke", "--set", "data.num_frames=12"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    text = "\n".join(lines)
+    assert lines[0] == "model  MixDVAE"
+    assert "┌ batch ×1 (dim -3)" in text and "│ ┌ source ×2 (dim -1)" in text
+    site = next(line for line in lines if "p(o | s, w)" in line)
+    assert "●" in site and "|(4)" in site and site.endswith("observed")
+    assert next(line for line in lines if "p(w | v)" in line).endswith("enumerated")
+    assert "p(v) " in text and "guide  MeanField" in text and "q(s)" in text
+    assert "prior.log_process_std  parameter  (4, 2)" in text
+
+
+def test_a_graph_of_any_program():
+    def model():
+        with pyro.plate("rows", 3):
+            x = pyro.sample("x", dist.Normal(torch.zeros(2), 1).to_event(1))
+        pyro.sample("y", dist.Normal(x.sum(), 1), obs=torch.tensor(0.0))
+
+    x, y = sites(model)
+    assert (x.name, x.law, x.batch_shape, x.event_shape) == ("x", "Normal", (3,), (2,))
+    assert x.plates[0].size == 3 and not x.observed
+    assert y.parents == ("x",) and y.plates == () and y.observed
+    assert format_graph("toy", [x, y]).splitlines()[-1].startswith("  ● p(y | x)")
+
+
+CODE = [
+    *((name,) for name in shipped_specs() if name != "mot_svi"),
+    ("mot_svi", "inference.steps=3"),
+    ("mot_srnn", "inference.name=svi_natural", "inference.rate=0.3"),
+    ("mot_smoke", "model.detector={hide=0.05}", "model.noise_ratio=[0.1, 0.1]", "dtype=float32"),
+    ("mot_smoke", "model.detector=false", 'model.prior={dynamics="deep_ar", weights="none"}'),
+    ("mot_smoke", 'inference={name="svi", elbo="trace_enum", steps=2}', "seed=3"),
+    ("mot_smoke", "model.prior.dynamics.process_std=[1e-3, 1e-3]", "model.start_std=[0.1, 0.1]"),
+]
+
+
+@pytest.mark.parametrize("case", CODE, ids=lambda case: "-".join(case)[:40])
+def test_the_printed_python_makes_the_same_run(case):
+    spec = make_spec(load_spec(case[0]).to_table(), ["data.num_frames=12", *case[1:]])
+    code = to_python(spec)
+    assert max(map(len, code.splitlines())) <= 100
+    space = {}
+    exec(compile(code, "printed.py", "exec"), space)
+    assert space["bound"] == fit(build(spec)).metrics["bound"]
+
+
+def test_the_printed_python_keeps_hostile_text():
+    path = 'two  spaces/"; import os #' + "\\n\n é" + "x" * 90
+    code = to_python(make_spec({"data": {"path": path}}, []))
+    constants = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+    assert path in constants
+
+
+def test_show_python_prints_it(capsys):
+    assert main(["show", "mot_smoke", "--python", "--set", "seed=4"]) == 0
+    assert capsys.readouterr().out == to_python(load_spec("mot_smoke", settings=["seed=4"]))
