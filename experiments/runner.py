@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from experiments.build import Built, build
 from experiments.metrics import tracking_metrics
@@ -29,9 +26,6 @@ FEATURES = ("centre x", "centre y", "width", "height")
 MOST_DRAWS = 1600
 """Draws of `posterior.nc`, over all sequences; 100 each at most, 10 at least."""
 
-Progress = Callable[[int, float], None]
-"""Called after each step with its number, from 0, and its loss."""
-
 
 class Outcome(NamedTuple):
     """A run after its last step."""
@@ -40,7 +34,7 @@ class Outcome(NamedTuple):
     metrics: dict[str, float]
     boxes: Tensor  # [left, top, right, bottom], shape: (B, T, N, 4)
     covariance: Tensor  # of the corners, shape: (B, T, N, 4, 4)
-    trace: list[Tensor]  # the bound after each step, nats, each of shape (B,)
+    trace: list[Tensor]  # the bound after each step of this call, nats, each of shape (B,)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
     parser.add_argument("--seed", type=int, help="in place of the spec's")
     parser.add_argument("--out", type=Path, help="folder for the results (default: runs/...)")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +61,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the command."""
     spec = load_spec(args.spec, settings=args.settings, seed=args.seed)
-    folder, outcome = run_spec(spec, args.out)
+    folder, outcome = run_spec(spec, args.out, resume=args.resume)
     data, metrics = outcome.built.data, outcome.metrics
     print(f"\n{data.name}: {data.num_sequences} sequences of {data.num_frames} frames")
     print(format_table({spec.name: metrics}))
@@ -76,12 +71,15 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def run_spec(spec: Spec, out: Path | None = None) -> tuple[RunFolder, Outcome]:
+def run_spec(
+    spec: Spec, out: Path | None = None, *, resume: bool = False
+) -> tuple[RunFolder, Outcome]:
     """Build, fit, measure and keep a run; nothing is written before it can be built.
 
     Args:
         spec: what to run.
         out: folder for the results; None for `runs/<name>-<hash of the spec>`.
+        resume: go on from the folder's last checkpoint, where there is one.
 
     Raises:
         SpecError: where the parts of the spec do not fit each other.
@@ -89,38 +87,33 @@ def run_spec(spec: Spec, out: Path | None = None) -> tuple[RunFolder, Outcome]:
     """
     built = build(spec)
     folder = open_run(out, spec.name, spec.to_table())
-    with tqdm(total=built.engine.steps, desc=spec.name, disable=not sys.stderr.isatty()) as bar:
-
-        def progress(number: int, loss: float) -> None:
-            bar.set_postfix_str(f"loss {loss / built.batch.num_sequences:.1f}", refresh=False)
-            bar.update()
-
-        outcome = fit(built, progress)
+    outcome = fit(built, folder=folder.path / "checkpoints", resume=resume)
     _keep(folder, outcome)
     return folder, outcome
 
 
-def fit(built: Built, progress: Progress | None = None) -> Outcome:
-    """Step until done and measure; `seconds` are those of the steps."""
+def fit(built: Built, *, folder: Path | None = None, resume: bool = False) -> Outcome:
+    """Step until done and measure; `seconds` are those of the steps of this call."""
     trace, watching = [], 0.0
 
     def watch(number: int, loss: float) -> None:
         nonlocal watching
         began = time.perf_counter()
         trace.append(bound(built.model, built.engine.guide, built.batch))
-        if progress is not None:
-            progress(number, loss)
         watching += time.perf_counter() - began
 
     started = time.perf_counter()
-    built.engine.run(built.batch, watch)
+    ascent = built.engine.run(built.batch, watch, folder=folder, resume=resume)
+    if not trace:  # resumed at its end
+        trace.append(bound(built.model, built.engine.guide, built.batch))
     seconds = time.perf_counter() - started - watching
     model, guide, batch, data = built.model, built.engine.guide, built.batch, built.data
     with torch.no_grad():
         mean, variance = Fitted(model, guide, batch, trace[-1]).centres
         boxes = centres_to_corners(mean).to(data.detections)
         covariance = corner_covariance(variance).to(data.detections)
-    metrics = {"bound": trace[-1].mean().item(), "steps": len(trace), "seconds": seconds}
+    metrics = {"bound": trace[-1].mean().item(), "steps": len(ascent.losses)}
+    metrics["seconds"] = seconds
     metrics["seconds_per_sequence"] = seconds / batch.num_sequences
     if data.truth is not None:
         metrics |= tracking_metrics(data.truth, data.truth_mask, boxes, variance=covariance)

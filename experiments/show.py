@@ -76,7 +76,7 @@ def sites(program: Callable[..., Any], *args: Any) -> list[Site]:
         program: a model or a guide.
         *args: what it is called with.
     """
-    with torch.no_grad():
+    with torch.no_grad(), pyro.settings.context(module_local_params=True):
         trace = pyro.poutine.trace(program).get_trace(*args)
         parents = get_model_relations(program, args)["sample_sample"]
     found = []

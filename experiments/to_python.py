@@ -110,7 +110,7 @@ def to_python(spec: Spec) -> str:
     script.add()
     engine = _component(script, STEPPERS, spec.inference)
     script.add(f"engine = {engine}")
-    script.add("losses = engine.run(batch)", "or: engine.step(batch), as often as you like")
+    script.add("losses = engine.run(batch).losses", "or: engine.step(batch), as often as you like")
     bound = script.name(closed_form_elbo)
     script.add(f"bound = {bound}(model, engine.guide, batch).mean().item()", "nats a sequence")
     script.add('print(f"bound {bound:.2f} nats a sequence")')

@@ -9,16 +9,22 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from inference.checkpoint import latest_checkpoint, remove_checkpoints, save_checkpoint
+from inference.fit import FitError
 from inference.seeding import random_state, seed_all, set_random_state
 from pyromodels.errors import mismatch
+
+OnStep = Callable[[int, float], None]
+"""Called after every step with its number, from 1, and its loss."""
 
 
 class Stepper(Protocol):
     """What VEM and SVI have in common."""
+
+    guide: nn.Module
 
     def step(self, batch: Any) -> float:
         """Improve the bound; return the loss, nats."""
@@ -45,7 +51,8 @@ class AscentOptions:
         batch_size: sequences in a minibatch, drawn anew in every pass over the data; None takes the
             whole batch in every step. The tolerance is then that of a minibatch's loss.
         checkpoint_every: steps between checkpoints, where there is a folder for them.
-        seed: of the random state at the start and of the order of minibatches.
+        seed: of the random state at the start and of the order of minibatches; None takes both from
+            the random state as it is.
 
     Raises:
         ValueError: where a number is out of range.
@@ -56,7 +63,7 @@ class AscentOptions:
     window: int = 1
     batch_size: int | None = None
     checkpoint_every: int = 100
-    seed: int = 0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "tolerance", "window", "batch_size", "checkpoint_every"):
@@ -87,7 +94,7 @@ def ascend(
     *,
     folder: str | Path | None = None,
     resume: bool = False,
-    on_step: Callable[[int, float], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Ascent:
     """Step until the bound settles.
 
@@ -99,17 +106,18 @@ def ascend(
         folder: for checkpoints and `losses.jsonl`; None: nothing is written.
         resume: go on from the last whole checkpoint in the folder, to the same bits as without the
             interruption; start anew where there is none.
-        on_step: called after every step with its number, from 1, and its loss.
+        on_step: called after every step.
 
     Raises:
-        FloatingPointError: naming the step, where a loss is not finite.
+        FitError: naming the step, where a loss is not finite or a factor no distribution.
         ValueError: where the checkpoint was made with other options.
     """
     if resume and folder is None:
         raise ValueError("resume: given no folder to resume from")
     folder = None if folder is None else Path(folder)
-    seed_all(options.seed)
-    order = torch.Generator().manual_seed(options.seed)
+    if options.seed is not None:
+        seed_all(options.seed)
+    order = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
     losses: list[float] = []
     queue: list[list[int]] = []  # minibatches left of this pass over the data
     found = latest_checkpoint(folder) if resume else None
@@ -130,9 +138,14 @@ def ascend(
     total, quiet = options.max_steps, not sys.stderr.isatty()
     with tqdm(total=total, initial=len(losses), unit="step", disable=quiet) as bar:
         while len(losses) < total and not options.settled(losses):
-            loss = stepper.step(_next(batch, options.batch_size, queue, order))
+            number, part = len(losses) + 1, _next(batch, options.batch_size, queue, order)
+            try:
+                loss = stepper.step(part)
+            except torch.linalg.LinAlgError as error:
+                hint = "try float64, or a smaller rate or damping"
+                raise FitError(f"step {number}: {error}; {hint}") from error
             if not math.isfinite(loss):
-                raise FloatingPointError(f"ascend: loss {loss} at step {len(losses) + 1}")
+                raise FitError(f"step {number}: the loss is {loss}")
             losses.append(loss)
             bar.update()
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)

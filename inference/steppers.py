@@ -10,6 +10,7 @@ from typing import Literal
 from pyro.infer import TraceEnum_ELBO
 from torch import nn
 
+from inference.ascend import AscentOptions
 from inference.engine import Engine
 from inference.natural import NaturalAssignment, NaturalSources
 from inference.svi import SVI
@@ -42,6 +43,7 @@ def vem(
     steps: int = 15,
     damping: float = 1.0,
     tolerance: float | None = None,
+    history: Literal["smoothed", "fixed"] = "smoothed",
     likelihood: Literal["expected", "cavity"] = "expected",
     keep_first: bool = True,
     learn: Sequence[Literal["process_noise", "observation_noise"]] = (),
@@ -54,7 +56,8 @@ def vem(
         batch: the data.
         steps: sweeps over all updates.
         damping: how far an update goes, in (0, 1].
-        tolerance: stop once no responsibility moves by more than this; None makes all sweeps.
+        tolerance: stop once a sweep gains less than this, nats; None makes all sweeps.
+        history: see `SourceUpdate`; "fixed" is the update of the thesis.
         likelihood, keep_first: see `AssignmentUpdate`.
         learn: noises to re-estimate in every sweep; "process_noise" of a linear prior only.
 
@@ -62,7 +65,7 @@ def vem(
         SpecError: where the guide has no factors to set, or the prior no process noise to learn.
     """
     _check_free_form("vem", guide)
-    updates: list[Update] = [SourceUpdate(), VisibilityUpdate()]
+    updates: list[Update] = [SourceUpdate(history=history), VisibilityUpdate()]
     if "process_noise" in learn:
         if not isinstance(model.prior, LinearGaussian):
             raise SpecError(
@@ -73,7 +76,8 @@ def vem(
     updates.append(AssignmentUpdate(likelihood=likelihood, keep_first=keep_first))
     if "observation_noise" in learn:
         updates.append(ObservationNoiseUpdate())
-    return Engine(VEM(model, guide, updates, damping=damping), steps, tolerance)
+    stepper = VEM(model, guide, updates, damping=damping)
+    return Engine(stepper, AscentOptions(max_steps=steps, tolerance=tolerance))
 
 
 @STEPPERS.register("svi_natural")
@@ -95,7 +99,7 @@ def svi_natural(
         batch: the data.
         steps: steps over all factors.
         rate: step size of q(s) and q(w), in (0, 1].
-        tolerance: stop once no responsibility moves by more than this; None makes all steps.
+        tolerance: stop once a step gains less than this, nats; None makes all steps.
         detach_history: False lets gradients through the networks of a deep prior; see
             `NaturalSources`.
 
@@ -106,7 +110,9 @@ def svi_natural(
     if not 0 < rate <= 1:
         raise SpecError(mismatch("svi_natural: rate", given=rate, expected="a number in (0, 1]"))
     updates = [NaturalSources(rate, detach_history), VisibilityUpdate(), NaturalAssignment(rate)]
-    return Engine(VEM(model, guide, updates), steps, tolerance)
+    return Engine(
+        VEM(model, guide, updates), AscentOptions(max_steps=steps, tolerance=tolerance)
+    )
 
 
 @STEPPERS.register("svi")
@@ -172,7 +178,7 @@ def svi(
         train_model=train_model,
         max_grad_norm=max_grad_norm,
     )
-    return Engine(stepper, steps)
+    return Engine(stepper, AscentOptions(max_steps=steps))
 
 
 def _check_free_form(name: str, guide: nn.Module) -> None:

@@ -39,9 +39,10 @@ def register(module: nn.Module) -> None:
         _names[module] = f"{type(module).__name__}_{next(_numbers)}"
     for path, parameter in module.named_parameters():
         if parameter.requires_grad:
-            known = pyro.get_param_store().param_name(parameter)
-            name = known or f"{_names[module]}$$${path}"
-            if pyro.param(name, parameter).unconstrained() is not parameter:
+            store = pyro.get_param_store()
+            name = store.param_name(parameter) or f"{_names[module]}$$${path}"
+            pyro.param(name, parameter)
+            if store.param_name(parameter) != name:
                 raise RuntimeError(
                     f"the param store holds another tensor as {name!r}; call "
                     "pyro.clear_param_store(), and load weights by load_state_dict"

@@ -86,7 +86,7 @@ class PriorSpec:
         """The dynamics with the defaults of a walker's box."""
         name = self.dynamics["name"]
         if name == "linear":
-            plain_box = not {"num_coordinates", "error_correlation"} & {*self.dynamics}
+            plain_box = "num_coordinates" not in self.dynamics
             default = {2: WALKERS, 1: RANDOM_WALK}.get(self.dynamics.get("order", 2), {})
             return {"name": name, **(default if plain_box else {}), **self.dynamics}
         if name in SHIPPED and self.trained is None:

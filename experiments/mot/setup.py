@@ -96,27 +96,18 @@ def box_anchor(
     prior: SourcePrior,
     start_std: tuple[float, float] = (0.15, 0.02),
 ) -> Anchor:
-    """Return p(s_1) in the coordinates of a prior: position, then velocity and detector error.
+    """Return p(s_1) in the coordinates of a prior: positions, and velocities where it has them.
 
     Raises:
         SpecError: for a prior of anything but a box.
     """
-    linear = isinstance(prior, LinearGaussian)
-    if prior.source_dim != 4 * prior.block_dim or (prior.block_dim > 1 and not linear):
+    if prior.source_dim != 4 * prior.block_dim or prior.block_dim > len(start_std):
         given = f"{prior.source_dim} coordinates in blocks of {prior.block_dim}"
-        raise SpecError(mismatch("model.prior", given=given, expected="4 blocks, those of a box"))
-    unit = box_size(start)
-    variances = [(start_std[0] * unit).square()]
-    if linear:
-        position = prior.transition[:, 0]  # what a position is made of, (4, d)
-        if (position != 0).sum() > len(position):
-            variances.append((start_std[1] * unit).square())
-        if len(variances) < prior.block_dim:  # the detector's error, stationary
-            correlation, std = prior.transition[:, -1, -1], prior.process_std[..., -1]
-            scale = (prior.unit(Anchor(_spread(start, prior), start)).squeeze(-1) * std).square()
-            variances.append(scale / (1 - correlation.square()))
-    variance = torch.stack([v.to(start) for v in variances], -1).flatten(-2)
-    return Anchor(_spread(start, prior), variance.detach())
+        expected = "4 blocks, those of a box: positions, or positions and velocities"
+        raise SpecError(mismatch("model.prior", given=given, expected=expected))
+    zeros = [torch.zeros_like(start)] * (prior.block_dim - 1)
+    variances = [(std * box_size(start)).square() for std in start_std[: prior.block_dim]]
+    return Anchor(*(torch.stack(part, -1).flatten(-2) for part in ([start, *zeros], variances)))
 
 
 def start_fit(
@@ -141,8 +132,3 @@ def start_fit(
         prior = walker_prior().to(batch.observations)
         anchor = box_anchor(batch.anchor.loc, prior, start_std)
     online_start(model, guide, batch, prior=prior, anchor=anchor)
-
-
-def _spread(start: Tensor, prior: SourcePrior) -> Tensor:
-    """Positions among zeros, in the coordinates of the prior."""
-    return torch.stack((start, *[torch.zeros_like(start)] * (prior.block_dim - 1)), -1).flatten(-2)

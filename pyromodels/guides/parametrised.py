@@ -33,8 +33,8 @@ class ParametrisedMeanField(FactorisedGuide):
         unit = chain.covariance.diagonal(dim1=-2, dim2=-1).sqrt()
         self.register_buffer("unit", unit)
         root = torch.linalg.cholesky(torch.linalg.inv(self._scaled(chain.innovation, -1)))
-        tiny = torch.finfo(unit.dtype).tiny
-        self.logits = nn.Parameter(guide.responsibilities.clamp_min(tiny).log())
+        small = torch.finfo(unit.dtype).eps  # logits that an optimiser can still move
+        self.logits = nn.Parameter(guide.responsibilities.clamp_min(small).log())
         self.loc = nn.Parameter(chain.loc_blocks / unit)
         self.log_root = nn.Parameter(root.diagonal(dim1=-2, dim2=-1).log())
         self.off_root = nn.Parameter(root.tril(-1))
@@ -42,7 +42,6 @@ class ParametrisedMeanField(FactorisedGuide):
         self.register_buffer("mask", guide.responsibilities.sum(-1, keepdim=True) > 0)
         if self.model.detector is not None:
             self.register_buffer("visible_first", guide.visible_first.clone())
-            small = torch.finfo(unit.dtype).eps
             self.visible_logits = nn.Parameter(guide.visible_step.clamp(small, 1 - small).logit())
 
     @property

@@ -91,8 +91,6 @@ def test_every_engine_takes_every_prior(dynamics, inference):
     [
         "model.detector=false",
         "model.prior.dynamics.order=1",
-        'model.prior.dynamics={name="linear", error_correlation=0.9, process_std=[2e-3, 1e-3, 1e-2]'
-        ', scale="centre_box"}',
         'model.prior={dynamics="deep_ar", weights="none"}',
         "dtype=float32",
         "model.num_sources=1",
@@ -151,10 +149,8 @@ def test_published_weights_are_refused_with_the_command_that_takes_them(tmp_path
 
 def test_an_anchor_is_in_the_coordinates_of_its_prior():
     start = torch.tensor([[[0.5, 0.5, 0.1, 0.4]]], dtype=torch.float64)
-    error = LinearGaussian(
-        process_std=(1e-3, 1e-3, 3e-2), error_correlation=0.8, scale="centre_box"
-    )
-    for prior, deviations in ((walker_prior(), [0.06, 0.008]), (error, [0.06, 0.008, 0.02])):
+    steady = LinearGaussian(order=1, process_std=(1e-3,), scale="centre_box")
+    for prior, deviations in ((walker_prior(), [0.06, 0.008]), (steady, [0.06])):
         anchor = box_anchor(start, prior)
         first = anchor.variance[0, 0, : prior.block_dim].sqrt()
         assert first.tolist() == pytest.approx(deviations, rel=1e-5)

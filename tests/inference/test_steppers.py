@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from experiments.mot.setup import walker_prior
+from inference.ascend import AscentOptions
 from inference.bound import closed_form_elbo
 from inference.engine import Engine
 from inference.fit import FitError
@@ -48,7 +49,7 @@ def started(detector=True):
 def run(table, **how):
     model, guide, batch = started(**how)
     engine = STEPPERS.build(table, model, guide, batch)
-    losses = engine.run(batch)
+    losses = engine.run(batch).losses
     return closed_form_elbo(model, engine.guide, batch).item(), losses, engine
 
 
@@ -118,7 +119,7 @@ def test_a_start_needs_boxes(mixture):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"name": "vem", "steps": 0}, "steps: given 0; expected at least 1"),
+        ({"name": "vem", "steps": 0}, "steps: given 0; expected a positive"),
         ({"name": "vem", "damping": 0.0}, "damping: given 0.0"),
         ({"name": "vem", "learn": ["everything"]}, "learn: given"),
         ({"name": "svi_natural", "rate": 1.5}, "rate: given 1.5"),
@@ -158,9 +159,9 @@ def test_process_noise_of_deep_dynamics_is_refused():
 def test_a_loss_that_is_not_finite_names_the_step():
     model, guide, batch = started()
     vem = VEM(model, guide, [])
-    vem.evaluate_loss = lambda batch: float("nan")
-    with pytest.raises(FitError, match="loss is nan at step 1"):
-        Engine(vem, 3).run(batch)
+    vem.step = lambda batch: float("nan")
+    with pytest.raises(FitError, match="step 1: the loss is nan"):
+        Engine(vem, AscentOptions(max_steps=3)).run(batch)
 
 
 def test_a_factor_that_is_no_distribution_names_the_step():
@@ -169,5 +170,5 @@ def test_a_factor_that_is_no_distribution_names_the_step():
     def broken(model, guide, batch):
         raise torch.linalg.LinAlgError("not positive definite")
 
-    with pytest.raises(FitError, match="step 1: not positive definite; try dtype float64"):
-        Engine(VEM(model, guide, [broken]), 3).run(batch)
+    with pytest.raises(FitError, match="step 1: not positive definite; try float64"):
+        Engine(VEM(model, guide, [broken]), AscentOptions(max_steps=3)).run(batch)
