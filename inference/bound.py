@@ -80,6 +80,11 @@ def closed_form_elbo(
         batch: the data.
         known: parts that an update has computed on its way; the others are computed here.
     """
+    if guide.assignment == "marginal":
+        raise ValueError(
+            "closed_form_elbo: the guide leaves w to enumeration, its bound has no closed form; "
+            "use pyro.infer.TraceEnum_ELBO, or a guide with q(w) as a factor"
+        )
     guide, known = guide.of(batch), known or {}
     total = known["sources"] if "sources" in known else sources_part(model, guide, batch)
     if "assignment" in known:

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from inference.association import association_marginals
-from inference.moments import projected_moments, pseudo_observations
+from inference.moments import projected_moments
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain, block_inverse, matmul, matvec
 from pyromodels.distributions.message import GaussianMessage
+from pyromodels.models.information import pseudo_observations
 from pyromodels.models.mixdvae import MixDVAE
 
 MOST_DETECTED = 0.999

@@ -1,36 +1,30 @@
 """What a fitted guide says, as one object: draws, densities, predictions, a file for ArviZ."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import pyro
-import pyro.distributions as dist
 import torch
-from pyro.distributions.util import scale_and_mask
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
+from pyro import poutine
 from torch import Tensor
 
 from inference import arviz_io
-from inference.arviz_io import Variable
-from pyromodels.batch import MixtureBatch
+from inference.checks import check_broadcast, check_sites
+from inference.groups import groups_of
+from inference.pair import Pair, count, values_of
 from pyromodels.errors import ShapeError, mismatch
-from pyromodels.guides.mean_field import MeanField
-from pyromodels.models.mixdvae import MixDVAE
-
-Draws = dict[str, Tensor]
-"""Draws by site name; dimension 0 counts draws, dimension 1 sequences."""
-
-BOX = ("centre x", "centre y", "width", "height")
-"""What the four numbers of an observation are, in a model whose clutter is of boxes."""
+from pyromodels.programs import Draws, Program, run
 
 
 @dataclass(frozen=True)
 class Posterior:
-    r"""q(s, v, w, z) of a MixDVAE given one batch.
+    r"""q(x) of a Pyro model given one batch, whatever fitted the guide: yours or ours.
+
+    A model and a guide are callables of the batch with Pyro statements in them. Discrete sites that
+    the guide leaves out and Pyro can enumerate are drawn from p(w | x, data), exactly, and `log_q`
+    counts their probability. Draws have shape (n, *plates of the site, *event); of a MixDVAE:
 
     =========  ======================  =======================================================
     site       shape of n draws        meaning
@@ -41,83 +35,103 @@ class Posterior:
     ``w``      (n, B, T, K)            owner 0..N-1, N for clutter; -1 where no observation is
     =========  ======================  =======================================================
 
-    Draws are independent and use torch's global random state: seed it at the edge.
+    Densities are of every sequence where the model's layout names their plate and every site lies
+    in it, else of all the data. Draws use torch's global random state: seed it at the edge.
 
     Args:
         model: the program.
         guide: the guide fitted to `batch`.
-        batch: the data.
+        batch: the data, the one argument of both.
+        dims: site -> names of all its dimensions, over the model's layout and the default: plate
+            names, then `site_dim_0`, ... for the event.
 
     Raises:
         ShapeError: where the guide was fitted to another batch.
+        ValueError: where the sites of guide and model do not fit, or where the model does not run
+            for many draws at once.
 
     Example:
-        >>> from pyromodels.distributions.message import Anchor
-        >>> from pyromodels.dynamics.linear import LinearGaussian
-        >>> o = torch.linspace(0, 1, 8).reshape(1, 8, 1, 1)
-        >>> batch = MixtureBatch(
-        ...     o, torch.ones(1, 8, 1, dtype=torch.bool), torch.full_like(o, 0.01),
-        ...     Anchor(torch.zeros(1, 1, 1), torch.ones(1, 1, 1)),
-        ... )
-        >>> model = MixDVAE(LinearGaussian(num_coordinates=1, order=1, process_std=(0.1,)))
-        >>> posterior = Posterior.from_fitted(model, MeanField(model, batch), batch)
-        >>> {name: tuple(value.shape) for name, value in posterior.sample(5).items()}
-        {'s': (5, 1, 1, 8, 1), 'w': (5, 1, 8, 1)}
-        >>> posterior.predictive(5)["o"].shape
-        torch.Size([5, 1, 8, 1, 1])
+        >>> import pyro, pyro.distributions as dist
+        >>> def model(x):
+        ...     mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        ...     with pyro.plate("day", 3):
+        ...         pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+        >>> def guide(x):
+        ...     pyro.sample("mean", dist.Normal(0.5, 0.5))
+        >>> posterior = Posterior(model, guide, torch.tensor([0.1, 0.7, 1.2]))
+        >>> posterior.sample(5)["mean"].shape, posterior.predictive(5)["x"].shape
+        (torch.Size([5]), torch.Size([5, 3]))
+        >>> posterior.to_inference_data(5)["posterior_predictive"]["x"].dims
+        ('chain', 'draw', 'day')
     """
 
-    model: MixDVAE
-    guide: MeanField
-    batch: MixtureBatch
+    model: Program
+    guide: Program
+    batch: Any
+    _: KW_ONLY
+    dims: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        extra = self.batch.num_sources + self.model.num_extra
-        expected = (*self.batch.mask.shape, extra)
-        if self.guide.responsibilities.shape != expected:
-            raise ShapeError(
-                mismatch(
-                    "guide.responsibilities",
-                    given=f"shape {tuple(self.guide.responsibilities.shape)}",
-                    expected=f"{expected}, as the batch and the model have it",
-                    hint="Was the guide fitted to another batch, or to several starts of it?",
-                )
-            )
+        check_sites(self.pair)
+        check_broadcast(self.pair)
+        for name, named in self.dims.items():
+            site = self.pair.sites.get(name)
+            size = None if site is None else len(site.kept) + site.event_dim
+            if size != len(named):
+                expected = "a site of the model" if site is None else f"{size} names"
+                raise ShapeError(mismatch(f"dims[{name!r}]", given=named, expected=expected))
+
+    @cached_property
+    def pair(self) -> Pair:
+        """Which sites model and guide have, and how they are shaped."""
+        return Pair(self.model, self.guide, self.batch)
 
     @classmethod
-    def from_fitted(cls, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> "Posterior":
-        """Return the posterior that a guide fitted by any stepper stands for."""
+    def from_fitted(cls, model: Program, guide: Program, batch: Any) -> "Posterior":
+        """Return the posterior that a guide fitted by any stepper or sampler stands for."""
         return cls(model, guide, batch)
 
     # ---- draws and densities
 
     @torch.no_grad()
-    def sample(self, num_samples: int) -> Draws:
-        """Draw from q, shapes as in the class docstring."""
-        if num_samples < 1:
-            raise ValueError(mismatch("num_samples", given=num_samples, expected="at least 1"))
-        recorder = self._run(self.guide, num_samples)
-        draws = {name: self._inward(name, site["value"]) for name, site in recorder.sites.items()}
-        draws["w"] = draws["w"].masked_fill(~self.batch.mask, -1)
-        return draws
+    def sample(self, num_samples: int | None = None) -> Draws:
+        """Draw from q, shapes as in the class docstring.
+
+        None: a guide that is made of draws (`Empirical`) returns them all, chain after chain.
+        """
+        return self.pair.draw(num_samples)[0]
 
     @torch.no_grad()
     def log_prob(
         self,
         draws: Mapping[str, Tensor],  # every site of `sample`, in its shapes
-    ) -> Tensor:  # nats, shape: (n, B)
-        """Return log q(s, v, w, z): densities of s and z, probabilities of v and w."""
-        sites = self._run(self.guide, len(draws["w"]), draws).sites
-        return self._total(sites, len(draws["w"]))
+    ) -> Tensor:  # nats, shape: (n, B) or (n,)
+        """Return log q: densities of continuous sites, probabilities of discrete ones.
+
+        Raises:
+            NotImplementedError: where the guide has no density.
+        """
+        if not self.pair.has_density:
+            raise NotImplementedError(
+                f"log_prob: a guide of {type(self.guide).__name__} is made of draws and has no "
+                "density; use log_joint, or a guide with a law of its own"
+            )
+        pair, num_draws = self.pair, count(draws)
+        if missing := sorted(set(pair.latents) - set(draws)):
+            expected = "every site of `sample`"
+            raise ValueError(mismatch("draws", given=f"none of {missing}", expected=expected))
+        given = pair.outward({name: draws[name] for name in pair.guided})
+        invert = getattr(self.guide, "auxiliary", lambda values: values)
+        nodes = run(self.guide, self.batch, num_draws, pair.nesting, invert(given))
+        return pair.log_q(nodes, draws)
 
     @torch.no_grad()
     def log_joint(
         self,
         draws: Mapping[str, Tensor],  # every site of `sample`, in its shapes
-    ) -> Tensor:  # nats, shape: (n, B)
-        """Return log p(o, s, v, w, z) at the draws and the observations of the batch."""
-        sites = self._run(self.model, len(draws["w"]), draws).sites
-        return self._total(sites, len(draws["w"]))
+    ) -> Tensor:  # nats, shape: (n, B) or (n,)
+        """Return log p(data, x) at the draws and the data of the batch."""
+        return self.pair.log_joint(draws)
 
     # ---- predictions
 
@@ -127,12 +141,12 @@ class Posterior:
         num_samples: int | None = None,
         *,
         draws: Mapping[str, Tensor] | None = None,
-    ) -> Draws:  # {"o": (n, B, T, K, X)}
-        """Draw o' ~ p(o' | s, w) with s, w ~ q(s) q(w): what could have been observed instead.
+    ) -> Draws:
+        """Draw data' ~ p(data' | x) with x ~ q: what could have been observed instead.
 
-        Two stages, both explicit: latents from the guide, among them the owner w of every
-        observation, then observations from the model given them. `Predictive(model, guide)` given
-        the batch would return the batch, and without `w` would draw the owners from the prior.
+        Two stages, both explicit: latents from the guide, discrete ones among them, then data from
+        the model given them, whatever data the batch holds. `Predictive(model, guide)` given the
+        batch would return the batch, and would draw enumerated sites from their prior.
 
         Zero where the batch has no observation.
 
@@ -143,225 +157,81 @@ class Posterior:
         if (num_samples is None) == (draws is None):
             raise ValueError("predictive: give either num_samples or draws")
         draws = self.sample(num_samples) if draws is None else draws
+        nodes = self.pair.run(poutine.uncondition(self.model), count(draws), draws)
+        return self.pair.inward(values_of(nodes), self.pair.observed)
 
-        def generate(batch: MixtureBatch) -> Tensor:
-            return self.model(batch, generate=True)
-
-        replica = self._run(generate, len(draws["w"]), draws).sites["o"]["value"]
-        return {"o": replica.masked_fill(~self.batch.mask[..., None], 0.0)}
+    @torch.no_grad()
+    def prior(self, num_samples: int) -> tuple[Draws, Draws]:  # latents, data
+        """Draw x ~ p(x) and data' ~ p(data' | x), whatever data the batch holds."""
+        pair = self.pair
+        values = values_of(pair.run(poutine.uncondition(self.model), num_samples))
+        return pair.inward(values, pair.latents), pair.inward(values, pair.observed)
 
     @torch.no_grad()
     def log_likelihood(
         self,
-        draws: Mapping[str, Tensor],  # of `sample`; s is read, and v with weights="prior"
+        draws: Mapping[str, Tensor],  # of `sample`
         *,
         weights: Literal["posterior", "prior"] = "posterior",
-    ) -> Tensor:  # nats, shape: (n, B, T, K)
-        r"""Return log \sum_j weight_tkj p(o_tk | w_tk = j, s) of every observation and draw of s.
+    ) -> Draws:  # nats, of each observed site, shape: (n, *plates)
+        r"""Return log p(o | x) of every observation and draw; zero where there is none.
 
-        Zero where the batch has no observation.
+        Where the model says that an observation is a mixture over owners w (as MixDVAE does), it is
+        log \sum_w weight_w p(o | w, x) in place of the likelihood at the owner that was drawn.
 
         Args:
             draws: as `sample` returns them.
-            weights: "posterior" takes the responsibilities q(w_tk = j), which have seen o_tk: how
-                well the fit explains the data. "prior" takes p(w_tk = j | v): the likelihood of
-                the other latents, which leave-one-out estimates (`arviz.loo`) need.
+            weights: of such a mixture. "posterior" takes q(w), which has seen o: how well the fit
+                explains the data. "prior" takes p(w | x): the likelihood of the other latents,
+                which leave-one-out estimates (`arviz.loo`) need.
         """
-        location = self.model.project(draws["s"])  # (n, B, N, T, K or 1, X)
-        scale = self.model.variance(self.batch).sqrt().unsqueeze(1)
-        observations = self.batch.observations.unsqueeze(1)
-        log_parts = dist.Normal(location, scale).log_prob(observations).sum(-1).movedim(2, -1)
-        if self.model.detector is not None:
-            clutter = self.model.clutter(self.batch).log_prob(self.batch.observations)
-            clutter = clutter.expand(log_parts.shape[:-1]).unsqueeze(-1)
-            log_parts = torch.cat((log_parts, clutter), -1)
-        tiny = torch.finfo(log_parts.dtype).tiny
-        if weights == "posterior":
-            log_weight = self.guide.responsibilities.clamp_min(tiny).log()
-        elif weights == "prior":
-            log_weight = self._log_prior_weight(draws)
-        else:
+        if weights not in ("posterior", "prior"):
             expected = "posterior or prior"
             raise ValueError(mismatch("weights", given=repr(weights), expected=expected))
-        total = (log_weight + log_parts).logsumexp(-1)
-        return total.masked_fill(~self.batch.mask, 0.0)
+        pair, num_draws, result = self.pair, count(draws), {}
+        nodes = pair.run(self.model, num_draws, draws)
+        for name, site in pair.observed.items():
+            if name in pair.layout.components:
+                value = self._mixture(name, draws, weights)
+            else:
+                value = nodes[name]["fn"].log_prob(nodes[name]["value"])
+                value = value[(None,) * (1 + pair.nesting - value.dim())]
+                value = site.inward(value.expand(num_draws, *value.shape[1:]), pair.nesting)
+            result[name] = pair.mark(name, value, 0.0)
+        return result
 
     # ---- ArviZ
 
-    def to_inference_data(
-        self,
-        num_samples: int = 100,
-        *,
-        trace: Mapping[str, Sequence[Tensor]] | None = None,
-        weights: Literal["posterior", "prior"] = "posterior",
-        feature_names: Sequence[str] | None = None,
-        batch_names: Sequence[str] | None = None,
-    ) -> Any:
+    def to_inference_data(self, num_samples: int | None = None, **options: Any) -> Any:
         """Return `arviz.InferenceData`, or from ArviZ 1 on its successor, `xarray.DataTree`.
 
-        `s` is split into the observed coordinates (feature) and what the prior carries with each
-        (component: position, velocity, ...). Missing observations are NaN in `observed_data` and
-        `posterior_predictive`, as ArviZ has it, and zero in `log_likelihood`.
+        Groups: posterior, posterior_predictive, log_likelihood, sample_stats (lp, and where q has a
+        density log_q and log_weight = lp - log_q), observed_data, constant_data, bound_trace, prior
+        and prior_predictive. Missing observations are NaN in data and predictions, as ArviZ has it.
 
         Args:
-            num_samples: draws, all in one chain: they are independent.
-            trace: the bound after each sweep: phase -> tensors of shape (R * B,), R starts.
-            weights: of `log_likelihood`.
-            feature_names: names of the X numbers of an observation; None numbers them, or names
-                those of a box where the model has a detector.
-            batch_names: one name for each sequence; None numbers them.
+            num_samples: draws, all in one chain: they are independent. None: 100, or every draw of
+                a guide that is made of them, in its chains.
+            **options: of `inference.groups.groups_of`.
         """
-        draws = self.sample(num_samples)
-        absent = ~self.batch.mask
-        observed = self.batch.observations.masked_fill(absent[..., None], torch.nan)
-        replica = self.predictive(draws=draws)["o"].masked_fill(absent[..., None], torch.nan)
-        pointwise = self.log_likelihood(draws, weights=weights)
-        stats = {"lp": self.log_joint(draws), "log_q": self.log_prob(draws)}
-        frame_slot = ("batch", "frame", "observation")
-        groups: dict[str, dict[str, Variable]] = {
-            "posterior": self._posterior_group(draws),
-            "posterior_predictive": {"o": _drawn((*frame_slot, "feature"), replica)},
-            "log_likelihood": {"o": _drawn(frame_slot, pointwise)},
-            "sample_stats": {name: _drawn(("batch",), value) for name, value in stats.items()},
-            "observed_data": {"o": ((*frame_slot, "feature"), _array(observed))},
-            "constant_data": self._constant_group(),
-        }
-        if trace:
-            groups["bound_trace"] = bound_trace(trace, self.batch.num_sequences)
-        coords = self._coords(feature_names, batch_names)
-        attrs = {"inference_library": "pyromodels", "log_likelihood_weights": weights}
-        return arviz_io.inference_data(groups, coords=coords, attrs=attrs)
+        return arviz_io.inference_data(**groups_of(self, num_samples, **options))
 
-    def to_netcdf(self, path: Path, num_samples: int = 100, **options: Any) -> Path:
+    def to_netcdf(self, path: Path, num_samples: int | None = None, **options: Any) -> Path:
         """Write `to_inference_data(num_samples, **options)` to a file, whole or not at all."""
         return arviz_io.save(self.to_inference_data(num_samples, **options), path)
 
-    # ---- from here on, plumbing
+    @property
+    def num_chains(self) -> int:
+        """Chains of the guide's own draws; 1 for a guide that has a law of its own."""
+        return getattr(self.guide, "num_chains", 1)
 
-    def _run(
-        self,
-        program: Callable[[MixtureBatch], object],
-        num_samples: int,
-        draws: Mapping[str, Tensor] | None = None,
-    ) -> "_Recorder":
-        """Run a program once for all draws, vectorised; sites in `draws` take their values."""
-        given = {name: self._outward(name, value) for name, value in (draws or {}).items()}
-        with pyro.plate("draw", num_samples, dim=-self.model.max_plate_nesting - 1):
-            with _Recorder() as recorder, pyro.condition(data=given):
-                program(self.batch)
-        return recorder
-
-    def _total(self, sites: Mapping[str, dict[str, Any]], num_samples: int) -> Tensor:
-        """Sum the log densities of sites over all but draws and sequences, shape (n, B)."""
-        total = self.guide.loc.new_zeros(num_samples, self.batch.num_sequences)
-        for site in sites.values():
-            log_prob = site["fn"].log_prob(site["value"])
-            log_prob = scale_and_mask(log_prob, site["scale"], site["mask"])
-            inner = log_prob.shape[2:]
-            total += log_prob.expand(*total.shape, *inner).flatten(2).sum(-1)
-        return total
-
-    def _outward(self, name: str, value: Tensor) -> Tensor:
-        """From our shapes to those of the sites: sources live beside a frame plate of size one."""
-        return value.clamp_min(0) if name == "w" else value.unsqueeze(2)
-
-    def _inward(self, name: str, value: Tensor) -> Tensor:
-        """From the shapes of the sites to ours."""
-        return value if name == "w" else value.squeeze(2)
-
-    def _log_prior_weight(self, draws: Mapping[str, Tensor]) -> Tensor:
-        """log p(w_tk | v), shape (n, B, T, 1, N [+ 1])."""
-        detector = self.model.detector
-        if detector is None:
-            num_sources = self.batch.num_sources
-            return self.guide.loc.new_full((num_sources,), 1 / num_sources).log()
-        rates = detector.log_rates(draws["v"]).transpose(-1, -2)
-        clutter = rates.new_full((*rates.shape[:-1], 1), detector.clutter_rate).log()
-        return torch.cat((rates, clutter), -1).log_softmax(-1).unsqueeze(-2)
-
-    def _posterior_group(self, draws: Mapping[str, Tensor]) -> dict[str, Variable]:
-        path = ("batch", "source", "frame")
-        blocks = draws["s"].unflatten(-1, (-1, self.model.prior.block_dim))
-        observed = blocks.shape[-2] == self.batch.observations.shape[-1]
-        feature = "feature" if observed else "coordinate"
-        group = {"s": _drawn((*path, feature, "component"), blocks)}
-        for name, value in draws.items():
-            if name == "v":
-                group["v"] = _drawn(path, value.to(torch.int8))
-            elif name == "w":
-                group["w"] = _drawn(("batch", "frame", "observation"), value.to(torch.int16))
-            elif name != "s":
-                group[name] = _drawn((*path, "latent"), value)
-        return group
-
-    def _constant_group(self) -> dict[str, Variable]:
-        frame_slot, start = ("batch", "frame", "observation"), ("batch", "source", "state")
-        absent = ~self.batch.mask[..., None]
-        variance = self.model.variance(self.batch).masked_fill(absent, torch.nan)
-        return {
-            "mask": (frame_slot, _array(self.batch.mask)),
-            "variance": ((*frame_slot, "feature"), _array(variance)),
-            "anchor_loc": (start, _array(self.batch.anchor.loc)),
-            "anchor_variance": (start, _array(self.batch.anchor.variance)),
-        }
-
-    def _coords(
-        self, feature_names: Sequence[str] | None, batch_names: Sequence[str] | None
-    ) -> dict[str, Sequence[Any]]:
-        if feature_names is None and self.model.detector is not None:
-            feature_names = BOX
-        given = {
-            "feature": feature_names,
-            "batch": batch_names,
-            "component": getattr(self.model.prior, "component_names", None),
-        }
-        return {name: list(values) for name, values in given.items() if values is not None}
-
-
-def bound_trace(
-    trace: Mapping[str, Sequence[Tensor]],  # phase -> one tensor (R * B,) a sweep
-    num_sequences: int,
-) -> dict[str, Variable]:
-    """Return the bound of every phase as an array (sweep, start, batch), nats.
-
-    Phases differ in their sweeps and starts, and so has each its own dimensions. A phase that ran
-    twice, with all starts and then with the best alone, becomes two: `final` and `final_2`.
-    """
-    group: dict[str, Variable] = {}
-    for phase, values in trace.items():
-        sizes = dict.fromkeys(len(value) for value in values)
-        for run, size in enumerate(sizes, start=1):
-            name = phase if run == 1 else f"{phase}_{run}"
-            if size % num_sequences:
-                raise ShapeError(
-                    mismatch(
-                        f"trace[{phase!r}]",
-                        given=f"{size} bounds a sweep",
-                        expected=f"a multiple of {num_sequences}, one for each start and sequence",
-                    )
-                )
-            stacked = torch.stack([value for value in values if len(value) == size])
-            stacked = stacked.unflatten(-1, (-1, num_sequences))
-            group[name] = ((f"{name}_sweep", f"{name}_start", "batch"), _array(stacked))
-    return group
-
-
-class _Recorder(Messenger):
-    """Keeps the sample sites of a run, plates left out."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sites: dict[str, dict[str, Any]] = {}
-
-    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
-        if not site_is_subsample(msg):
-            self.sites[msg["name"]] = msg
-
-
-def _array(value: Tensor) -> np.ndarray:
-    return value.detach().cpu().numpy()
-
-
-def _drawn(dims: tuple[str, ...], value: Tensor) -> Variable:
-    """A variable of one chain of draws."""
-    return ("chain", "draw", *dims), _array(value)[None]
+    def _mixture(self, name: str, draws: Mapping[str, Tensor], weights: str) -> Tensor:
+        """Log likelihood of observations whose owner is summed out."""
+        log_weight, log_parts = self.pair.layout.components[name](draws)
+        if weights == "posterior":
+            eta = getattr(self.guide, "responsibilities", None)
+            if eta is not None:
+                log_weight = eta.clamp_min(torch.finfo(eta.dtype).tiny).log()
+            else:  # q(w | x) of an enumerated site is its exact conditional
+                log_weight = (log_weight + log_parts).log_softmax(-1)
+        return (log_weight + log_parts).logsumexp(-1)

@@ -16,7 +16,6 @@ from inference.moments import (
     cavity_log_likelihood,
     expected_log_likelihood,
     projected_moments,
-    pseudo_observations,
     step_second_moment,
 )
 from pyromodels.batch import MixtureBatch
@@ -25,6 +24,7 @@ from pyromodels.distributions.visibility import posterior_chain
 from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.errors import mismatch
 from pyromodels.guides.mean_field import MeanField
+from pyromodels.models.information import pseudo_observations
 from pyromodels.models.mixdvae import MixDVAE
 
 

@@ -12,11 +12,11 @@ from experiments.mot.boxes import (
 )
 from experiments.mot.presets import PRESETS, TrackingPreset
 from experiments.mot.tracker import START_STD, with_error
-from inference.moments import pseudo_observations
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.kalman import smooth
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.linear import LinearGaussian
+from pyromodels.models.information import pseudo_observations
 from pyromodels.models.mixdvae import MixDVAE
 
 ERROR_SCALE = (0.5, 1.5)

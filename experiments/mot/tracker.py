@@ -9,7 +9,7 @@ from torch import Tensor
 from experiments.mot.boxes import box_size, corners_to_centres, own_size_variance, start_boxes
 from experiments.mot.presets import DetectorError, TrackingPreset
 from inference.bound import closed_form_elbo
-from inference.moments import averaged_message, pseudo_observations
+from inference.moments import averaged_message
 from inference.online import online_assignment
 from inference.restarts import keep_best
 from inference.updates import (
@@ -28,6 +28,7 @@ from pyromodels.dynamics.base import SourcePrior
 from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.dynamics.with_error import WithError
 from pyromodels.guides.mean_field import MeanField
+from pyromodels.models.information import pseudo_observations
 from pyromodels.models.mixdvae import MixDVAE
 
 START_STD = (0.15, 0.02)

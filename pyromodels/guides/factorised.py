@@ -1,9 +1,9 @@
 """q(w) q(v) q(s) q(z | s) of a MixDVAE, whatever holds its factors."""
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import pyro
-import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +11,7 @@ from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain
 from pyromodels.distributions.visibility import BinaryChain
 from pyromodels.errors import ShapeError, mismatch
-from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.models.mixdvae import MixDVAE, owner
 from pyromodels.parameters import register
 from pyromodels.plates import batch_plate, frame_plate, observation_plate, source_plate
 
@@ -30,6 +30,8 @@ class FactorisedGuide(nn.Module, ABC):
 
     max_plate_nesting = MixDVAE.max_plate_nesting
     model: MixDVAE
+    assignment: Literal["mean_field", "marginal"] = "mean_field"
+    """Whether q(w) is a factor of the guide, or w is left to enumeration in the model."""
 
     def __init__(self, model: MixDVAE) -> None:
         super().__init__()
@@ -68,12 +70,18 @@ class FactorisedGuide(nn.Module, ABC):
 
     def check_batch(self, batch: MixtureBatch) -> None:
         """Raise `ShapeError` where the guide was made for data of another shape."""
-        expected = (*batch.mask.shape, batch.num_sources + self.model.num_extra)
-        if self.responsibilities.shape != expected:
+        sources = self.sources
+        given = (*sources.batch_shape, sources.event_shape[0])
+        expected = (batch.num_sequences, batch.num_sources, batch.num_frames)
+        if self.assignment == "mean_field":
+            given = self.responsibilities.shape
+            expected = (*batch.mask.shape, batch.num_sources + self.model.num_extra)
+        if given != expected:
+            name = "responsibilities" if self.assignment == "mean_field" else "sources"
             raise ShapeError(
                 mismatch(
-                    "guide.responsibilities",
-                    given=f"shape {tuple(self.responsibilities.shape)}",
+                    f"guide.{name}",
+                    given=f"shape {tuple(given)}",
                     expected=f"{expected}, as the batch and the model have it",
                     hint="Was the guide fitted to another batch, or to several starts of it?",
                 )
@@ -92,16 +100,13 @@ class FactorisedGuide(nn.Module, ABC):
             self.model.prior.guide_sources("s", s, anchor=anchor)
             if self.model.detector is not None:
                 pyro.sample("v", guide.visibility.map(lambda part: part.unsqueeze(1)))
-        with (
-            sequences,
-            frame_plate(num_frames),
-            observation_plate(num_slots),
-            pyro.poutine.mask(mask=batch.mask),
-        ):
+        if self.assignment == "marginal":
+            return
+        with sequences, frame_plate(num_frames), observation_plate(num_slots):
             # q(w)
             eta = guide.responsibilities
-            eta = torch.where(batch.mask[..., None], eta, torch.ones_like(eta))
-            pyro.sample("w", dist.Categorical(eta), infer={"enumerate": "parallel"})
+            logits = eta.clamp_min(torch.finfo(eta.dtype).tiny).log()
+            pyro.sample("w", owner(logits, batch.mask), infer={"enumerate": "parallel"})
 
 
 class Selected(FactorisedGuide):
@@ -115,7 +120,7 @@ class Selected(FactorisedGuide):
     def __init__(self, guide: FactorisedGuide, index: Tensor) -> None:
         super().__init__(guide.model)
         object.__setattr__(self, "whole", guide)
-        self.index = index
+        self.index, self.assignment = index, guide.assignment
 
     @property
     def responsibilities(self) -> Tensor:

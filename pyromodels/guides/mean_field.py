@@ -1,6 +1,7 @@
 """The free-form mean-field guide, whose factors closed-form updates set."""
 
 import copy
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -112,6 +113,23 @@ class MeanField(FactorisedGuide):
         for name, value in self._buffers.items():
             setattr(self, name, value.index_copy(0, index, part._buffers[name]))
 
-    def parametrised(self) -> ParametrisedMeanField:
-        """Return the same distribution with parameters in place of buffers."""
-        return ParametrisedMeanField(self)
+    def parametrised(
+        self, assignment: Literal["mean_field", "marginal"] = "mean_field"
+    ) -> ParametrisedMeanField:
+        """Return the same distribution with parameters in place of buffers.
+
+        With `assignment="marginal"` it is q(s) q(v) q(z | s) alone, w left to the model.
+        """
+        return ParametrisedMeanField(self, assignment=assignment)
+
+
+@GUIDES.register("parametrised_mean_field")
+def parametrised_mean_field(model: MixDVAE, batch: MixtureBatch) -> ParametrisedMeanField:
+    """The mean-field family with parameters, for gradient methods."""
+    return MeanField(model, batch).parametrised()
+
+
+@GUIDES.register("chain")
+def chain(model: MixDVAE, batch: MixtureBatch) -> ParametrisedMeanField:
+    """A Gaussian chain over time for q(s), with parameters; w left to enumeration in the model."""
+    return MeanField(model, batch).parametrised("marginal")

@@ -1,12 +1,13 @@
 """The mean-field family with unconstrained parameters, for gradient methods."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from pyromodels.distributions.chain import GaussianChain, matmul
 from pyromodels.distributions.visibility import BinaryChain
+from pyromodels.errors import mismatch
 from pyromodels.guides.factorised import FactorisedGuide
 
 if TYPE_CHECKING:
@@ -25,28 +26,44 @@ class ParametrisedMeanField(FactorisedGuide):
 
     Args:
         guide: the mean-field guide to start from; left as it is.
+        assignment: "mean_field" has q(w) as a factor; "marginal" leaves w to enumeration in the
+            model, whose bound is tighter: `TraceEnum_ELBO` sums w out given each draw of s.
+
+    Raises:
+        ValueError: for any other assignment.
     """
 
-    def __init__(self, guide: "MeanField") -> None:
+    def __init__(
+        self, guide: "MeanField", *, assignment: Literal["mean_field", "marginal"] = "mean_field"
+    ) -> None:
         super().__init__(guide.model)
+        if assignment not in ("mean_field", "marginal"):
+            expected = "mean_field or marginal"
+            raise ValueError(mismatch("assignment", given=repr(assignment), expected=expected))
+        self.assignment = assignment
         chain = guide.sources
         unit = chain.covariance.diagonal(dim1=-2, dim2=-1).sqrt()
         self.register_buffer("unit", unit)
         root = torch.linalg.cholesky(torch.linalg.inv(self._scaled(chain.innovation, -1)))
         small = torch.finfo(unit.dtype).eps  # logits that an optimiser can still move
-        self.logits = nn.Parameter(guide.responsibilities.clamp_min(small).log())
+        if assignment == "mean_field":
+            self.logits = nn.Parameter(guide.responsibilities.clamp_min(small).log())
+            mask = guide.responsibilities.sum(-1, keepdim=True) > 0
+            self.register_buffer("mask", mask)
         self.loc = nn.Parameter(chain.loc_blocks / unit)
         self.log_root = nn.Parameter(root.diagonal(dim1=-2, dim2=-1).log())
-        self.off_root = nn.Parameter(root.tril(-1))
+        if root.shape[-1] > 1:
+            self.off_root = nn.Parameter(root.tril(-1))
+        else:  # blocks of one have nothing off their diagonal: nothing to train
+            self.register_buffer("off_root", torch.zeros_like(root))
         self.gain = nn.Parameter(self._rescaled_gain(chain.gain, -1))
-        self.register_buffer("mask", guide.responsibilities.sum(-1, keepdim=True) > 0)
         if self.model.detector is not None:
             self.register_buffer("visible_first", guide.visible_first.clone())
             self.visible_logits = nn.Parameter(guide.visible_step.clamp(small, 1 - small).logit())
 
     @property
     def responsibilities(self) -> Tensor:
-        """eta, shape (B, T, K, N [+ 1 for clutter])."""
+        """eta, shape (B, T, K, N [+ 1 for clutter]); no attribute where w is left to the model."""
         return self.logits.softmax(-1) * self.mask
 
     @property

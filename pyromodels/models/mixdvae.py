@@ -14,6 +14,8 @@ from pyromodels.distributions.visibility import BinaryChain
 from pyromodels.dynamics.base import SourcePrior
 from pyromodels.emissions.clutter import BoxClutter
 from pyromodels.errors import ShapeError, mismatch
+from pyromodels.layout import Layout
+from pyromodels.models.mixdvae_layout import mixdvae_layout
 from pyromodels.parameters import register
 from pyromodels.plates import (
     MAX_PLATE_NESTING,
@@ -177,6 +179,10 @@ class MixDVAE(nn.Module):
         """Return P_k s, shape (*, D) -> (*, K, X), K = 1 where all slots share one P."""
         return torch.einsum("...d,kxd->...kx", s, self.projection.to(s))
 
+    def layout(self, batch: MixtureBatch) -> Layout:
+        """Return names of dimensions, owners that do not exist, and the observations' mixture."""
+        return mixdvae_layout(self, batch)
+
     def forward(self, batch: MixtureBatch, *, generate: bool = False) -> Tensor:
         """Run the program; returns s, shape (*, B, 1, N, T, D). `generate` draws o as well."""
         register(self)
@@ -199,12 +205,12 @@ class MixDVAE(nn.Module):
                 count = batch.mask.sum(-1, keepdim=True).to(s)
                 rate = log_weight.exp().sum(-1)
                 pyro.sample("count", dist.Poisson(rate), obs=None if generate else count)
-            with observation_plate(num_slots), pyro.poutine.mask(mask=batch.mask):
+            with observation_plate(num_slots):
                 # p(w_tk | v)
                 if log_weight is None:
                     log_weight = s.new_zeros(num_sources)
                 w = pyro.sample(
-                    "w", dist.Categorical(logits=log_weight), infer={"enumerate": "parallel"}
+                    "w", owner(log_weight, batch.mask), infer={"enumerate": "parallel"}
                 )
                 # p(o_tk | w_tk, s): the assigned source, or clutter
                 position = self.project(s).squeeze(-5).movedim(-4, -2)  # (*, B, T, K, N, X)
@@ -213,7 +219,8 @@ class MixDVAE(nn.Module):
                 observation = dist.Normal(location, self.variance(batch).sqrt()).to_event(1)
                 if self.detector is not None:
                     observation = dist.MaskedMixture(is_clutter, observation, self.clutter(batch))
-                pyro.sample("o", observation, obs=None if generate else batch.observations)
+                with pyro.poutine.mask(mask=batch.mask):
+                    pyro.sample("o", observation, obs=None if generate else batch.observations)
         return s
 
     def _log_weight(self, visible: Tensor) -> Tensor:
@@ -221,3 +228,16 @@ class MixDVAE(nn.Module):
         rates = self.detector.log_rates(visible).movedim(-1, -3)
         clutter = rates.new_full((*rates.shape[:-1], 1), math.log(self.detector.clutter_rate))
         return torch.cat((rates, clutter), -1)
+
+
+def owner(
+    logits: Tensor,  # unnormalised log probabilities, shape: broadcastable to (*, B, T, K, J)
+    mask: Tensor,  # shape: (B, T, K)
+) -> dist.Categorical:
+    """Return the law of w, which is 0 where no observation is, so that a sum over w is one there.
+
+    Masking w would count a missing observation as J equally possible ones under enumeration.
+    """
+    only_first = logits.new_full(logits.shape[-1:], math.log(torch.finfo(logits.dtype).tiny))
+    only_first[0] = 0.0
+    return dist.Categorical(logits=torch.where(mask[..., None], logits, only_first))

@@ -1,4 +1,4 @@
-"""The contract suite: what every path distribution and every source prior must fulfil.
+"""The contract suite: what every path distribution, source prior and guide must fulfil.
 
 It ships with the package, so that whoever adds a prior runs it:
 
@@ -10,6 +10,7 @@ Every check raises `AssertionError` where the contract is broken. They work in f
 sizes.
 """
 
+from pyromodels.testing.guide import check_guide
 from pyromodels.testing.paths import check_path
 from pyromodels.testing.source_prior import (
     SOURCE_PRIOR_CHECKS,
@@ -28,6 +29,7 @@ from pyromodels.testing.source_prior import (
 __all__ = [
     "SOURCE_PRIOR_CHECKS",
     "build_source_prior",
+    "check_guide",
     "check_path",
     "example_anchor",
     "log_prob",

@@ -11,7 +11,8 @@ import torch
 
 from inference import arviz_io
 from inference.bound import closed_form_elbo
-from inference.posterior import Posterior, bound_trace
+from inference.groups import bound_trace
+from inference.posterior import Posterior
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.srnn import SRNN
@@ -151,7 +152,7 @@ def test_predictive_wants_one_source_of_draws(mixture, randomised, arguments):
 def test_log_likelihood_sums_over_the_owners(fitted, weights):
     model, batch, guide = fitted.model, fitted.batch, fitted.guide
     draws = fitted.sample(2)
-    result = fitted.log_likelihood(draws, weights=weights)
+    result = fitted.log_likelihood(draws, weights=weights)["o"]
     b, t, k = (int(i) for i in batch.mask.nonzero()[0])
     location = model.project(draws["s"][1, b, :, t]).squeeze(-2)
     normal = torch.distributions.Normal(location, model.variance(batch)[b, t, k].sqrt())

@@ -316,3 +316,19 @@ def test_batch_repeats_and_reports_its_sizes(mixture):
     assert twice.num_sequences == 4
     assert torch.equal(twice.observations[2:], batch.observations)
     assert torch.equal(twice.anchor.loc[2:], batch.anchor.loc)
+
+
+def test_an_empty_slot_adds_nothing_when_owners_are_summed_out(mixture):
+    model, batch = mixture()
+    padded = MixtureBatch(
+        *(torch.cat((part, part[:, :, :2]), 2) for part in (batch.observations,)),
+        torch.cat((batch.mask, torch.zeros_like(batch.mask[:, :, :2])), 2),
+        torch.cat((batch.variance, batch.variance[:, :, :2]), 2),
+        batch.anchor,
+    )
+    guide = MeanField(model, batch).parametrised("marginal")
+    losses = []
+    for data in (batch, padded):
+        torch.manual_seed(0)
+        losses.append(TraceEnum_ELBO(max_plate_nesting=3).loss(model, guide, data))
+    assert losses[1] == pytest.approx(losses[0])

@@ -13,7 +13,6 @@ from inference.moments import (
     averaged_message,
     cavity_log_likelihood,
     projected_moments,
-    pseudo_observations,
 )
 from inference.updates import (
     AssignmentUpdate,
@@ -30,6 +29,7 @@ from pyromodels.distributions.visibility import BinaryChain
 from pyromodels.dynamics.deep_ar import DeepAR
 from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.errors import ShapeError
+from pyromodels.models.information import pseudo_observations
 from pyromodels.models.mixdvae import Detector, MixDVAE
 
 CLOSE = {"atol": 1e-11, "rtol": 1e-9}
