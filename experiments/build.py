@@ -7,18 +7,16 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from experiments.datasets import DATASETS, TrackingData
-from experiments.mot.setup import DTYPES, box_batch, start_fit, trained_prior
-from experiments.spec import Spec, supplied
+from experiments.mot.setup import DTYPES, box_batch, started_guide, trained_prior
+from experiments.spec import Spec
 from inference.engine import Engine
 from inference.seeding import seed_all
 from inference.steppers import STEPPERS
 from pyromodels.batch import MixtureBatch
 from pyromodels.dynamics.base import SourcePrior
 from pyromodels.errors import SpecError, mismatch
-from pyromodels.guides.factorised import FactorisedGuide
-from pyromodels.guides.mean_field import MeanField
 from pyromodels.models.mixdvae import MixDVAE
-from pyromodels.registry import DYNAMICS, GUIDES
+from pyromodels.registry import DYNAMICS
 
 
 class Built(NamedTuple):
@@ -55,15 +53,7 @@ def build(spec: Spec) -> Built:
         model = MixDVAE(prior, detector=spec.model.detector, noise_scale=spec.model.noise_scale)
         model = model.to(dtype)
     with _named("guide"):
-        given = {"model": model, "batch": batch}
-        guide = GUIDES.build(spec.guide, *[given[key] for key in supplied(GUIDES, spec.guide)])
-        if not isinstance(guide, FactorisedGuide):
-            raise SpecError(
-                f"guide {spec.guide['name']!r}: tracking reads q(s) and q(w) off the guide, which "
-                f"a {type(guide).__name__} does not hold; use 'mean_field'"
-            )
-        if isinstance(guide, MeanField):
-            start_fit(model, guide, batch, start_std=spec.model.start_std)
+        guide = started_guide(spec.guide, model, batch, start_std=spec.model.start_std)
     with _named("inference"):
         engine = STEPPERS.build(spec.inference, model, guide, batch)
     return Built(data, batch, model, engine)

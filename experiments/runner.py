@@ -14,17 +14,22 @@ from experiments.build import Built, build
 from experiments.metrics import tracking_metrics
 from experiments.mot.boxes import centres_to_corners, corner_covariance
 from experiments.mot.report import format_table
-from experiments.mot.tracker import Fitted
 from experiments.records import RunFolder, open_run
 from experiments.spec import Spec, load_spec
 from inference.bound import closed_form_elbo
+from inference.engine import mean_bound
 from inference.posterior import Posterior
 from pyromodels.batch import MixtureBatch
+from pyromodels.guides.factorised import FactorisedGuide
 from pyromodels.models.mixdvae import MixDVAE
 
 FEATURES = ("centre x", "centre y", "width", "height")
 MOST_DRAWS = 1600
 """Draws of `posterior.nc`, over all sequences; 100 each at most, 10 at least."""
+
+
+NUM_DRAWS = 400
+"""Draws that stand for a guide without a closed form."""
 
 
 class Outcome(NamedTuple):
@@ -33,7 +38,7 @@ class Outcome(NamedTuple):
     built: Built
     metrics: dict[str, float]
     boxes: Tensor  # [left, top, right, bottom], shape: (B, T, N, 4)
-    covariance: Tensor  # of the corners, shape: (B, T, N, 4, 4)
+    covariance: Tensor | None  # of the corners, shape: (B, T, N, 4, 4); None of a point
     trace: list[Tensor]  # the bound after each step of this call, nats, each of shape (B,)
 
 
@@ -99,20 +104,21 @@ def fit(built: Built, *, folder: Path | None = None, resume: bool = False) -> Ou
     def watch(number: int, loss: float) -> None:
         nonlocal watching
         began = time.perf_counter()
-        trace.append(bound(built.model, built.engine.guide, built.batch))
+        trace.append(_trace(built, loss))
         watching += time.perf_counter() - began
 
     started = time.perf_counter()
     ascent = built.engine.run(built.batch, watch, folder=folder, resume=resume)
     if not trace:  # resumed at its end
-        trace.append(bound(built.model, built.engine.guide, built.batch))
+        trace.append(_trace(built, ascent.losses[-1]))
     seconds = time.perf_counter() - started - watching
     model, guide, batch, data = built.model, built.engine.guide, built.batch, built.data
     with torch.no_grad():
-        mean, variance = Fitted(model, guide, batch, trace[-1]).centres
+        mean, variance = _centres(model, guide, batch)
         boxes = centres_to_corners(mean).to(data.detections)
-        covariance = corner_covariance(variance).to(data.detections)
-    metrics = {"bound": trace[-1].mean().item(), "steps": len(ascent.losses)}
+        certain = (variance <= 0).any()  # a point has no ellipse
+        covariance = None if certain else corner_covariance(variance).to(data.detections)
+    metrics = {"bound": mean_bound(model, built.engine, batch), "steps": len(ascent.losses)}
     metrics["seconds"] = seconds
     metrics["seconds_per_sequence"] = seconds / batch.num_sequences
     if data.truth is not None:
@@ -120,10 +126,28 @@ def fit(built: Built, *, folder: Path | None = None, resume: bool = False) -> Ou
     return Outcome(built, metrics, boxes, covariance, trace)
 
 
-@torch.no_grad()
-def bound(model: MixDVAE, guide: nn.Module, batch: MixtureBatch) -> Tensor:
-    """Return the bound that every engine is compared by, nats, shape (B,): `closed_form_elbo`."""
-    return closed_form_elbo(model, guide, batch)
+def _trace(built: Built, loss: float) -> Tensor:
+    """The bound of every sequence, shape (B,), or the mean where only their sum is known."""
+    guide = built.engine.guide
+    if isinstance(guide, FactorisedGuide) and guide.assignment == "mean_field":
+        with torch.no_grad():
+            return closed_form_elbo(built.model, guide, built.batch)
+    num_sequences = built.batch.num_sequences
+    return torch.full((num_sequences,), -loss / num_sequences)
+
+
+def _centres(model: MixDVAE, guide: nn.Module, batch: MixtureBatch) -> tuple[Tensor, Tensor]:
+    """Mean and variance of (centre x, centre y, width, height), each (B, T, N, 4).
+
+    In closed form where the guide holds q(s), else from draws.
+    """
+    if isinstance(guide, FactorisedGuide):
+        mean, variance = guide.sources.loc, guide.sources.variance
+    else:
+        draws = Posterior(model, guide, batch).sample(NUM_DRAWS)["s"]
+        mean, variance = draws.mean(0), draws.var(0)
+    step = model.prior.block_dim
+    return mean[..., ::step].transpose(1, 2), variance[..., ::step].transpose(1, 2)
 
 
 def _keep(folder: RunFolder, outcome: Outcome) -> None:

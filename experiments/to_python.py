@@ -10,7 +10,7 @@ from typing import Any
 from experiments.datasets import DATASETS
 from experiments.mot import setup
 from experiments.spec import Spec, supplied
-from inference.bound import closed_form_elbo
+from inference.engine import mean_bound
 from inference.seeding import seed_all
 from inference.steppers import STEPPERS
 from pyromodels.guides.mean_field import MeanField
@@ -101,18 +101,23 @@ def to_python(spec: Spec) -> str:
         detector = _Code(script.call(Detector, **vars(model.detector)))
     program = script.call(MixDVAE, "prior", detector=detector, noise_scale=model.noise_scale)
     script.add(f"model = {program}.to(torch.{spec.dtype})")
-    script.add(f"guide = {_component(script, GUIDES, spec.guide)}")
     if GUIDES[spec.guide["name"]] is MeanField:
+        script.add(f"guide = {_component(script, GUIDES, spec.guide)}")
         start = script.call(
             setup.start_fit, "model", "guide", "batch", start_std=model.start_std
         )
         script.add(start, "an online pass")
+    else:
+        guide = script.call(
+            setup.started_guide, _literal(spec.guide), "model", "batch", start_std=model.start_std
+        )
+        script.add(f"guide = {guide}", "where an online pass ends")
     script.add()
     engine = _component(script, STEPPERS, spec.inference)
     script.add(f"engine = {engine}")
     script.add("losses = engine.run(batch).losses", "or: engine.step(batch), as often as you like")
-    bound = script.name(closed_form_elbo)
-    script.add(f"bound = {bound}(model, engine.guide, batch).mean().item()", "nats a sequence")
+    bound = script.call(mean_bound, "model", "engine", "batch")
+    script.add(f"bound = {bound}", "nats a sequence")
     script.add('print(f"bound {bound:.2f} nats a sequence")')
     return script.text()
 

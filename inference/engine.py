@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import torch
 from torch import nn
 
 from inference.ascend import Ascent, AscentOptions, OnStep, Stepper, ascend
+from inference.bound import closed_form_elbo
+from pyromodels.guides.factorised import FactorisedGuide
 
 
 @dataclass
@@ -51,3 +55,17 @@ class Engine:
         return ascend(
             self.stepper, batch, self.options, folder=folder, resume=resume, on_step=on_step
         )
+
+
+@torch.no_grad()
+def mean_bound(model: nn.Module, engine: Engine, batch: Any) -> float:
+    """Return the bound that engines are compared by, nats a sequence.
+
+    In closed form where the guide has q(w) and q(s) as factors (see `closed_form_elbo` for what it
+    holds still with deep priors), else the engine's own estimate, averaged over 20.
+    """
+    guide = engine.guide
+    if isinstance(guide, FactorisedGuide) and guide.assignment == "mean_field":
+        return closed_form_elbo(model, guide, batch).mean().item()
+    losses = [engine.evaluate_loss(batch) for _ in range(20)]
+    return -fmean(losses) / batch.num_sequences

@@ -26,6 +26,7 @@ from inference.vem import VEM
 from pyromodels.batch import MixtureBatch
 from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.errors import SpecError, mismatch
+from pyromodels.guides.factorised import FactorisedGuide
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.models.mixdvae import MixDVAE
 from pyromodels.registry import Registry
@@ -123,7 +124,7 @@ def svi(
     *,
     steps: int = 200,
     learning_rate: float = 0.05,
-    elbo: Literal["closed_form", "trace_enum"] = "closed_form",
+    elbo: Literal["auto", "closed_form", "trace_enum"] = "auto",
     num_particles: int = 1,
     train_model: bool = False,
     max_grad_norm: float | None = None,
@@ -137,8 +138,11 @@ def svi(
         guide: the guide to start from; left as it is where it is made parametrised.
         batch: the data.
         steps: gradient steps.
-        learning_rate: of Adam, at the start.
-        elbo: "closed_form", without noise, of a MixDVAE; or "trace_enum", Pyro's estimator.
+        learning_rate: of Adam, at the start, in units of the guide's own deviation: of the
+            `init_scale` of a guide that has one, else of 1.
+        elbo: "closed_form", without noise, of a MixDVAE and a guide with q(w) and q(s) as factors;
+            "trace_enum", Pyro's estimator, which sums w out where the guide leaves it to the model;
+            "auto": the first where it exists.
         num_particles: draws of the estimator, "trace_enum" only.
         train_model: also move the model's parameters.
         max_grad_norm: gradients are scaled down to this norm; None leaves them.
@@ -146,6 +150,12 @@ def svi(
     Raises:
         SpecError: where the model has no closed form, or the options contradict each other.
     """
+    if hasattr(guide, "parametrised"):
+        guide = guide.parametrised()
+    closed = isinstance(model, MixDVAE) and isinstance(guide, FactorisedGuide)
+    closed = closed and guide.assignment == "mean_field"
+    if elbo == "auto":
+        elbo = "closed_form" if closed and num_particles == 1 else "trace_enum"
     if elbo == "closed_form" and not isinstance(model, MixDVAE):
         raise SpecError(
             f"inference 'svi': elbo 'closed_form' is that of a MixDVAE; a {type(model).__name__} "
@@ -160,8 +170,11 @@ def svi(
                 hint="Draws are for elbo = 'trace_enum'.",
             )
         )
-    if hasattr(guide, "parametrised"):
-        guide = guide.parametrised()
+    if elbo == "closed_form" and not closed:
+        raise SpecError(
+            f"inference 'svi': elbo 'closed_form' needs q(w) and q(s) as factors, which this "
+            f"{type(guide).__name__} has not. Use elbo = 'trace_enum'"
+        )
     estimator = elbo
     if elbo == "trace_enum":
         estimator = TraceEnum_ELBO(
@@ -173,7 +186,7 @@ def svi(
         model,
         guide,
         elbo=estimator,
-        learning_rate=learning_rate,
+        learning_rate=learning_rate * getattr(guide, "init_scale", 1.0),
         num_steps=steps,
         train_model=train_model,
         max_grad_norm=max_grad_norm,

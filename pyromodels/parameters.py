@@ -24,7 +24,7 @@ def register(module: nn.Module) -> None:
 
     Raises:
         RuntimeError: where the store holds another tensor under the parameter's name, one that was
-            loaded, say: Pyro would train that one.
+            loaded, or its copy of a parameter that is not contiguous: Pyro would train that one.
 
     Example:
         >>> pyro.clear_param_store()
@@ -45,5 +45,6 @@ def register(module: nn.Module) -> None:
             if store.param_name(parameter) != name:
                 raise RuntimeError(
                     f"the param store holds another tensor as {name!r}; call "
-                    "pyro.clear_param_store(), and load weights by load_state_dict"
+                    "pyro.clear_param_store(), load weights by load_state_dict, and make "
+                    "parameters contiguous, of others Pyro takes a copy"
                 )

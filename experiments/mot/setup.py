@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from experiments.datasets import TrackingData
 from experiments.mot.boxes import box_size, corners_to_centres, own_size_variance, start_boxes
@@ -18,7 +21,9 @@ from pyromodels.dynamics.base import SourcePrior
 from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.errors import SpecError, mismatch
 from pyromodels.guides.mean_field import MeanField
+from pyromodels.guides.parametrised import ParametrisedMeanField
 from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.registry import GUIDES
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -108,6 +113,42 @@ def box_anchor(
     zeros = [torch.zeros_like(start)] * (prior.block_dim - 1)
     variances = [(std * box_size(start)).square() for std in start_std[: prior.block_dim]]
     return Anchor(*(torch.stack(part, -1).flatten(-2) for part in ([start, *zeros], variances)))
+
+
+def started_guide(
+    table: Mapping[str, Any],
+    model: MixDVAE,
+    batch: MixtureBatch,
+    *,
+    start_std: tuple[float, float] = (0.15, 0.02),
+) -> nn.Module:
+    """Return the guide that a table names, standing where every engine starts (`start_fit`).
+
+    Args:
+        table: `{"name": ..., **options}`; model, batch and a start are supplied.
+        model: the program to be fitted.
+        batch: the data, as `box_batch` returned it.
+        start_std: see `start_fit`.
+
+    Raises:
+        SpecError: an unknown guide or key, or a guide that cannot serve the model.
+    """
+    begun = MeanField(model, batch)
+    start_fit(model, begun, batch, start_std=start_std)
+    component = GUIDES[table.get("name")]
+    parameters = inspect.signature(component).parameters
+    keywords = dict(table)
+    if "init" in parameters:
+        keywords["init"] = {"s": begun.sources.loc.unsqueeze(1)}
+    if "init_scale" in parameters:
+        keywords.setdefault("init_scale", begun.sources.variance.sqrt().median().item())
+    arguments = [model, batch] if "batch" in parameters else [model]
+    guide = GUIDES.build(keywords, *arguments)
+    if isinstance(guide, MeanField):
+        return begun
+    if isinstance(guide, ParametrisedMeanField):
+        return begun.parametrised(guide.assignment)
+    return guide
 
 
 def start_fit(

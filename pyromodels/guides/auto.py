@@ -100,7 +100,7 @@ class AutoGuide(nn.Module):
             auto._pyro_name = f"auto_{secrets.token_hex(8)}"
             with quietly(), torch.no_grad():
                 auto(batch)
-        self.auto, self.family = auto, family
+        self.auto, self.family, self.init_scale = auto, family, init_scale
 
     def forward(self, batch: Any) -> dict[str, Tensor]:  # noqa: ANN401
         """Run the guide; returns the draws."""

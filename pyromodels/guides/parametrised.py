@@ -47,19 +47,21 @@ class ParametrisedMeanField(FactorisedGuide):
         root = torch.linalg.cholesky(torch.linalg.inv(self._scaled(chain.innovation, -1)))
         small = torch.finfo(unit.dtype).eps  # logits that an optimiser can still move
         if assignment == "mean_field":
-            self.logits = nn.Parameter(guide.responsibilities.clamp_min(small).log())
+            logits = guide.responsibilities.clamp_min(small).log()
+            self.logits = nn.Parameter(logits.contiguous())
             mask = guide.responsibilities.sum(-1, keepdim=True) > 0
             self.register_buffer("mask", mask)
-        self.loc = nn.Parameter(chain.loc_blocks / unit)
-        self.log_root = nn.Parameter(root.diagonal(dim1=-2, dim2=-1).log())
+        self.loc = nn.Parameter((chain.loc_blocks / unit).contiguous())
+        self.log_root = nn.Parameter(root.diagonal(dim1=-2, dim2=-1).log().contiguous())
         if root.shape[-1] > 1:
-            self.off_root = nn.Parameter(root.tril(-1))
+            self.off_root = nn.Parameter(root.tril(-1).contiguous())
         else:  # blocks of one have nothing off their diagonal: nothing to train
             self.register_buffer("off_root", torch.zeros_like(root))
-        self.gain = nn.Parameter(self._rescaled_gain(chain.gain, -1))
+        self.gain = nn.Parameter(self._rescaled_gain(chain.gain, -1).contiguous())
         if self.model.detector is not None:
             self.register_buffer("visible_first", guide.visible_first.clone())
-            self.visible_logits = nn.Parameter(guide.visible_step.clamp(small, 1 - small).logit())
+            logits = guide.visible_step.clamp(small, 1 - small).logit()
+            self.visible_logits = nn.Parameter(logits.contiguous())
 
     @property
     def responsibilities(self) -> Tensor:

@@ -24,7 +24,7 @@ class Point(nn.Module):
     Args:
         model: the program.
         batch: the data.
-        values: where to start, site -> a value of one run of the model, in the model's shape.
+        init: where to start, site -> a value of one run of the model, in the model's shape.
             Sites left out start at a draw from the prior.
 
     Raises:
@@ -36,7 +36,7 @@ class Point(nn.Module):
         >>> def model(x):
         ...     mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
         ...     pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
-        >>> guide = Point(model, torch.tensor(1.0), values={"mean": torch.tensor(0.5)})
+        >>> guide = Point(model, torch.tensor(1.0), init={"mean": torch.tensor(0.5)})
         >>> guide(torch.tensor(1.0))["mean"].item()
         0.5
     """
@@ -46,7 +46,7 @@ class Point(nn.Module):
         model: Program,
         batch: Any,  # noqa: ANN401
         *,
-        values: Mapping[str, Tensor] | None = None,
+        init: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         serving = "mean_field, chain"
@@ -54,10 +54,10 @@ class Point(nn.Module):
         self.max_plate_nesting = nesting_of(model, sites=self.sites.values())
         self.unconstrained = nn.ParameterDict()
         for name, site in self.sites.items():
-            value = (values or {}).get(name, site.value)
+            value = (init or {}).get(name, site.value)
             if value.shape != site.value.shape:
                 given, expected = tuple(value.shape), tuple(site.value.shape)
-                raise ShapeError(mismatch(f"values[{name!r}]", given=given, expected=expected))
+                raise ShapeError(mismatch(f"init[{name!r}]", given=given, expected=expected))
             start = biject_to(site.support).inv(value.detach()).clone()
             self.unconstrained[name] = nn.Parameter(start)
 

@@ -25,7 +25,6 @@ from experiments.to_python import to_python
 from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.dynamics.srnn import SRNN
 from pyromodels.errors import SpecError
-from pyromodels.registry import GUIDES
 
 SMALL = ["data.num_frames=12", "inference.steps=2"]
 
@@ -114,7 +113,10 @@ def test_variants_run(setting):
         ('model.prior={dynamics="srnn", weights="srn_mot"}', "unknown weights 'srn_mot'; did you"),
         ('model.prior={dynamics="srnn", least_std=2.0}', "least_std: given 2.0; expected below 1"),
         ("inference.damping=3", "inference: damping: given 3"),
-        ('inference={name="svi", num_particles=2}', "num_particles.*draws nothing"),
+        (
+            'inference={name="svi", num_particles=2, elbo="closed_form"}',
+            "num_particles.*draws nothing",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_line_and_leaves_no_folder(tmp_path, capsys, setting, message):
@@ -126,18 +128,27 @@ def test_what_does_not_fit_is_one_line_and_leaves_no_folder(tmp_path, capsys, se
     assert not out.exists()
 
 
-def test_a_guide_that_tracking_cannot_read_is_told(monkeypatch):
-    class Other(torch.nn.Module):
-        """Takes the model alone."""
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["guide=amortised"], "guide.*mean_field"),
+        (["guide=auto"], "guide: .*'v'.*mean_field"),
+        (["guide=auto", "model.detector=false"], "inference 'vem' sets factors.*AutoGuide"),
+        (["guide=chain", 'inference={name="svi", elbo="closed_form"}'], "needs q.w. and q.s."),
+    ],
+)
+def test_a_guide_that_does_not_fit_is_told(settings, message):
+    with pytest.raises(SpecError, match=message):
+        build(small(*settings))
 
-        def __init__(self, model: torch.nn.Module, *, width: int = 3) -> None:
-            super().__init__()
 
-    monkeypatch.setitem(GUIDES._components, "other", Other)
-    spec = small("guide=other")
-    assert spec.to_table()["guide"] == {"name": "other", "width": 3}
-    with pytest.raises(SpecError, match="guide 'other': tracking reads.*use 'mean_field'"):
-        build(spec)
+@pytest.mark.parametrize("guide", ["chain", "auto", "point", "parametrised_mean_field"])
+def test_every_guide_of_the_model_runs_from_the_common_start(guide):
+    svi = 'inference={name="svi", steps=3, learning_rate=1e-4}'
+    outcome = fit(build(small(f"guide={guide}", "model.detector=false", svi)))
+    assert math.isfinite(outcome.metrics["bound"])
+    assert (outcome.covariance is None) == (guide == "point")
+    assert outcome.metrics["mota"] > 50
 
 
 def test_published_weights_are_refused_with_the_command_that_takes_them(tmp_path):

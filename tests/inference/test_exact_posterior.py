@@ -106,7 +106,7 @@ def test_owners_left_to_the_model_have_their_exact_law(tiny):
     torch.manual_seed(1)
     posterior = Posterior(model, chain(model, batch), batch)
     one = posterior.sample(1)["s"]
-    posterior = Posterior(model, Point(model, batch, values={"s": one[0].unsqueeze(1)}), batch)
+    posterior = Posterior(model, Point(model, batch, init={"s": one[0].unsqueeze(1)}), batch)
     draws = posterior.sample(4000)
     log_weight, log_parts = posterior.pair.layout.components["o"]({"s": one})
     eta = (log_weight + log_parts).softmax(-1)[0]

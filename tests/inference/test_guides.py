@@ -160,8 +160,8 @@ def test_a_point_goes_to_the_mode(smoothed):
 
 
 def test_a_point_of_another_shape_is_refused():
-    with pytest.raises(ShapeError, match=r"values\['shift'\]"):
-        Point(correlated, DATA, values={"shift": torch.zeros(3)})
+    with pytest.raises(ShapeError, match=r"init\['shift'\]"):
+        Point(correlated, DATA, init={"shift": torch.zeros(3)})
 
 
 def test_a_model_without_continuous_latents_has_no_point():

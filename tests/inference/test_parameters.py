@@ -118,3 +118,12 @@ def test_nothing_is_in_the_store_under_module_local_params():
     adam.step()
     assert all(not torch.equal(a, b) for a, b in zip(start, values(loss), strict=True))
     assert not len(pyro.get_param_store())
+
+
+def test_a_parameter_that_pyro_would_copy_is_refused():
+    pyro.clear_param_store()
+    module = nn.Module()
+    module.weight = nn.Parameter(torch.zeros(2, 3).T)
+    with pytest.raises(RuntimeError, match="contiguous"):
+        register(module)
+    pyro.clear_param_store()

@@ -124,7 +124,10 @@ def test_a_start_needs_boxes(mixture):
         ({"name": "vem", "learn": ["everything"]}, "learn: given"),
         ({"name": "svi_natural", "rate": 1.5}, "rate: given 1.5"),
         ({"name": "svi", "elbo": "exact"}, "elbo: given 'exact'"),
-        ({"name": "svi", "num_particles": 3}, "num_particles.*draws nothing"),
+        (
+            {"name": "svi", "num_particles": 3, "elbo": "closed_form"},
+            "num_particles.*draws nothing",
+        ),
         ({"name": "vme"}, "unknown inference engine 'vme'; did you mean 'vem'"),
     ],
 )
@@ -143,7 +146,8 @@ def test_closed_form_engines_refuse_a_guide_without_free_factors(name):
 
 def test_a_model_without_closed_form_is_told_what_to_use():
     with pytest.raises(SpecError, match="closed_form.*Linear has none.*trace_enum"):
-        STEPPERS.build({"name": "svi"}, nn.Linear(1, 1), nn.Linear(1, 1), None)
+        table = {"name": "svi", "elbo": "closed_form"}
+        STEPPERS.build(table, nn.Linear(1, 1), nn.Linear(1, 1), None)
 
 
 def test_process_noise_of_deep_dynamics_is_refused():
