@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import pyro
 import torch
+from pyro import poutine
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
@@ -12,16 +13,18 @@ from inference.bound import closed_form_elbo
 from inference.fit import FitError, guilty_parameter
 from inference.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from pyromodels.errors import mismatch
+from pyromodels.programs import Program
 
 
 class SVI:
     """Gradient ascent on a bound with Adam, over a model's and a guide's own parameters.
 
-    It differs from `pyro.infer.SVI` in that parameters live in the modules alone, not in Pyro's
-    global store; the same models and guides train there as well.
+    It differs from `pyro.infer.SVI` in that the parameters of modules live in the modules alone,
+    not in Pyro's global store; the same models and guides train there as well. A plain function's
+    are those that it declares by `pyro.param`, found at the first step.
 
     Args:
-        model: any Pyro program that is a module, called with the batch.
+        model: any Pyro program, called with the batch.
         guide: its guide, likewise.
         elbo: a Pyro estimator such as `TraceEnum_ELBO`, or "closed_form": the bound of a MixDVAE
             without any noise (see `closed_form_elbo` for what it holds still with deep priors).
@@ -54,8 +57,8 @@ class SVI:
 
     def __init__(
         self,
-        model: nn.Module,
-        guide: nn.Module,
+        model: Program,
+        guide: Program,
         *,
         elbo: ELBO | Literal["closed_form"],
         learning_rate: float = 0.02,
@@ -68,17 +71,18 @@ class SVI:
             raise ValueError(mismatch("elbo", given=repr(elbo), expected=expected))
         self.model, self.guide, self.elbo = model, guide, elbo
         self.max_grad_norm = max_grad_norm
-        named = list(guide.named_parameters(prefix="guide"))
-        if train_model:
-            named += model.named_parameters(prefix="model")
-        self.parameters = {name: p for name, p in named if p.requires_grad}
-        if not self.parameters:
-            raise ValueError(
-                f"SVI: {type(guide).__name__} has no parameter to train; "
-                "a MeanField has them as `guide.parametrised()`, or use VEM"
-            )
-        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=learning_rate)
         self.learning_rate, self.num_steps, self.steps_made = learning_rate, num_steps, 0
+        trained = {"guide": guide} | ({"model": model} if train_model else {})
+        self.functions = [program for program in trained.values() if not _is_module(program)]
+        self.parameters: dict[str, Tensor] = {}
+        for part, program in trained.items():
+            if _is_module(program):
+                named = program.named_parameters(prefix=part)
+                self.parameters |= {name: p for name, p in named if p.requires_grad}
+        self.optimizer: torch.optim.Adam | None = None
+        self._waiting: dict[str, Tensor] = {}
+        if not self.functions:
+            self._start()
 
     def step(self, batch: Any) -> float:
         """Take one gradient step; return the loss before it, nats, summed over sequences.
@@ -86,6 +90,8 @@ class SVI:
         Raises:
             FitError: naming the step and the parameter, where a loss or a gradient is not finite.
         """
+        if self.optimizer is None:
+            self._find_parameters(batch)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate()
         loss = self._loss(batch)
@@ -114,11 +120,14 @@ class SVI:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return parameters, Adam's moments and the number of steps, as flat tensors."""
-        parts = {
-            "guide": self.guide.state_dict(),
-            "model": self.model.state_dict(),
-            "adam": optimizer_tensors(self.optimizer),
+        programs = {"guide": self.guide, "model": self.model}
+        parts = {name: p.state_dict() for name, p in programs.items() if _is_module(p)}
+        parts["param"] = {
+            name.removeprefix("param."): p.detach()
+            for name, p in self.parameters.items()
+            if name.startswith("param.")
         }
+        parts["adam"] = {} if self.optimizer is None else optimizer_tensors(self.optimizer)
         flat = {f"{part}.{name}": t for part, table in parts.items() for name, t in table.items()}
         return {**flat, "steps_made": torch.tensor(self.steps_made)}
 
@@ -128,10 +137,38 @@ class SVI:
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
 
-        self.model.load_state_dict(part("model."))
-        self.guide.load_state_dict(part("guide."))
-        load_optimizer_tensors(self.optimizer, part("adam."))
+        for name, program in (("guide.", self.guide), ("model.", self.model)):
+            if _is_module(program):
+                program.load_state_dict(part(name))
         self.steps_made = int(state["steps_made"])
+        if self.optimizer is None:  # of functions, nothing is there to restore before a batch is
+            self._waiting = state
+            return
+        with torch.no_grad():
+            for name, value in part("param.").items():
+                self.parameters[f"param.{name}"].copy_(value)
+        load_optimizer_tensors(self.optimizer, part("adam."))
+
+    def _find_parameters(self, batch: Any) -> None:
+        """Run the functions once to see which parameters they declare."""
+        for program in self.functions:
+            with poutine.trace(param_only=True) as capture, torch.no_grad():
+                program(batch)
+            for name, site in capture.trace.nodes.items():
+                parameter = site["value"].unconstrained()
+                if parameter.requires_grad:
+                    self.parameters[f"param.{name}"] = parameter
+        self._start()
+        if self._waiting:
+            self.load_state_dict(self._waiting)
+
+    def _start(self) -> None:
+        if not self.parameters:
+            raise ValueError(
+                f"SVI: {getattr(self.guide, '__name__', type(self.guide).__name__)} has no "
+                "parameter to train; a MeanField has them as `guide.parametrised()`, or use VEM"
+            )
+        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=self.learning_rate)
 
     def _rate(self) -> float:
         if self.num_steps is None:
@@ -144,3 +181,7 @@ class SVI:
             return -closed_form_elbo(self.model, self.guide, batch).sum()
         with pyro.settings.context(module_local_params=True):
             return self.elbo.differentiable_loss(self.model, self.guide, batch)
+
+
+def _is_module(program: Program) -> bool:
+    return isinstance(program, nn.Module)
