@@ -32,6 +32,7 @@ VERBS = {
     "estimate": "estimate the parameters of a data generator from data",
     "table": "print a table of the papers beside our figures",
     "plot": "draw a figure of the papers",
+    "report": "say whether a guide is to be trusted, and why",
     "bench": "measure speed",
 }
 
@@ -61,6 +62,16 @@ COMMANDS: dict[tuple[str, str], Command] = {
         for i in range(1, 6)
     },
     ("plot", "mot-iterations"): Command("experiments.mot.iterations", "thesis, Figure 4.3"),
+    **{
+        ("report", name): Command("experiments.report", f"the report on {what}")
+        for name, what in {
+            "exact": "a guide that holds the exact posterior",
+            "crossing": "mean field where two sources cross",
+            "ambiguous": "mean field where labels can be exchanged",
+            "narrow": "a guide that factorises over frames: too narrow",
+        }.items()
+    },
+    ("report", "spec"): Command("experiments.report_spec", "the report on the run of a spec"),
     ("bench", "elbo"): Command(
         "experiments.bench_elbo", "a gradient of PathELBO against one Pyro site for every frame"
     ),

@@ -98,6 +98,31 @@ def load(path: str | Path) -> Any:
     return data
 
 
+def pareto_shape(
+    log_weights: np.ndarray,  # nats, the draws last; shape: (*batch, n)
+) -> np.ndarray:  # shape: (*batch,)
+    """Return the Pareto shape of the largest weights, as this ArviZ estimates it."""
+    arviz = _arviz()
+    if _has_data_tree(arviz):  # takes log likelihoods, whose leave-one-out weights are minus them
+        from arviz_stats.base import array_stats
+
+        return np.asarray(array_stats.psislw(-log_weights)[1])
+    return np.asarray(arviz.psislw(log_weights.copy())[1])
+
+
+def rank_rhat(
+    draws: np.ndarray,  # shape: (chain, draw)
+) -> float:
+    """Return rank-normalised split R-hat, as this ArviZ computes it.
+
+    Split R-hat where ranks leave no variance to compare, as those of a fair coin, once folded, do.
+    """
+    arviz = _arviz()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = float(arviz.rhat(draws))
+        return found if np.isfinite(found) else float(arviz.rhat(draws, method="split"))
+
+
 def _arviz() -> ModuleType:
     with warnings.catch_warnings():  # 0.2x announces 1.0 on import
         warnings.simplefilter("ignore", FutureWarning)

@@ -150,10 +150,11 @@ class SVI:
         load_optimizer_tensors(self.optimizer, part("adam."))
 
     def _find_parameters(self, batch: Any) -> None:
-        """Run the functions once to see which parameters they declare."""
+        """Run the functions once to see which parameters they declare; no draw is lost by it."""
         for program in self.functions:
-            with poutine.trace(param_only=True) as capture, torch.no_grad():
-                program(batch)
+            with torch.random.fork_rng(), poutine.trace(param_only=True) as capture:
+                with torch.no_grad():
+                    program(batch)
             for name, site in capture.trace.nodes.items():
                 parameter = site["value"].unconstrained()
                 if parameter.requires_grad:
