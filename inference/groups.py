@@ -74,7 +74,7 @@ def groups_of(
         },
         "posterior_predictive": _gaps(posterior, name_dims, replica, num_chains),
         "log_likelihood": {
-            name: _drawn(name_dims.plates(name), value, num_chains)
+            name: _drawn(name_dims.leading(name, value.dim() - 1), value, num_chains)
             for name, value in likelihood.items()
         },
         "sample_stats": {
@@ -164,6 +164,10 @@ class _Dims:
         size = site.event_dim + (name in self.layout.blocks)
         named = self.layout.event_dims.get(name, ())
         return named if len(named) == size else tuple(f"{name}_dim_{i}" for i in range(size))
+
+    def leading(self, name: str, count: int) -> tuple[str, ...]:
+        """Names of the first dimensions: plates, then, of a path, its frames."""
+        return (*self.plates(name), *self.event(name))[:count]
 
     def drawn(self, name: str, value: Tensor, num_chains: int) -> Variable:
         """Draws of a site with its dimensions."""

@@ -14,6 +14,7 @@ from inference import arviz_io
 from inference.checks import check_broadcast, check_sites
 from inference.groups import groups_of
 from inference.pair import Pair, count, values_of
+from pyromodels.distributions.path import PathDistribution
 from pyromodels.errors import ShapeError, mismatch
 from pyromodels.programs import Draws, Program, run
 
@@ -173,7 +174,7 @@ class Posterior:
         draws: Mapping[str, Tensor],  # of `sample`
         *,
         weights: Literal["posterior", "prior"] = "posterior",
-    ) -> Draws:  # nats, of each observed site, shape: (n, *plates)
+    ) -> Draws:  # nats, of each observed site, shape: (n, *plates), of a path (n, *plates, T)
         r"""Return log p(o | x) of every observation and draw; zero where there is none.
 
         Where the model says that an observation is a mixture over owners w (as MixDVAE does), it is
@@ -194,8 +195,10 @@ class Posterior:
             if name in pair.layout.components:
                 value = self._mixture(name, draws, weights)
             else:
-                value = nodes[name]["fn"].log_prob(nodes[name]["value"])
-                value = value[(None,) * (1 + pair.nesting - value.dim())]
+                law, value = nodes[name]["fn"], nodes[name]["value"]
+                path = isinstance(law, PathDistribution)  # a likelihood for every frame
+                value = law.log_prob_by_frame(value) if path else law.log_prob(value)
+                value = value[(None,) * (1 + pair.nesting + path - value.dim())]
                 value = site.inward(value.expand(num_draws, *value.shape[1:]), pair.nesting)
             result[name] = pair.mark(name, value, 0.0)
         return result

@@ -98,6 +98,13 @@ class PathDistribution(TorchDistribution, ABC):
         value: Tensor,  # v, shape: (*, T, D)
     ) -> Tensor:  # nats, shape: (*)
         """Return log p(v), padding left out."""
+        return self.log_prob_by_frame(value).sum(-1)
+
+    def log_prob_by_frame(
+        self,
+        value: Tensor,  # v, shape: (*, T, D)
+    ) -> Tensor:  # nats, shape: (*, T)
+        """Return log p(v_t | v_<t) of every frame, zero in padding."""
         if value.shape[-2:] != self.event_shape:
             raise ShapeError(
                 mismatch(
@@ -109,8 +116,8 @@ class PathDistribution(TorchDistribution, ABC):
         per_frame = self.conditionals(value).log_prob(value)
         if self.time_mask is not None:
             per_frame = torch.where(self.time_mask, per_frame, torch.zeros_like(per_frame))
-        total = per_frame.sum(-1)
-        return total.expand(torch.broadcast_shapes(total.shape, self.batch_shape))
+        batch_shape = torch.broadcast_shapes(per_frame.shape[:-1], self.batch_shape)
+        return per_frame.expand(*batch_shape, per_frame.shape[-1])
 
     def expand(self, batch_shape: torch.Size, _instance: None = None) -> "PathDistribution":
         """Return this distribution for a larger batch: same class, contexts and caches shared."""

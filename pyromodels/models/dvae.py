@@ -7,6 +7,7 @@ from pyromodels.batch import SequenceBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.base import SourcePrior
 from pyromodels.errors import ShapeError, mismatch
+from pyromodels.layout import Layout
 from pyromodels.parameters import register
 from pyromodels.plates import MAX_PLATE_NESTING, batch_plate, source_plate
 from pyromodels.registry import MODELS
@@ -65,6 +66,16 @@ class DynamicalVAE(nn.Module):
             with pyro.poutine.condition(data={} if generate else {"x": x}):
                 # p(z_t | x_<t, z_<t) p(x_t | x_<t, z_<=t), all t
                 return self.prior.sample_sources("x", batch.num_frames, anchor=anchor, mask=mask)
+
+    def layout(self, batch: SequenceBatch) -> Layout:
+        """Return names of dimensions, and which frames there are."""
+        frames = batch.mask.unsqueeze(1)  # of the one source
+        return Layout(
+            sequences="batch",
+            event_dims={"x": ("frame", "feature"), "x_z": ("frame", "latent")},
+            present={"x": frames, "x_z": frames},
+            constants={"mask": (("batch", "frame"), batch.mask)},
+        )
 
     def trajectories(self, batch: SequenceBatch) -> tuple[Tensor, Anchor, Tensor]:
         """Return x (B, 1, 1, T, X), the anchor (B, 1, 1, X) and the mask (B, 1, 1, T)."""

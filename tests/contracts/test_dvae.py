@@ -7,6 +7,7 @@ from pyro import poutine
 from pyro.infer import Predictive
 
 from experiments.stepwise import StepwiseModel
+from inference.posterior import Posterior
 from pyromodels.batch import SequenceBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.deep_ar import DeepAR
@@ -17,6 +18,7 @@ from pyromodels.models.dvae import DynamicalVAE
 from pyromodels.models.mixdvae import MixDVAE
 from pyromodels.registry import GUIDES, MODELS
 from pyromodels.testing import build_source_prior, example_anchor, source_prior_specs
+from pyromodels.testing.guide import check_guide
 
 LENGTHS = (6, 3, 1)
 
@@ -186,3 +188,23 @@ def test_sequence_batches_check_and_clean_what_they_are_given():
     x[0, 1, 0] = float("inf")
     with pytest.raises(ValueError, match="x: NaN or infinite"):
         SequenceBatch(x, mask)
+
+
+def test_its_posterior_is_labelled_and_its_likelihood_is_by_frame():
+    torch.manual_seed(0)
+    model = DynamicalVAE(SRNN(source_dim=2))
+    x = 0.1 * torch.randn(3, 10, 2).cumsum(1)
+    mask = torch.arange(10) < torch.tensor([[10], [7], [10]])
+    batch = SequenceBatch(x, mask, Anchor(x[:, 0], torch.ones(3, 2)))
+    posterior = Posterior(model, Amortised(model), batch)
+    draws = posterior.sample(5)
+    by_frame = posterior.log_likelihood(draws)["x"]
+    assert by_frame.shape == (5, 3, 1, 10) and not by_frame[:, 1, :, 7:].any()
+    latent = posterior.log_joint(draws) - by_frame.sum((-1, -2))
+    assert latent.shape == posterior.log_prob(draws).shape == (5, 3)
+    assert not posterior.predictive(draws=draws)["x"][:, 1, :, 7:].any()
+    data = posterior.to_inference_data(4)
+    assert data.posterior["x_z"].dims == ("chain", "draw", "batch", "source", "frame", "latent")
+    assert data.log_likelihood["x"].dims == ("chain", "draw", "batch", "source", "frame")
+    assert data.posterior_predictive["x"][0, 0, 1, 0, 7:].isnull().all()
+    check_guide(Amortised(model), model, batch)
