@@ -53,7 +53,6 @@ class AutoGuide(nn.Module):
 
     Raises:
         ValueError: for another family, or naming a discrete latent that cannot be enumerated.
-        ImportError: for `flow` where zuko is not installed.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -138,12 +137,8 @@ class AutoFlow(AutoContinuous):
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
-        try:
-            from zuko.flows import MAF
-        except ImportError as error:
-            raise ImportError(
-                "AutoGuide: family 'flow' needs zuko; pip install zuko, or take another family"
-            ) from error
+        from zuko.flows import MAF  # only here: importing it takes a second
+
         loc = self._init_loc()
         self.loc = nn.Parameter(loc)
         self.log_scale = nn.Parameter(torch.full_like(loc, self.init_scale).log())

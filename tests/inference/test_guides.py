@@ -1,6 +1,5 @@
 """Guides that are points, draws, or Pyro's own: what they fit, and what they refuse."""
 
-import sys
 
 import pyro
 import pyro.distributions as dist
@@ -132,12 +131,6 @@ def test_the_posterior_leaves_nothing_in_the_parameter_store(mixture):
     model, batch = mixture(1, 3, 2, 2)
     Posterior(model, AutoGuide(model, batch), batch).to_inference_data(3)
     assert not list(pyro.get_param_store())
-
-
-def test_a_flow_without_zuko_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "zuko.flows", None)
-    with pytest.raises(ImportError, match="pip install zuko"):
-        AutoGuide(correlated, DATA, family="flow")
 
 
 def test_an_unknown_family_is_named():
