@@ -61,6 +61,9 @@ COMMANDS: dict[tuple[str, str], Command] = {
         ("table", f"mot-{i}"): Command("experiments.mot.tables", f"thesis, Table 4.{i}")
         for i in range(1, 6)
     },
+    ("table", "inference"): Command(
+        "experiments.equivalence", "VEM, natural gradients and SVI: how far apart they end"
+    ),
     ("plot", "mot-iterations"): Command("experiments.mot.iterations", "thesis, Figure 4.3"),
     **{
         ("report", name): Command("experiments.report", f"the report on {what}")

@@ -1,0 +1,19 @@
+"""`pyromodels table inference`: what it prints is what the identity says."""
+
+import json
+
+import torch
+
+from experiments.cli import main
+
+
+def test_the_table_of_inference(tmp_path, capsys):
+    assert main(["table", "inference", "--steps", "40", "--out", str(tmp_path)]) == 0
+    figures = json.loads((tmp_path / "metrics.json").read_text())
+    natural = [value for name, value in figures.items() if name.startswith("natural/")]
+    assert len(natural) > 8 and max(natural) < 1e-10
+    assert figures["slope"] < 1e-8
+    assert figures["bound/natural gradient, rate 0.3"] - figures["bound/VEM"] < 1e-6
+    assert all(figures["evidence"] > v for k, v in figures.items() if k.startswith("bound/"))
+    assert "what is missing" in capsys.readouterr().out
+    assert torch.get_default_dtype() is torch.float32
