@@ -11,6 +11,7 @@ import importlib
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
@@ -37,7 +38,7 @@ VERBS = {
 }
 
 SPEC = "spec"
-"""The name of `run` that `run FILE.toml` is short for."""
+"""The name of `run` and of `report` that `run FILE.toml` is short for."""
 
 # (verb, name); the name is "" where the verb stands alone.
 COMMANDS: dict[tuple[str, str], Command] = {
@@ -142,12 +143,16 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 def _with_spec_word(argv: list[str]) -> list[str]:
-    """`run x.toml` in full: `run spec x.toml`."""
+    """`run x.toml` and `run NAME-OF-A-SHIPPED-SPEC` in full: `run spec x.toml`; `report` too."""
     words = [(i, word) for i, word in enumerate(argv) if not word.startswith("-")]
-    if len(words) > 1 and words[0][1] == "run" and words[1][1].endswith(".toml"):
-        at = words[1][0]
-        return [*argv[:at], SPEC, *argv[at:]]
-    return argv
+    if len(words) < 2 or words[0][1] not in ("run", "report"):
+        return argv
+    at, word = words[1]
+    known = word in names(words[0][1])
+    shipped = resources.files("experiments").joinpath("specs", f"{word}.toml").is_file()
+    if known or not (word.endswith(".toml") or shipped):
+        return argv
+    return [*argv[:at], SPEC, *argv[at:]]
 
 
 def _choose(words: list[str]) -> tuple[str, str] | None:

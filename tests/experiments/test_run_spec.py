@@ -274,3 +274,11 @@ def test_the_printed_python_keeps_hostile_text():
 def test_show_python_prints_it(capsys):
     assert main(["show", "mot_smoke", "--python", "--set", "seed=4"]) == 0
     assert capsys.readouterr().out == to_python(load_spec("mot_smoke", settings=["seed=4"]))
+
+
+def test_a_shipped_spec_runs_by_its_bare_name(tmp_path, capsys):
+    arguments = ["run", "mot_smoke", "--set", "data.num_frames=8", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    assert "mot_smoke" in capsys.readouterr().out
+    assert main(["run", "mot_smoek"]) == 2
+    assert "unknown 'run' name 'mot_smoek'" in capsys.readouterr().err
