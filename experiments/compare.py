@@ -33,9 +33,10 @@ COLUMNS = {
 """Metric -> its title."""
 
 FOOTNOTE = (
-    "mean ± standard error over seeds, every cell on the same data for the same seed; bound: "
-    "closed form, nats a sequence, exact for linear dynamics,\nfor deep ones a surrogate (no KL "
-    "over z, history at its mean): compare engines by it, not dynamics"
+    "mean ± standard error over seeds, every cell on the same data for the same seed; bound: nats "
+    "a sequence, in closed form where q(w) and q(s)\nare factors (exact for linear dynamics; for "
+    "deep ones a surrogate, without the KL over z: compare engines by it, not dynamics), else the\n"
+    "engine's own estimate"
 )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,11 @@ from experiments.metrics import tracking_metrics
 from experiments.mot.boxes import centres_to_corners, corner_covariance
 from experiments.mot.report import format_table
 from experiments.records import RunFolder, open_run
-from experiments.spec import Spec, load_spec
-from inference.bound import closed_form_elbo
+from experiments.spec import Spec, load_spec, read_table
 from inference.engine import mean_bound
 from inference.posterior import Posterior
 from pyromodels.batch import MixtureBatch
+from pyromodels.errors import SpecError
 from pyromodels.guides.factorised import FactorisedGuide
 from pyromodels.models.mixdvae import MixDVAE
 
@@ -39,7 +40,7 @@ class Outcome(NamedTuple):
     metrics: dict[str, float]
     boxes: Tensor  # [left, top, right, bottom], shape: (B, T, N, 4)
     covariance: Tensor | None  # of the corners, shape: (B, T, N, 4, 4); None of a point
-    trace: list[Tensor]  # the bound after each step of this call, nats, each of shape (B,)
+    trace: list[Tensor]  # the mean bound of each step, nats, for every sequence, each (B,)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,31 +88,49 @@ def run_spec(
         resume: go on from the folder's last checkpoint, where there is one.
 
     Raises:
-        SpecError: where the parts of the spec do not fit each other.
+        SpecError: where the parts of the spec do not fit each other, or `resume` is asked for in
+            the folder of another spec.
         OSError: where data or weights are missing.
     """
     built = build(spec)
+    if resume and out is not None:
+        _check_same(Path(out) / "spec.toml", spec)
     folder = open_run(out, spec.name, spec.to_table())
     outcome = fit(built, folder=folder.path / "checkpoints", resume=resume)
     _keep(folder, outcome)
     return folder, outcome
 
 
+def _check_same(path: Path, spec: Spec) -> None:
+    """Raise `SpecError` where a folder holds the run of another spec."""
+    if not path.is_file():
+        return
+    held, wanted = (_flat(table) for table in (read_table(path), spec.to_table()))
+    for key in sorted(held.keys() | wanted.keys()):
+        if held.get(key) != wanted.get(key):
+            given = f"{key} = {wanted.get(key)!r}"
+            raise SpecError(
+                f"--resume: {given}, but {path} has {held.get(key)!r}; resume with the same spec, "
+                "or choose another folder"
+            )
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as dotted keys; the run's name is not compared."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        elif f"{prefix}{key}" != "name":
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
 def fit(built: Built, *, folder: Path | None = None, resume: bool = False) -> Outcome:
     """Step until done and measure; `seconds` are those of the steps of this call."""
-    trace, watching = [], 0.0
-
-    def watch(number: int, loss: float) -> None:
-        nonlocal watching
-        began = time.perf_counter()
-        trace.append(_trace(built, loss))
-        watching += time.perf_counter() - began
-
     started = time.perf_counter()
-    ascent = built.engine.run(built.batch, watch, folder=folder, resume=resume)
-    if not trace:  # resumed at its end
-        trace.append(_trace(built, ascent.losses[-1]))
-    seconds = time.perf_counter() - started - watching
+    ascent = built.engine.run(built.batch, folder=folder, resume=resume)
+    seconds = time.perf_counter() - started
     model, guide, batch, data = built.model, built.engine.guide, built.batch, built.data
     with torch.no_grad():
         mean, variance = _centres(model, guide, batch)
@@ -123,17 +142,9 @@ def fit(built: Built, *, folder: Path | None = None, resume: bool = False) -> Ou
     metrics["seconds_per_sequence"] = seconds / batch.num_sequences
     if data.truth is not None:
         metrics |= tracking_metrics(data.truth, data.truth_mask, boxes, variance=covariance)
+    mean_loss = [loss / batch.num_sequences for loss in ascent.losses]
+    trace = [torch.full((batch.num_sequences,), -loss) for loss in mean_loss]
     return Outcome(built, metrics, boxes, covariance, trace)
-
-
-def _trace(built: Built, loss: float) -> Tensor:
-    """The bound of every sequence, shape (B,), or the mean where only their sum is known."""
-    guide = built.engine.guide
-    if isinstance(guide, FactorisedGuide) and guide.assignment == "mean_field":
-        with torch.no_grad():
-            return closed_form_elbo(built.model, guide, built.batch)
-    num_sequences = built.batch.num_sequences
-    return torch.full((num_sequences,), -loss / num_sequences)
 
 
 def _centres(model: MixDVAE, guide: nn.Module, batch: MixtureBatch) -> tuple[Tensor, Tensor]:

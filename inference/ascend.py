@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -70,6 +71,8 @@ class AscentOptions:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(mismatch(name, given=value, expected="a positive number"))
+            if name != "tolerance" and not isinstance(value, int | None):
+                raise ValueError(mismatch(name, given=value, expected="an integer"))
 
     def settled(self, losses: list[float]) -> bool:
         """Whether the stopping rule says so."""
@@ -114,6 +117,9 @@ def ascend(
     """
     if resume and folder is None:
         raise ValueError("resume: given no folder to resume from")
+    if options.batch_size is not None and not hasattr(batch, "subset"):
+        given, expected = type(batch).__name__, "a MixtureBatch, or what else has `subset`"
+        raise ValueError(mismatch("batch, with batch_size", given=given, expected=expected))
     folder = None if folder is None else Path(folder)
     if options.seed is not None:
         seed_all(options.seed)
@@ -126,14 +132,21 @@ def ascend(
         losses, queue = found.meta["losses"], found.meta["queue"]
     elif folder is not None:
         remove_checkpoints(folder)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    resumed_at = len(losses)
 
     def save() -> None:
         meta = {"options": asdict(options), "losses": losses, "queue": queue}
         tensors = {f"stepper.{name}": t for name, t in stepper.state_dict().items()}
         tensors |= {f"random.{name}": t for name, t in random_state().items()}
         save_checkpoint(folder, len(losses), {**tensors, "order": order.get_state()}, meta)
+
+    def write_losses() -> None:
         lines = (json.dumps({"step": i, "loss": x}) + "\n" for i, x in enumerate(losses, 1))
-        (folder / "losses.jsonl").write_text("".join(lines), encoding="utf-8")
+        part = folder / f".losses.{os.getpid()}"
+        part.write_text("".join(lines), encoding="utf-8")
+        os.replace(part, folder / "losses.jsonl")
 
     total, quiet = options.max_steps, not sys.stderr.isatty()
     with tqdm(total=total, initial=len(losses), unit="step", disable=quiet) as bar:
@@ -151,10 +164,13 @@ def ascend(
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             if folder is not None and len(losses) % options.checkpoint_every == 0:
                 save()
+                write_losses()
             if on_step is not None:
                 on_step(len(losses), loss)
-    if folder is not None and len(losses) % options.checkpoint_every:
-        save()
+    if folder is not None:
+        if len(losses) > resumed_at and len(losses) % options.checkpoint_every:
+            save()
+        write_losses()
     return Ascent(losses, "tolerance" if options.settled(losses) else "max_steps")
 
 

@@ -7,12 +7,14 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from inference.bound import closed_form_elbo
 from inference.fit import FitError, guilty_parameter
 from inference.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from pyromodels.errors import mismatch
+from pyromodels.guides.factorised import FactorisedGuide
 from pyromodels.programs import Program
 
 
@@ -20,8 +22,9 @@ class SVI:
     """Gradient ascent on a bound with Adam, over a model's and a guide's own parameters.
 
     It differs from `pyro.infer.SVI` in that the parameters of modules live in the modules alone,
-    not in Pyro's global store; the same models and guides train there as well. A plain function's
-    are those that it declares by `pyro.param`, found at the first step.
+    not in Pyro's global store; the same models and guides train there as well. Those of a plain
+    function, or of a PyroModule that keeps them in the store (Pyro's autoguides do), are found at
+    the first step, and stay in the store.
 
     Args:
         model: any Pyro program, called with the batch.
@@ -69,11 +72,17 @@ class SVI:
         if not (isinstance(elbo, ELBO) or elbo == "closed_form"):
             expected = "an estimator of pyro.infer, or 'closed_form'"
             raise ValueError(mismatch("elbo", given=repr(elbo), expected=expected))
+        if elbo == "closed_form" and not isinstance(guide, FactorisedGuide):
+            raise ValueError(
+                f"elbo 'closed_form' is of a MixDVAE and a guide with q(w) and q(s) as factors; a "
+                f"{_name(guide)} is none. Give an estimator of pyro.infer"
+            )
         self.model, self.guide, self.elbo = model, guide, elbo
         self.max_grad_norm = max_grad_norm
         self.learning_rate, self.num_steps, self.steps_made = learning_rate, num_steps, 0
         trained = {"guide": guide} | ({"model": model} if train_model else {})
         self.functions = [program for program in trained.values() if not _is_module(program)]
+        self._local = not any(_keeps_in_store(program) for program in (model, guide))
         self.parameters: dict[str, Tensor] = {}
         for part, program in trained.items():
             if _is_module(program):
@@ -114,12 +123,16 @@ class SVI:
         """Return the loss, nats, summed over sequences, averaged over draws of the estimator."""
         if self.elbo == "closed_form":
             return self._loss(batch).item()
-        with pyro.settings.context(module_local_params=True):
+        if self.optimizer is None:
+            self._find_parameters(batch)
+        with pyro.settings.context(module_local_params=self._local):
             draws = [self.elbo.loss(self.model, self.guide, batch) for _ in range(num_draws)]
         return sum(draws) / num_draws
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return parameters, Adam's moments and the number of steps, as flat tensors."""
+        if self.optimizer is None and self._waiting:
+            return dict(self._waiting)
         programs = {"guide": self.guide, "model": self.model}
         parts = {name: p.state_dict() for name, p in programs.items() if _is_module(p)}
         parts["param"] = {
@@ -129,6 +142,7 @@ class SVI:
         }
         parts["adam"] = {} if self.optimizer is None else optimizer_tensors(self.optimizer)
         flat = {f"{part}.{name}": t for part, table in parts.items() for name, t in table.items()}
+        flat = {name: tensor.detach().clone() for name, tensor in flat.items()}
         return {**flat, "steps_made": torch.tensor(self.steps_made)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -142,7 +156,7 @@ class SVI:
                 program.load_state_dict(part(name))
         self.steps_made = int(state["steps_made"])
         if self.optimizer is None:  # of functions, nothing is there to restore before a batch is
-            self._waiting = state
+            self._waiting = dict(state)
             return
         with torch.no_grad():
             for name, value in part("param.").items():
@@ -152,7 +166,8 @@ class SVI:
     def _find_parameters(self, batch: Any) -> None:
         """Run the functions once to see which parameters they declare; no draw is lost by it."""
         for program in self.functions:
-            with torch.random.fork_rng(), poutine.trace(param_only=True) as capture:
+            local = pyro.settings.context(module_local_params=self._local)
+            with local, torch.random.fork_rng(), poutine.trace(param_only=True) as capture:
                 with torch.no_grad():
                     program(batch)
             for name, site in capture.trace.nodes.items():
@@ -166,8 +181,8 @@ class SVI:
     def _start(self) -> None:
         if not self.parameters:
             raise ValueError(
-                f"SVI: {getattr(self.guide, '__name__', type(self.guide).__name__)} has no "
-                "parameter to train; a MeanField has them as `guide.parametrised()`, or use VEM"
+                f"SVI: {_name(self.guide)} has no parameter to train; a MeanField has them as "
+                "`guide.parametrised()`, or use VEM"
             )
         self.optimizer = torch.optim.Adam(self.parameters.values(), lr=self.learning_rate)
 
@@ -180,9 +195,22 @@ class SVI:
     def _loss(self, batch: Any) -> Tensor:
         if self.elbo == "closed_form":
             return -closed_form_elbo(self.model, self.guide, batch).sum()
-        with pyro.settings.context(module_local_params=True):
+        with pyro.settings.context(module_local_params=self._local):
             return self.elbo.differentiable_loss(self.model, self.guide, batch)
 
 
 def _is_module(program: Program) -> bool:
-    return isinstance(program, nn.Module)
+    """Whether a program's parameters are its own, as a torch module's are."""
+    return isinstance(program, nn.Module) and not _keeps_in_store(program)
+
+
+def _keeps_in_store(program: Program) -> bool:
+    """Whether a program has a PyroModule that was made to keep its parameters in Pyro's store."""
+    modules = program.modules() if isinstance(program, nn.Module) else ()
+    return any(
+        isinstance(m, PyroModule) and not hasattr(m._pyro_context, "param_state") for m in modules
+    )
+
+
+def _name(program: Program) -> str:
+    return getattr(program, "__name__", type(program).__name__)

@@ -18,6 +18,7 @@ from inference.moments import (
     projected_moments,
     step_second_moment,
 )
+from inference.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.kalman import smooth_and_compare
 from pyromodels.distributions.visibility import posterior_chain
@@ -101,6 +102,15 @@ class SourceUpdate:
             expected = "smoothed or fixed"
             raise ValueError(mismatch("history", given=repr(self.history), expected=expected))
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the state of the generator, where there is one."""
+        return {} if self.generator is None else {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        if self.generator is not None:
+            self.generator.set_state(state["generator"])
+
     def __call__(
         self, model: MixDVAE, guide: MeanField, batch: MixtureBatch
     ) -> BoundParts | None:
@@ -154,6 +164,11 @@ class ProcessNoiseUpdate:
     def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
         """Set the prior's process noise."""
         prior = model.prior
+        if batch.index is not None:
+            raise ValueError(
+                "ProcessNoiseUpdate: given a minibatch; expected all sequences, each of which has "
+                "a noise of its own"
+            )
         if not isinstance(prior, LinearGaussian):
             raise TypeError(
                 f"ProcessNoiseUpdate: given a {type(prior).__name__} prior; expected LinearGaussian"
@@ -215,3 +230,11 @@ class FineTuneUpdate:
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return Adam's moments."""
+        return optimizer_tensors(self.optimizer)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        load_optimizer_tensors(self.optimizer, state)

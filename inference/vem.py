@@ -1,6 +1,7 @@
 """Variational EM with the interface of SVI: `step(batch) -> loss`, `evaluate_loss(batch)`."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,6 @@ from inference.bound import BoundParts, closed_form_elbo
 from inference.damping import damp
 from inference.updates import Update
 from pyromodels.batch import MixtureBatch
-from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.errors import mismatch
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.models.mixdvae import MixDVAE
@@ -128,18 +128,23 @@ class VEM:
         return -self.elbo(batch).sum().item()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the guide's and the model's tensors."""
+        """Return copies of the tensors of the guide, the model, and updates that have a state."""
         return {
-            **{f"guide.{key}": value for key, value in self.guide.state_dict().items()},
-            **{f"model.{key}": value for key, value in self.model.state_dict().items()},
+            f"{part}.{key}": value.detach().clone()
+            for part, holder in self._holders().items()
+            for key, value in holder.state_dict().items()
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` returned, a process noise for each sequence included."""
-        guide = {key[6:]: value for key, value in state.items() if key.startswith("guide.")}
-        model = {key[6:]: value for key, value in state.items() if key.startswith("model.")}
-        std = model.get("prior.log_process_std")
-        if std is not None and isinstance(self.model.prior, LinearGaussian):
-            self.model.prior.process_std = std.exp()
-        self.model.load_state_dict(model)
-        self.guide.load_state_dict(guide)
+        """Restore what `state_dict` returned."""
+        for part, holder in self._holders().items():
+            prefix = f"{part}."
+            holder.load_state_dict(
+                {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            )
+
+    def _holders(self) -> dict[str, Any]:
+        """All that has a state, by name."""
+        numbered = {f"update{i}": update for i, update in enumerate(self.updates)}
+        updates = {name: u for name, u in numbered.items() if hasattr(u, "state_dict")}
+        return {"guide": self.guide, "model": self.model, **updates}

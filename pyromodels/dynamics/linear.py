@@ -163,6 +163,15 @@ class LinearGaussian(SourcePrior):
         else:
             self.log_process_std = nn.Parameter(log_std)
 
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: Any
+    ) -> None:
+        """Take over a noise of another shape too: one for each sequence."""
+        stored = state_dict.get(f"{prefix}log_process_std")
+        if stored is not None and stored.shape != self.log_process_std.shape:
+            self.log_process_std = nn.Parameter(stored.to(self.log_process_std))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def positions(self, s: Tensor) -> Tensor:
         """Return the observed coordinates of s, shape (*, D) -> (*, G)."""
         return s[..., :: self.block_dim]

@@ -282,3 +282,12 @@ def test_a_shipped_spec_runs_by_its_bare_name(tmp_path, capsys):
     assert "mot_smoke" in capsys.readouterr().out
     assert main(["run", "mot_smoek"]) == 2
     assert "unknown 'run' name 'mot_smoek'" in capsys.readouterr().err
+
+
+def test_resuming_in_the_folder_of_another_spec_is_refused(tmp_path, capsys):
+    run = ["run", "mot_smoke", "--set", "data.num_frames=8", "--out", str(tmp_path)]
+    assert main(run) == 0
+    assert main([*run, "--resume"]) == 0
+    assert main([*run, "--set", "inference.damping=0.5", "--resume"]) == 2
+    told = capsys.readouterr().err
+    assert "--resume: inference.damping = 0.5, but" in told and "has 1.0" in told

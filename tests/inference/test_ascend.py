@@ -83,7 +83,11 @@ def test_minibatches_visit_every_sequence_in_a_pass(mixture):
 def test_options_that_do_not_fit_are_named(mixture, tmp_path):
     with pytest.raises(ValueError, match="window: given 0"):
         AscentOptions(window=0)
+    with pytest.raises(ValueError, match="max_steps: given 2.5; expected an integer"):
+        AscentOptions(max_steps=2.5)
     stepper, batch = vem(mixture)
+    with pytest.raises(ValueError, match="batch_size: given Tensor.*subset"):
+        ascend(stepper, torch.zeros(3), AscentOptions(batch_size=2))
     with pytest.raises(ValueError, match="no folder"):
         ascend(stepper, batch, resume=True)
     ascend(stepper, batch, AscentOptions(max_steps=2), folder=tmp_path)

@@ -18,6 +18,7 @@ from inference.bound import closed_form_elbo
 from inference.restarts import keep_best
 from inference.updates import (
     AssignmentUpdate,
+    FineTuneUpdate,
     ObservationNoiseUpdate,
     ProcessNoiseUpdate,
     SourceUpdate,
@@ -26,8 +27,9 @@ from inference.updates import (
 from inference.vem import VEM
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.message import Anchor
+from pyromodels.dynamics.srnn import SRNN
 from pyromodels.guides.mean_field import MeanField
-from pyromodels.models.mixdvae import Detector
+from pyromodels.models.mixdvae import Detector, MixDVAE
 
 CLOSE = {"atol": 1e-9, "rtol": 1e-9}
 DETECTOR = Detector(0.9, 0.1, 0.4, hide=0.2, reappear=0.3)
@@ -468,3 +470,47 @@ def test_the_loss_from_known_parts_is_the_loss(mixture, detector, order):
     for _ in range(3):
         loss = vem.step(batch)
         assert loss == pytest.approx(vem.evaluate_loss(batch), rel=1e-11)
+
+
+def test_a_state_dict_does_not_change_under_its_holder(mixture):
+    model, batch = mixture()
+    process = ProcessNoiseUpdate(model.prior.process_std.detach().clone())
+    vem = VEM(model, MeanField(model, batch), [*STEPS, process])
+    vem.step(batch)
+    state, loss = vem.state_dict(), vem.evaluate_loss(batch)
+    vem.step(batch)
+    vem.load_state_dict(state)
+    assert vem.evaluate_loss(batch) == pytest.approx(loss, rel=1e-12)
+
+
+def test_updates_with_a_state_of_their_own_resume(mixture):
+    _, batch = mixture(2, 5, 2, 2)
+    anchor = Anchor(*(part[..., ::2] for part in batch.anchor))
+    batch = MixtureBatch(batch.observations, batch.mask, batch.variance, anchor)
+
+    def stepper():
+        torch.manual_seed(0)
+        prior = SRNN(source_dim=2, latent_dim=2, hidden_dim=3, predicts="increment", scale="unit")
+        model = MixDVAE(prior)
+        noisy = SourceUpdate(generator=torch.Generator().manual_seed(1))
+        return VEM(model, MeanField(model, batch), [noisy, FineTuneUpdate(prior)])
+
+    cut = stepper()
+    torch.manual_seed(2)
+    cut.step(batch)
+    state, random = cut.state_dict(), torch.get_rng_state()
+    whole = stepper()
+    torch.manual_seed(2)
+    whole.step(batch)
+    expected = [whole.step(batch) for _ in range(2)]
+    resumed = stepper()
+    resumed.load_state_dict(state)
+    torch.set_rng_state(random)
+    assert [resumed.step(batch) for _ in range(2)] == expected
+
+
+def test_process_noise_of_a_minibatch_is_refused(mixture):
+    model, batch = mixture(3)
+    vem = VEM(model, MeanField(model, batch), [ProcessNoiseUpdate(torch.ones(4, 2))])
+    with pytest.raises(ValueError, match="minibatch"):
+        vem.sweep(batch.subset(torch.tensor([0, 2])))

@@ -1,11 +1,14 @@
 """A Pyro user's two-line model and guide, plain functions, through SVI, ascend and Posterior."""
 
+import math
+
 import arviz
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import AutoNormal
 from torch.distributions import constraints
 
 from inference.ascend import AscentOptions, ascend
@@ -73,3 +76,38 @@ def test_a_function_without_parameters_is_told_at_the_first_step():
 
     with pytest.raises(ValueError, match="fixed has no parameter to train"):
         SVI(model, fixed, elbo=Trace_ELBO()).step(DATA)
+
+
+@pytest.mark.parametrize("called", [False, True])
+def test_an_autoguide_of_pyros_own_trains(called):
+    auto = AutoNormal(model)
+    if called:
+        auto(DATA)
+    svi = SVI(model, auto, elbo=Trace_ELBO(num_particles=8, vectorize_particles=True),
+              learning_rate=0.1, num_steps=200)
+    for _ in range(200):
+        svi.step(DATA)
+    assert auto.median()["mean"].item() == pytest.approx(POSTERIOR[0], abs=0.1)
+
+
+def test_resuming_a_run_that_was_over_leaves_its_checkpoint_whole(tmp_path):
+    options = AscentOptions(max_steps=6, checkpoint_every=4, seed=1)
+    whole = ascend(stepper(), DATA, AscentOptions(max_steps=9, checkpoint_every=4, seed=1))
+    pyro.clear_param_store()
+    ascend(stepper(), DATA, options, folder=tmp_path)
+    pyro.clear_param_store()
+    over = stepper()
+    (tmp_path / "losses.jsonl").unlink()
+    ascend(over, DATA, options, folder=tmp_path, resume=True)
+    assert len((tmp_path / "losses.jsonl").read_text().splitlines()) == 6
+    assert over.state_dict()["steps_made"] == 6
+    assert math.isfinite(over.evaluate_loss(DATA))  # with what was restored
+    assert pyro.param("loc").item() != 0
+    pyro.clear_param_store()
+    on = AscentOptions(max_steps=9, checkpoint_every=4, seed=1)
+    assert ascend(stepper(), DATA, on, folder=tmp_path, resume=True).losses == whole.losses
+
+
+def test_the_closed_form_is_of_a_mixdvae():
+    with pytest.raises(ValueError, match="closed_form.*guide is none.*estimator"):
+        SVI(model, guide, elbo="closed_form")
