@@ -10,6 +10,7 @@ from typing import Any
 
 from pyro import poutine
 from pyro.infer import config_enumerate, infer_discrete
+from pyro.infer.inspect import site_is_deterministic
 from pyro.ops import packed
 from pyro.ops.contract import contract_to_tensor
 from pyro.ops.rings import LogRing
@@ -60,6 +61,8 @@ def log_marginal(
         enumerated = poutine.enum(config_enumerate(model), first_available_dim=-nesting - 2)
         trace = poutine.trace(enumerated).get_trace(batch)
     trace = poutine.util.prune_subsample_sites(trace)
+    for name in [name for name, node in trace.nodes.items() if site_is_deterministic(node)]:
+        trace.remove_node(name)
     trace.compute_log_prob()
     trace.pack_tensors()
     symbols = trace.plate_to_symbol

@@ -185,6 +185,15 @@ def values_of(nodes: Nodes) -> Draws:
     return {name: node["value"] for name, node in nodes.items()}
 
 
+def auxiliary_drawn(nodes: Nodes) -> list[str]:
+    """Sites of the guide alone that a run has drawn, whatever values it was given."""
+    return [
+        name
+        for name, node in nodes.items()
+        if node["infer"].get("is_auxiliary") and not node["is_observed"]
+    ]
+
+
 def count(draws: Mapping[str, Tensor]) -> int:
     """Number of draws, n.
 

@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from inference import arviz_io
 from inference.checks import check_broadcast, check_sites
 from inference.groups import groups_of
-from inference.pair import Pair, count, values_of
+from inference.pair import Pair, auxiliary_drawn, count, values_of
 from pyromodels.distributions.path import PathDistribution
 from pyromodels.errors import ShapeError, mismatch
-from pyromodels.programs import Draws, Program, run
+from pyromodels.programs import Draws, Program, Uncondition, run
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Posterior:
 
     Raises:
         ShapeError: where the guide was fitted to another batch.
-        ValueError: where the sites of guide and model do not fit, or where the model does not run
+        ValueError: where the sites of guide and model do not fit, or where one of them does not run
             for many draws at once.
 
     Example:
@@ -110,7 +109,7 @@ class Posterior:
         """Return log q: densities of continuous sites, probabilities of discrete ones.
 
         Raises:
-            NotImplementedError: where the guide has no density.
+            NotImplementedError: where the guide has no density, or none that can be evaluated.
         """
         if not self.pair.has_density:
             raise NotImplementedError(
@@ -122,8 +121,15 @@ class Posterior:
             expected = "every site of `sample`"
             raise ValueError(mismatch("draws", given=f"none of {missing}", expected=expected))
         given = pair.outward({name: draws[name] for name in pair.guided})
-        invert = getattr(self.guide, "auxiliary", lambda values: values)
-        nodes = run(self.guide, self.batch, num_draws, pair.nesting, invert(given))
+        if hasattr(self.guide, "auxiliary"):
+            given = self.guide.auxiliary(given)
+        nodes = run(self.guide, self.batch, num_draws, pair.nesting, given)
+        if unknown := auxiliary_drawn(nodes):
+            raise NotImplementedError(
+                f"log_prob: a guide of {type(self.guide).__name__} draws its auxiliary sites "
+                f"{unknown} anew and has no method `auxiliary` that returns them for given draws; "
+                "Pyro's automatic guides with a density: pyromodels.guides.auto.AutoGuide"
+            )
         return pair.log_q(nodes, draws)
 
     @torch.no_grad()
@@ -158,14 +164,14 @@ class Posterior:
         if (num_samples is None) == (draws is None):
             raise ValueError("predictive: give either num_samples or draws")
         draws = self.sample(num_samples) if draws is None else draws
-        nodes = self.pair.run(poutine.uncondition(self.model), count(draws), draws)
+        nodes = self.pair.run(Uncondition()(self.model), count(draws), draws)
         return self.pair.inward(values_of(nodes), self.pair.observed)
 
     @torch.no_grad()
     def prior(self, num_samples: int) -> tuple[Draws, Draws]:  # latents, data
         """Draw x ~ p(x) and data' ~ p(data' | x), whatever data the batch holds."""
         pair = self.pair
-        values = values_of(pair.run(poutine.uncondition(self.model), num_samples))
+        values = values_of(pair.run(Uncondition()(self.model), num_samples))
         return pair.inward(values, pair.latents), pair.inward(values, pair.observed)
 
     @torch.no_grad()
@@ -232,7 +238,8 @@ class Posterior:
         """Log likelihood of observations whose owner is summed out."""
         log_weight, log_parts = self.pair.layout.components[name](draws)
         if weights == "posterior":
-            eta = getattr(self.guide, "responsibilities", None)
+            guide = self.guide.of(self.batch) if hasattr(self.guide, "of") else self.guide
+            eta = getattr(guide, "responsibilities", None)
             if eta is not None:
                 log_weight = eta.clamp_min(torch.finfo(eta.dtype).tiny).log()
             else:  # q(w | x) of an enumerated site is its exact conditional

@@ -13,6 +13,8 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
+from pyro.infer.inspect import site_is_deterministic
+from pyro.poutine.uncondition_messenger import UnconditionMessenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import constraints
@@ -123,12 +125,29 @@ def guided_sites(model: Program, batch: Any, guide: str, *, serving: str) -> dic
         if site.discrete and not site.enumerable:
             raise ValueError(
                 f"{guide} cannot serve the site {name!r}, which is discrete and which Pyro cannot "
-                f"enumerate; guides that can: {serving}"
+                "enumerate: marginalise it, or write a guide with that site; guides of a MixDVAE "
+                f"that have it: {serving}"
             )
     continuous = {name: site for name, site in sites.items() if not site.discrete}
     if not continuous:
         raise ValueError(f"{guide}: the model has no continuous latent site to be a guide of")
     return continuous
+
+
+def check_init(init: Mapping[str, Tensor], sites: Iterable[str]) -> None:
+    """Raise `ValueError` where a start is given for a site that a guide has not."""
+    if unknown := sorted(set(init) - set(sites)):
+        raise ValueError(mismatch("init", given=f"sites {unknown}", expected=", ".join(sites)))
+
+
+def refuse_minibatch(guide: str, batch: Any) -> None:  # noqa: ANN401
+    """Raise `ValueError` where a guide that does not look up sequences is given some of them."""
+    if isinstance(getattr(batch, "index", None), Tensor):  # lists have a method of that name
+        raise ValueError(
+            f"{guide} keeps one value for every sequence of its data and takes no minibatch; "
+            "guides that do: mean_field, chain, parametrised_mean_field. For data of their own, "
+            "dataclasses.replace(batch, index=None)"
+        )
 
 
 def nesting_of(*programs: Program, sites: Iterable[Site] = ()) -> int:
@@ -157,12 +176,22 @@ def draw_plate(num_draws: int, nesting: int) -> pyro.plate:
 
 
 def random_nodes(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
-    """The random variables of a trace, plates left out."""
+    """The random variables of a trace; plates and `pyro.deterministic` are left out."""
     return {
         name: node
         for name, node in trace.nodes.items()
-        if node["type"] == "sample" and not site_is_subsample(node)
+        if node["type"] == "sample"
+        and not site_is_subsample(node)
+        and not site_is_deterministic(node)
     }
+
+
+class Uncondition(UnconditionMessenger):
+    """`poutine.uncondition`, which would sample a `pyro.deterministic` in a wrong shape too."""
+
+    def _pyro_sample(self, msg: dict[str, Any]) -> None:
+        if not site_is_deterministic(msg):
+            super()._pyro_sample(msg)
 
 
 def total(

@@ -1,5 +1,6 @@
 """Pyro's automatic guides, and a flow, over the continuous latents of any model."""
 
+import copy
 import secrets
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -16,11 +17,20 @@ from pyro.infer.autoguide import (
     init_to_sample,
     init_to_value,
 )
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import Transform, biject_to, constraints
 
 from pyromodels.errors import mismatch
-from pyromodels.programs import Program, guided_sites, latent_sites, nesting_of, quietly
+from pyromodels.programs import (
+    Program,
+    check_init,
+    guided_sites,
+    latent_sites,
+    nesting_of,
+    quietly,
+    refuse_minibatch,
+)
 from pyromodels.registry import GUIDES
 
 
@@ -52,7 +62,8 @@ class AutoGuide(nn.Module):
         hidden_features: layers of the flow's networks.
 
     Raises:
-        ValueError: for another family, or naming a discrete latent that cannot be enumerated.
+        ValueError: for another family, naming a discrete latent that cannot be enumerated, where
+            `init` names no continuous latent, or, when run, for a minibatch.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -76,6 +87,7 @@ class AutoGuide(nn.Module):
     ) -> None:
         super().__init__()
         self.sites = guided_sites(model, batch, "an AutoGuide", serving="mean_field, chain")
+        check_init(init or {}, self.sites)
         latents = latent_sites(model, batch)
         self.max_plate_nesting = nesting_of(model, sites=latents.values())
         hidden = [name for name in latents if name not in self.sites]
@@ -95,15 +107,22 @@ class AutoGuide(nn.Module):
             else:
                 expected = "normal, multivariate_normal, low_rank or flow"
                 raise ValueError(mismatch("family", given=repr(family), expected=expected))
-            # the store knows parameters by this name, which two guides must not share
-            auto._pyro_name = f"auto_{secrets.token_hex(8)}"
+            _rename(auto)
             with quietly(), torch.no_grad():
                 auto(batch)
         self.auto, self.family, self.init_scale = auto, family, init_scale
 
     def forward(self, batch: Any) -> dict[str, Tensor]:  # noqa: ANN401
         """Run the guide; returns the draws."""
+        refuse_minibatch("an AutoGuide", batch)
         return self.auto(batch)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "AutoGuide":
+        """Copy the guide under another name; the model, which Pyro leaves out, is not copied."""
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        _rename(twin.auto)
+        return twin
 
     def auxiliary(
         self,
@@ -119,6 +138,14 @@ class AutoGuide(nn.Module):
         flat = torch.cat([value.flatten(1) for value in unconstrained.values()], -1)
         ones = [1] * self.max_plate_nesting
         return {f"_{self.auto._pyro_name}_latent": flat.reshape(len(flat), *ones, -1)}
+
+
+def _rename(auto: PyroModule) -> None:
+    """Give a guide a name that no other has: Pyro's store knows its parameters by it."""
+    name = f"auto_{secrets.token_hex(8)}"
+    for path, module in auto.named_modules():
+        if isinstance(module, PyroModule):
+            module._pyro_name = f"{name}.{path}" if path else name
 
 
 class AutoFlow(AutoContinuous):

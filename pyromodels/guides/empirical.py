@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyromodels.errors import ShapeError, mismatch
-from pyromodels.programs import Program, latent_sites, nesting_of, plates_of
+from pyromodels.programs import Program, latent_sites, nesting_of, plates_of, refuse_minibatch
 from pyromodels.registry import GUIDES
 
 INDEX = "_empirical_index"
@@ -28,7 +28,7 @@ class Empirical(nn.Module):
 
     Raises:
         ShapeError: where draws have not the shape of their site, or sites differ in C and n.
-        ValueError: where a site is none of the model's.
+        ValueError: where a site is none of the model's, or, when run, for a minibatch.
 
     Example:
         >>> def model(x):
@@ -79,6 +79,7 @@ class Empirical(nn.Module):
 
     def forward(self, batch: Any) -> dict[str, Tensor]:  # noqa: ANN401
         """Run the guide; returns the draw."""
+        refuse_minibatch("an Empirical", batch)
         plates: dict[str, pyro.plate] = {}
         stored = {name: self.get_buffer(f"draws_{name}") for name in self.sites}
         device = next(iter(stored.values())).device

@@ -13,6 +13,7 @@ from pyromodels.models.information import pseudo_observations
 from pyromodels.models.mixdvae import MixDVAE
 from pyromodels.models.mixdvae_layout import components
 from pyromodels.plates import batch_plate, frame_plate, observation_plate, source_plate
+from pyromodels.programs import refuse_minibatch
 from pyromodels.registry import GUIDES
 
 HYPOTHESIS = "_hypothesis"
@@ -41,7 +42,8 @@ class Enumerated(nn.Module):
         max_hypotheses: largest N^M.
 
     Raises:
-        ValueError: where the model is not linear-Gaussian or the problem is too large.
+        ValueError: where the model is not linear-Gaussian or the problem is too large, or, when
+            run, for a minibatch.
     """
 
     max_plate_nesting = MixDVAE.max_plate_nesting
@@ -103,12 +105,14 @@ class Enumerated(nn.Module):
     @property
     def variance(self) -> Tensor:
         """Var[s | o], shape (B, N, T, D)."""
-        square = self.covariance.diagonal(dim1=-2, dim2=-1) + self.loc.square()
-        square = torch.einsum("bh,bhntd->bntd", self.log_weight.exp(), square.flatten(-2))
-        return square - self.mean.square()
+        # about the mean: E[s^2] - E[s]^2 cancels in float32
+        deviation = self.loc.flatten(-2) - self.mean.unsqueeze(1)
+        square = self.covariance.diagonal(dim1=-2, dim2=-1).flatten(-2) + deviation.square()
+        return torch.einsum("bh,bhntd->bntd", self.log_weight.exp(), square)
 
     def forward(self, batch: MixtureBatch) -> None:
         """Run the guide."""
+        refuse_minibatch("Enumerated", batch)
         num_sequences, num_frames, num_slots, _ = batch.observations.shape
         sequences = batch_plate(num_sequences)
         row = torch.arange(num_sequences, device=self.loc.device)

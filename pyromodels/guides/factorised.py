@@ -1,7 +1,8 @@
 """q(w) q(v) q(s) q(z | s) of a MixDVAE, whatever holds its factors."""
 
+import copy
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
 import pyro
 import torch
@@ -36,6 +37,14 @@ class FactorisedGuide(nn.Module, ABC):
     def __init__(self, model: MixDVAE) -> None:
         super().__init__()
         object.__setattr__(self, "model", model)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FactorisedGuide":
+        """Copy the factors; the model stays the same, unless it is copied along."""
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        state = {name: value for name, value in self.__dict__.items() if name != "model"}
+        twin.__dict__.update(copy.deepcopy(state, memo))
+        object.__setattr__(twin, "model", memo.get(id(self.model), self.model))
+        return twin
 
     @property
     @abstractmethod

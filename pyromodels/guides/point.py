@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from pyromodels.errors import ShapeError, mismatch
-from pyromodels.programs import Program, guided_sites, nesting_of, plates_of
+from pyromodels.programs import (
+    Program,
+    check_init,
+    guided_sites,
+    nesting_of,
+    plates_of,
+    refuse_minibatch,
+)
 from pyromodels.registry import GUIDES
 
 
@@ -29,7 +36,8 @@ class Point(nn.Module):
 
     Raises:
         ShapeError: where a value has not the shape of its site.
-        ValueError: where the model has a discrete latent that Pyro cannot enumerate.
+        ValueError: where the model has a discrete latent that Pyro cannot enumerate, where `init`
+            names no continuous latent, or, when run, for a minibatch.
 
     Example:
         >>> import torch
@@ -51,6 +59,7 @@ class Point(nn.Module):
         super().__init__()
         serving = "mean_field, chain"
         self.sites = guided_sites(model, batch, "a Point", serving=serving)
+        check_init(init or {}, self.sites)
         self.max_plate_nesting = nesting_of(model, sites=self.sites.values())
         self.unconstrained = nn.ParameterDict()
         for name, site in self.sites.items():
@@ -63,6 +72,7 @@ class Point(nn.Module):
 
     def forward(self, batch: Any) -> dict[str, Tensor]:  # noqa: ANN401
         """Run the guide; returns the point."""
+        refuse_minibatch("a Point", batch)
         plates: dict[str, pyro.plate] = {}
         point = {}
         for name, site in self.sites.items():

@@ -1,5 +1,7 @@
 """Every guide keeps the contract, over the models that it can serve."""
 
+import copy
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -100,6 +102,26 @@ def test_no_registered_guide_of_the_library_escapes():
     assert {spec["name"] for spec in TESTED} | {"enumerated"} == LIBRARY | {"auto"}
 
 
+@pytest.mark.parametrize("spec", [*OTHERS, *AUTO[:1], {"name": "enumerated"}], ids=label)
+def test_guides_without_rows_refuse_a_minibatch(spec):
+    model, batch = problem("linear")
+    guide = build(spec, model, batch)
+    guide(batch)
+    with pytest.raises(ValueError, match="takes no minibatch; .* mean_field, chain"):
+        guide(batch.subset(torch.tensor([1, 0])))
+
+
+@pytest.mark.parametrize("spec", FACTORISED, ids=label)
+def test_a_copy_of_a_guide_belongs_to_the_same_model(spec):
+    model, batch = problem("linear")
+    guide = build(spec, model, batch)
+    twin = copy.deepcopy(guide)
+    assert twin.model is model and twin.sources.loc is not guide.sources.loc
+    assert "model" not in dict(twin.named_children())
+    again, other = copy.deepcopy((model, guide))
+    assert other.model is again is not model
+
+
 class Mean(nn.Module):
     """Somebody's model."""
 
@@ -145,5 +167,6 @@ def test_faults_are_found(fault, message):
 @pytest.mark.parametrize("name", ["auto", "point"])
 def test_a_discrete_chain_is_refused_by_guides_that_cannot_serve_it(name):
     model, batch = problem("linear", Detector())
-    with pytest.raises(ValueError, match="cannot serve the site 'v'.*mean_field, chain"):
+    message = "cannot serve the site 'v'.*marginalise it.*mean_field, chain"
+    with pytest.raises(ValueError, match=message):
         GUIDES.build({"name": name}, model, batch)

@@ -88,6 +88,14 @@ def test_one_source_is_the_smoother_of_variational_em(mixture):
     torch.testing.assert_close(exact.log_evidence, vem.elbo(batch))
 
 
+def test_the_variance_far_from_the_origin_does_not_cancel_in_float32(tiny):
+    guide = Enumerated(*tiny)
+    expected = guide.variance
+    guide.loc += 3000.0
+    actual = guide.float().variance.double()
+    torch.testing.assert_close(actual, expected, rtol=2e-2, atol=0)
+
+
 def test_what_cannot_be_enumerated_is_refused(mixture):
     with pytest.raises(ValueError, match="at most max_hypotheses = 100"):
         Enumerated(*mixture(1, 4, 3, 2, missing=0.0), max_hypotheses=100)

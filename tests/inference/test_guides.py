@@ -1,5 +1,6 @@
 """Guides that are points, draws, or Pyro's own: what they fit, and what they refuse."""
 
+import copy
 
 import pyro
 import pyro.distributions as dist
@@ -124,6 +125,32 @@ def test_stock_svi_trains_two_auto_guides_in_one_process(mixture, family):
     states = [list(guide.state_dict().values()) for guide in guides]
     assert any((a != b).any() for a, b in zip(*states, strict=True))
     pyro.clear_param_store()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_copy_of_an_auto_guide_is_trained_on_its_own(family):
+    pyro.clear_param_store()
+    guide = AutoGuide(correlated, DATA, family=family)
+    for _ in range(2):  # a copy of a copy too, and of one that stock Pyro has run
+        twin = copy.deepcopy(guide)
+        kept = [p.detach().clone() for p in guide.parameters()]
+        svi = pyro.infer.SVI(correlated, twin, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
+        for _ in range(2):
+            svi.step(DATA)
+        pairs = list(zip(kept, guide.parameters(), twin.parameters(), strict=True))
+        assert all(torch.equal(old, mine) for old, mine, _ in pairs)
+        assert all((old != theirs).any() for old, _, theirs in pairs)
+        posterior = Posterior(correlated, twin, DATA)
+        draws, log_q = posterior.pair.draw(4)
+        torch.testing.assert_close(posterior.log_prob(draws), log_q)
+        guide = twin
+    pyro.clear_param_store()
+
+
+@pytest.mark.parametrize("make", [AutoGuide, Point])
+def test_a_start_of_a_site_that_is_none_is_refused(make):
+    with pytest.raises(ValueError, match="sites .'foo'.; expected place, shift, scale"):
+        make(correlated, DATA, init={"foo": torch.zeros(())})
 
 
 def test_the_posterior_leaves_nothing_in_the_parameter_store(mixture):

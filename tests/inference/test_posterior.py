@@ -171,6 +171,16 @@ def test_log_likelihood_sums_over_the_owners(fitted, weights):
     assert (result[:, ~batch.mask] == 0).all()
 
 
+def test_log_likelihood_of_a_minibatch_takes_the_owners_of_its_sequences(mixture, randomised):
+    model, batch = mixture(num_sequences=3)
+    whole, rows = Posterior(model, randomised(model, batch), batch), torch.tensor([2, 0])
+    part = Posterior(model, whole.guide, batch.subset(rows))
+    draws = whole.sample(4)
+    expected = whole.log_likelihood(draws)["o"][:, rows]
+    some = {name: value[:, rows] for name, value in draws.items()}
+    torch.testing.assert_close(part.log_likelihood(some)["o"], expected)
+
+
 def test_log_likelihood_knows_two_weights(fitted):
     with pytest.raises(ValueError, match="posterior or prior"):
         fitted.log_likelihood(fitted.sample(1), weights="none")

@@ -7,12 +7,14 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from torch import nn
 
 from inference import arviz_io
 from inference.posterior import Posterior
+from inference.report import guide_report
 from pyromodels.errors import ShapeError
+from pyromodels.guides.auto import AutoGuide
 from pyromodels.layout import Layout
 
 X = torch.tensor([0.1, 0.7, 1.2], dtype=torch.float64)
@@ -227,6 +229,90 @@ def test_draws_that_do_not_fit_are_refused(yours):
         yours.log_joint({"mean": torch.zeros(3), "median": torch.zeros(3)})
     with pytest.raises(ValueError, match="q is a law, not draws"):
         yours.sample()
+
+
+def test_a_guide_that_counts_dimensions_from_the_left_is_refused():
+    def two(x):
+        with pyro.plate("part", 2):
+            shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
+        pyro.sample("mean", dist.Normal(shift.sum(-1, keepdim=True), 1.0))
+
+    def left(x):
+        with pyro.plate("part", 2):
+            shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
+        pyro.sample("mean", dist.Normal(shift[:1], 1.0))
+
+    with pytest.raises(ValueError, match="guide: it does not run for many draws .* log q"):
+        Posterior(two, left, X)
+
+
+def test_a_guide_of_data_of_another_size_is_refused():
+    def each(x):
+        with pyro.plate("day", len(x)):
+            mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+    message = r"shape of 'mean': given \(3,\); expected \(2,\)"
+    with pytest.raises(ShapeError, match=message):
+        Posterior(each, AutoGuide(each, X), X[:2])
+    Posterior(each, AutoGuide(each, X[:1]), X[:1])
+
+
+@pytest.mark.parametrize("make", [AutoNormal, AutoMultivariateNormal])
+def test_a_stock_autoguide_says_that_its_density_cannot_be_evaluated(make):
+    pyro.clear_param_store()
+    posterior = Posterior(model, make(model), X)
+    with pytest.raises(NotImplementedError, match="auxiliary.*AutoGuide"):
+        posterior.log_prob(posterior.sample(3))
+    notes = " ".join(guide_report(posterior, num_draws=50).notes)
+    assert "no k-hat" in notes and "AutoGuide" in notes
+    pyro.clear_param_store()
+
+
+# ---- pyro.deterministic is no random variable
+
+
+def test_deterministic_sites_in_plates_are_left_out():
+    def derived(x):
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("day", len(x)):
+            loc = pyro.deterministic("loc", mean + torch.arange(len(x)))
+            pyro.sample("x", dist.Normal(loc, 0.1), obs=x)
+
+    posterior = Posterior(derived, guide, X)
+    draws = posterior.sample(2000)
+    assert set(draws) == {"mean"}
+    loc = draws["mean"][:, None] + torch.arange(3)
+    likelihood = posterior.log_likelihood(draws)
+    torch.testing.assert_close(likelihood, {"x": dist.Normal(loc, 0.1).log_prob(X)})
+    torch.testing.assert_close(
+        posterior.log_joint(draws),
+        likelihood["x"].sum(-1) + dist.Normal(0.0, 1.0).log_prob(draws["mean"]),
+    )
+    replica = posterior.predictive(draws=draws)
+    assert set(replica) == {"x"}
+    assert (replica["x"] - loc).std() == pytest.approx(0.1, rel=0.1)
+    data = posterior.to_inference_data(5, prior=4)
+    assert set(data.observed_data) == set(data.log_likelihood) == {"x"}
+    assert data.prior_predictive["x"].shape == (1, 4, 3)
+
+
+def test_deterministic_sites_of_enumerated_ones_are_left_out():
+    def derived(x):
+        with pyro.plate("cluster", 2, dim=-1):
+            centre = pyro.sample("centre", dist.Normal(torch.zeros(2, 3), 2.0).to_event(1))
+        with pyro.plate("item", len(x), dim=-1):
+            label = pyro.sample("label", dist.Categorical(torch.tensor([0.3, 0.7])))
+            loc = pyro.deterministic("loc", pick(centre, label))
+            pyro.sample("x", dist.Normal(loc, 0.5).to_event(1), obs=x)
+
+    x = torch.rand(4, 3)
+    plain, ours = (Posterior(one, cluster_guide, x) for one in (cluster, derived))
+    draws = ours.sample(6)
+    torch.testing.assert_close(ours.log_prob(draws), plain.log_prob(draws))
+    torch.testing.assert_close(ours.log_joint(draws), plain.log_joint(draws))
+    assert ours.predictive(draws=draws)["x"].shape == (6, 4, 3)
+    ours.to_inference_data(3, prior=2)
 
 
 def test_a_latent_that_is_missing_is_not_drawn_from_its_prior(clustered):
