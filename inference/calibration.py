@@ -27,14 +27,22 @@ Simulate = Callable[[int], tuple[Any, Draws]]
 Summaries = Callable[[Draws], dict[str, Tensor]]
 """Scalars of draws: name -> (n, B). A name starts with that of its site and a bracket."""
 
-PER_SITE = 4
+PER_SITE, NUM_PROJECTIONS = 8, 2
+FIT, REPEAT, RANK = 1, 2, 3
+"""Streams of random numbers beside that of `simulate`."""
+
+
+def _seed(seed: int, call: int, stream: int) -> int:
+    """A seed that `simulate` does not have: else a start from the prior would be the truth."""
+    return int(np.random.SeedSequence((seed, call, stream)).generate_state(1)[0])
 
 
 def scalar_summaries(draws: Draws) -> dict[str, Tensor]:
     """Return some scalars of every site, name -> (n, B).
 
     Trajectories (n, B, N, T, D): the first coordinate of every source, in the middle and at the
-    end. Other continuous sites: up to four of their numbers. Discrete ones: their mean.
+    end. Other continuous sites: up to eight of their numbers. Both: two projections of all their
+    numbers on directions drawn once. Discrete ones: their mean.
     """
     table = {}
     for name, value in draws.items():
@@ -48,7 +56,16 @@ def scalar_summaries(draws: Draws) -> dict[str, Tensor]:
                 table[f"{name}[{i}]"] = flat[..., i]
         else:
             table[f"{name}[mean]"] = value.double().flatten(2).mean(-1)
+        if value.is_floating_point() and value[0, 0].numel() > 1:
+            directions = _directions(value[0, 0].numel()).to(value)
+            for i, column in enumerate((value.flatten(2) @ directions).unbind(-1)):
+                table[f"{name}[projection {i}]"] = column
     return table
+
+
+def _directions(size: int) -> Tensor:  # shape: (size, NUM_PROJECTIONS)
+    """Directions that depend on nothing but the number of numbers."""
+    return torch.as_tensor(np.random.default_rng(size).normal(size=(size, NUM_PROJECTIONS)))
 
 
 def mixture_simulator(model: MixDVAE, batch: MixtureBatch, num_sequences: int) -> Simulate:
@@ -89,7 +106,7 @@ def simulated_ranks(
     done, call = 0, 0
     while done < num_simulations:
         data, truth = simulate(seed + call)
-        draws = fit(data, seed + call).sample(num_draws)
+        draws = fit(data, _seed(seed, call, FIT)).sample(num_draws)
         if missing := set(draws) - set(truth):
             raise SpecError(
                 mismatch(
@@ -99,7 +116,8 @@ def simulated_ranks(
             )
         true = summaries({name: _as_a_draw(name, truth[name], draws[name]) for name in draws})
         for i, (name, value) in enumerate(summaries(draws).items()):
-            rank = uniform_ranks(true[name].squeeze(0), value, seed + 1000 * call + i)
+            spread = _seed(seed, 1000 * call + i, RANK)
+            rank = uniform_ranks(true[name].squeeze(0), value, spread)
             ranks.setdefault(name, []).append(rank)
         done, call = done + len(rank), call + 1
     return {name: np.concatenate(parts)[:num_simulations] for name, parts in ranks.items()}
@@ -131,7 +149,7 @@ def repeated_fits(
     seed: int = 0,
 ) -> Agreement:
     """R-hat over fits from several starts, with their labels and with aligned ones."""
-    runs = [dict(fit(data, seed + i).sample(num_draws)) for i in range(num_fits)]
+    runs = [dict(fit(data, _seed(seed, i, REPEAT)).sample(num_draws)) for i in range(num_fits)]
 
     def table(runs: list[dict[str, Tensor]]) -> dict[str, np.ndarray]:
         values = [summaries(draws) for draws in runs]

@@ -29,6 +29,9 @@ Values = Tensor | np.ndarray
 CONSTANT = 1e-3
 """Nats: log weights that span less are equal, and have no tail."""
 
+ZERO = -700.0
+"""Nats below the largest at which a weight counts as zero; its exponential is still a number."""
+
 LEVELS = (0.5, 0.8, 0.95)
 """Probabilities of the central intervals whose coverage is counted."""
 
@@ -42,15 +45,19 @@ def pareto_k(
     mean does not exist in practice: q lacks mass where p has it. A constant weight (q = p) counts
     as 0. So does a tail too full of ties to be fitted, as discrete latents make it, if no weight is
     above sqrt(n) times the mean, where importance sampling is truncated (Ionides, 2008); else it is
-    infinite.
+    infinite. Weights of zero, draws where p has no mass, have no part in the tail; where all are
+    zero it is infinite.
 
     It only sees where the draws of q are: a mode that q has missed altogether leaves it small.
     """
     weights = np.moveaxis(_draws(log_weights, "log_weights", least=20), 0, -1)
-    if not np.isfinite(weights).all():
-        raise ValueError("log_weights: NaN or infinite; is a draw outside the model's support?")
-    shape = np.zeros(weights.shape[:-1])
-    varied = np.ptp(weights, axis=-1) >= CONSTANT
+    if np.isnan(weights).any() or np.isposinf(weights).any():
+        raise ValueError("log_weights: NaN or +inf; does q have no mass at a draw of its own?")
+    top = weights.max(-1, keepdims=True)
+    shape = np.where(np.isneginf(top[..., 0]), np.inf, 0.0)
+    top = np.where(np.isneginf(top), 0.0, top)
+    varied = (top - np.where(np.isneginf(weights), top, weights)).max(-1) >= CONSTANT
+    weights = np.maximum(weights, top + ZERO)
     if varied.any():
         weights = weights[varied]
         largest = weights.max(-1) - logsumexp(weights, axis=-1)  # log of its share
@@ -79,13 +86,17 @@ def importance_gap(
 ) -> Estimate:  # nats, each (*batch,)
     """IWAE bound of K particles minus the ELBO: a lower bound of KL(q || p), from the same draws.
 
-    Zero where q = p. Groups of K draws are independent; the error is that of their mean.
+    Zero where q = p, infinite where p has no mass at a draw. Groups of K draws are independent; the
+    error is that of their mean.
     """
     weights = _draws(log_weights, "log_weights", least=2 * num_particles)
     groups = len(weights) // num_particles
     grouped = weights[: groups * num_particles].reshape(groups, num_particles, *weights.shape[1:])
+    outside = np.isneginf(weights).any(0)
+    grouped = np.where(outside, 0.0, grouped)
     gap = logsumexp(grouped, axis=1) - math.log(num_particles) - grouped.mean(1)
-    return Estimate(gap.mean(0), gap.std(0, ddof=1) / math.sqrt(groups))
+    error = gap.std(0, ddof=1) / math.sqrt(groups)
+    return Estimate(np.where(outside, np.inf, gap.mean(0)), error)
 
 
 def rhat(

@@ -1,7 +1,7 @@
 """The diagnostics of the guide-adequacy report: run, judged, counted, drawn; one function each."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,9 @@ from inference.diagnostics import (
 )
 from inference.importance import PosteriorLike, log_weights, mixture_of
 from inference.verdict import (
+    JOINT,
     MAX_RHAT,
+    Advice,
     Check,
     check_forecast,
     check_gap,
@@ -36,10 +38,8 @@ from inference.verdict import (
     check_ranks,
     check_reference,
     check_rhat,
+    check_support,
 )
-
-JOINT = "joint"
-"""The block of all latents at once: whether draws may be reweighted."""
 
 FEWEST_PIT = 20
 """Forecasts, independent of each other, below which they are shown but not judged."""
@@ -63,18 +63,20 @@ def weigh(evidence: Evidence, posterior: PosteriorLike, draws: Mapping[str, Tens
     except NotImplementedError as error:  # a posterior made of draws: NUTS, an empirical guide
         evidence.notes.append(f"no k-hat, no importance gap: {error}")
         return
-    for position, (sites, weights) in enumerate(ratios.items()):
-        # the first is the joint: it speaks of a site only where there is no other
-        blocks = (JOINT,) if position == 0 and len(sites) > 1 else sites
+    for sites, weights in ratios.items():
+        # the joint speaks of a site only where there is no other
+        blocks = (JOINT,) if sites == tuple(draws) and len(sites) > 1 else sites
         name = ", ".join(blocks)
         k = pareto_k(weights)
         if mixture_of(posterior) is None:
             # the joint's ratio averaged over draws of q has no heavier tail than it. Where w is
             # summed out exactly it may have one: the sum knows the owners that q(w) has ruled out
-            k = np.minimum(k, next(iter(table.values()), np.inf))
+            k = np.minimum(k, table.get(JOINT, np.inf))
         table[name] = k
         gap = importance_gap(weights)
         evidence.checks += [check_pareto_k(blocks, k, len(weights)), check_gap(blocks, gap)]
+        if not (support := check_support(blocks, weights.cpu().numpy())).passed:
+            evidence.checks.append(support)
         evidence.metrics |= {
             f"k_hat/{name}": float(k.max()),
             f"k_hat_share_above_limit/{name}": float((k > limit).mean()),
@@ -115,14 +117,17 @@ def own_simulator(evidence: Evidence, posterior: PosteriorLike, number: int) -> 
 
 def calibrate(
     evidence: Evidence, fit: Fit, simulate: Simulate, number: int, num_draws: int,
-    summaries: Summaries, seed: int,
+    summaries: Summaries, seed: int, sizes: Mapping[str, int],
 ) -> None:
-    """Ranks of the truth of simulated data among draws of the guide fitted to them."""
+    """Ranks of the truth of simulated data among draws of the guide fitted to them.
+
+    `sizes`: how many numbers a site has, in one sequence.
+    """
     ranks = simulated_ranks(fit, simulate, num_simulations=number, num_draws=min(num_draws, 400),
                             summaries=summaries, seed=seed)
     tests = {name: uniformity(values) for name, values in ranks.items()}
     for site, table in _by_site(tests).items():
-        evidence.checks.append(check_ranks(site, table, len(tests), number))
+        evidence.checks.append(check_ranks(site, table, len(tests), number, sizes.get(site, 1)))
     for name, test in tests.items():
         evidence.metrics |= {f"simulation/{name}/{k}": v for k, v in test._asdict().items()}
         _cover(evidence, f"simulation/{name}", ranks[name])
@@ -160,12 +165,20 @@ def compare(evidence: Evidence, draws: Mapping[str, Tensor], exact: Mapping[str,
         if site in exact and draws[site].is_floating_point() and site != "v":
             values = exact[site].reshape(len(exact[site]), *_event(draws[site], exact[site]))
             moments = compare_moments(draws[site], values)
-            evidence.checks.append(check_reference(site, moments))
+            evidence.checks.append(check_reference(site, moments, len(draws[site]), len(values)))
             evidence.metrics |= {
                 f"reference/{site}/shift": float(abs(moments.shift).max()),
                 f"reference/{site}/std_ratio_min": float(moments.ratio.min()),
                 f"reference/{site}/std_ratio_max": float(moments.ratio.max()),
             }
+
+
+def advise_paths(evidence: Evidence) -> None:
+    """Say what keeps correlations over time, where the program is a MixDVAE."""
+    evidence.checks = [
+        replace(check, advice=Advice.NARROW_PATHS) if check.advice == Advice.NARROW else check
+        for check in evidence.checks
+    ]
 
 
 def _event(draws: Tensor, exact: Tensor) -> tuple[int, ...]:

@@ -112,7 +112,7 @@ def log_weights(posterior: PosteriorLike, draws: Draws, *, num_inner: int = 30) 
     if mixture is not None and "w" in sites and _has_owners(posterior):
         model, batch = mixture
         others = tuple(name for name in sites if name != "w")
-        eta = posterior.guide.responsibilities
+        eta = posterior.guide.of(batch).responsibilities
         weights[others] = joint + _owner_correction(model, batch, draws, eta)
         shared_noise = getattr(model.prior, "process_std", joint).dim() <= 2
         if model.prior.message_is_exact and shared_noise:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from inference import evidence as gather
 from inference.calibration import Fit, Simulate, Summaries, scalar_summaries
-from inference.evidence import JOINT, Evidence
-from inference.importance import PosteriorLike, with_sequences
+from inference.evidence import Evidence
+from inference.importance import PosteriorLike, mixture_of, with_sequences
 from inference.report_text import markdown
-from inference.verdict import PREDICTION, Check, Verdict, Word, judge
+from inference.verdict import JOINT, PREDICTION, SEVERITY, Check, Verdict, Word, judge
 
 ONE_GUIDE = (
     "one fitted guide was given, not a function that fits: no R-hat, no calibration by "
@@ -48,9 +48,9 @@ class Report:
 
     @property
     def overall(self) -> Word:
-        """The worst verdict on a site or on predictions."""
+        """The worst verdict on a site or on predictions; `verdicts["joint"]` may be worse."""
         words = {v.word for name, v in self.verdicts.items() if name != JOINT}
-        return next(w for w in ("do not trust", "cannot say", "trust") if w in words)
+        return next(w for w in SEVERITY if w in words)
 
     def write(self, folder: str | Path) -> Path:
         """Write `report.md`, `metrics.json` and the figures; return the path of the page."""
@@ -127,13 +127,16 @@ def guide_report(
             gather.refit(found, refit, data, num_fits, num_draws, summaries, seed)
             simulate = simulate or gather.own_simulator(found, posterior, num_simulations)
             if simulate is not None and num_simulations:
-                options = (num_simulations, num_draws, summaries, seed)
+                sizes = {site: value[0, 0].numel() for site, value in draws.items()}
+                options = (num_simulations, num_draws, summaries, seed, sizes)
                 gather.calibrate(found, refit, simulate, *options)
             gather.forecast(found, refit, posterior, horizons, seed)
         if reference is not None:
             reduced, exact = reference
             other = posterior if refit is None else refit(reduced, seed)
             gather.compare(found, other.sample(num_draws), exact)
+    if mixture_of(posterior) is not None:
+        gather.advise_paths(found)
     verdicts = _verdicts(tuple(draws), found.checks)
     return Report(title, found.checks, verdicts, found.metrics, found.figures, found.notes)
 
@@ -143,8 +146,14 @@ def _verdicts(sites: tuple[str, ...], checks: list[Check]) -> dict[str, Verdict]
     verdicts = {site: judge(site, checks) for site in sites}
     if len(sites) > 1:
         joint = judge(JOINT, checks)
-        if joint.word == "cannot say" and all(v.word == "trust" for v in verdicts.values()):
-            joint = Verdict(JOINT, "trust", joint.reasons[:-1], ())
+        if joint.word == "cannot say":  # no check of it could see all; those of its sites might
+            doubtful = [v for v in verdicts.values() if v.word != "trust"]
+            advice = tuple(dict.fromkeys(part for v in doubtful for part in v.advice))
+            word, reasons = "trust", joint.reasons[:-1]
+            if doubtful:
+                word = joint.word
+                reasons = (*reasons, f"no better than {', '.join(v.block for v in doubtful)}")
+            joint = Verdict(JOINT, word, reasons, advice)
         verdicts[JOINT] = joint
     if any(PREDICTION in check.blocks for check in checks):
         verdicts[PREDICTION] = judge(PREDICTION, checks)

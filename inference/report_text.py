@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from inference.verdict import Check, Verdict, Word
+from inference.verdict import JOINT, SEVERITY, Check, Verdict, Word
 
 CAPTIONS = {
     "k_hat": "Dots right of the dashed line: sequences whose weights have too heavy a tail.",
@@ -15,12 +15,20 @@ CAPTIONS = {
 
 GLOSSARY = (
     ("k-hat", "how heavy the tail of posterior / guide is; small is good, above 0.7 is not"),
+    ("support", "whether the model rules out draws of the guide"),
     ("importance gap", "a lower bound of the distance KL(guide || posterior), in nats"),
     ("R-hat", "1 where fits from different starts give the same draws"),
     ("simulation", "calibration by simulation: is the truth an ordinary draw of the guide?"),
     ("forecast", "the same question of observations that the fit has not seen"),
     ("reference", "means and standard deviations beside those of a sampler that is exact"),
 )
+
+
+def headline(overall: Word, verdicts: Mapping[str, Verdict]) -> str:
+    """Return the verdict on the parts, and that on the joint where it is worse."""
+    joint = verdicts[JOINT].word if JOINT in verdicts else overall
+    worse = SEVERITY.index(joint) < SEVERITY.index(overall)
+    return f"{overall}; {JOINT}: {joint}" if worse else overall
 
 
 def markdown(
@@ -32,7 +40,7 @@ def markdown(
     notes: Sequence[str],
 ) -> str:
     """Return the page."""
-    lines = [f"# {title}", "", f"**Verdict: {overall}.**", ""]
+    lines = [f"# {title}", "", f"**Verdict: {headline(overall, verdicts)}.**", ""]
     lines += _table(("block", "verdict"), [(v.block, v.word) for v in verdicts.values()])
     for verdict in verdicts.values():
         lines += ["", f"## {verdict.block}: {verdict.word}", ""]
@@ -56,7 +64,7 @@ def markdown(
 
 def plain(overall: Word, verdicts: Mapping[str, Verdict]) -> str:
     """Return the verdicts for a terminal."""
-    lines = [f"verdict: {overall}"]
+    lines = [f"verdict: {headline(overall, verdicts)}"]
     for verdict in verdicts.values():
         lines += ["", f"{verdict.block}: {verdict.word}"]
         lines += [f"  {reason}" for reason in verdict.reasons]

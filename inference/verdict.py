@@ -17,15 +17,19 @@ threshold              why this value
                        0.86 in 100, 1 in 200; of 0.8 of it: 0.77 in 200 (300 repetitions each)
 `MAX_SHIFT`            standard deviations between the means of guide and reference; a 95 % interval
                        then still holds 94 %
-`STD_RATIO`            of guide and reference: 95 % intervals then hold 88 to 99 %
+`STD_RATIO`            of guide and reference: 95 % intervals then hold 88 to 99 %. A ratio, or a
+                       shift, must also be more than chance makes of so many draws of both
 =====================  ============================================================================
 """
 
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from inference.diagnostics import Estimate, Moments, Uniformity, pareto_k_threshold
 
@@ -33,10 +37,16 @@ MAX_BAD_SHARE, MAX_GAP, MAX_RHAT = 0.1, 0.5, 1.05
 ALPHA, MIN_SIMULATIONS = 0.01, 50
 MAX_SHIFT, STD_RATIO = 0.3, (0.8, 1.25)
 
+JOINT = "joint"
+"""The block of all latents at once: whether draws may be reweighted."""
+
 PREDICTION = "prediction"
 """The block of forecasts: it judges the model as well as the guide."""
 
 Word = Literal["trust", "do not trust", "cannot say"]
+
+SEVERITY: tuple[Word, ...] = ("do not trust", "cannot say", "trust")
+"""Verdicts, the worst first."""
 
 
 class Advice:
@@ -47,9 +57,11 @@ class Advice:
         "a sampler such as NUTS; do not reweight these draws."
     )
     NARROW = (
-        'Let q keep the correlations that it lacks (over time: SourceUpdate(history="smoothed")), '
-        "or compare with NUTS; until then take its intervals for too short."
+        "Let q keep the correlations that it lacks, or compare with NUTS; until then take its "
+        "intervals for too short."
     )
+    NARROW_PATHS = NARROW.replace("lacks", 'lacks (over time: SourceUpdate(history="smoothed"))')
+    SUPPORT = "Give q the support of the model: constrain the site, or transform it."
     BIAS = (
         "Run the fit for longer and from several starts; if it stays, the guide's family cannot "
         "reach the posterior's mean."
@@ -69,6 +81,8 @@ class Advice:
         "Give guide_report a function that fits (not one fitted guide) and `simulate`, or draws of "
         "a reference sampler."
     )
+    MORE_SIMULATIONS = f"Make more simulations: num_simulations, {MIN_SIMULATIONS} or more."
+    MORE_DRAWS = "Take more draws, of the reference and of the guide (num_draws)."
 
 
 @dataclass(frozen=True)
@@ -83,7 +97,9 @@ class Check:
         passed: whether it is on the right side.
         finding: that in words.
         advice: what to try where it is not.
-        sees_all: whether it could have seen a mode that the guide has missed.
+        sees_all: whether it could have seen a mode that the guide has missed, in the numbers that
+            it looked at.
+        more: what would let it see that, where it cannot.
     """
 
     name: str
@@ -94,6 +110,7 @@ class Check:
     finding: str
     advice: str = ""
     sees_all: bool = False
+    more: str = ""
 
 
 class Verdict(NamedTuple):
@@ -110,15 +127,25 @@ def check_pareto_k(blocks: tuple[str, ...], k: np.ndarray, num_draws: int) -> Ch
     limit = pareto_k_threshold(num_draws)
     share, worst = float(np.mean(k > limit)), float(np.max(k))
     finding = f"{worst:.2f} at worst, above {limit:.2f} in {share:.0%} of {k.size} sequences"
+    if k.size == 1:
+        finding = f"{worst:.2f} (limit {limit:.2f})"
     return Check("k-hat", blocks, share, MAX_BAD_SHARE, share <= MAX_BAD_SHARE, finding,
                  Advice.TAILS)
+
+
+def check_support(blocks: tuple[str, ...], log_weights: np.ndarray) -> Check:
+    """Judge how many draws, (n, B), the model rules out: weights of zero."""
+    share = float(np.isneginf(log_weights).mean())
+    finding = f"{100 * share:.2g}% of the guide's draws lie where the model has no mass"
+    return Check("support", blocks, share, 0.0, share == 0, finding, Advice.SUPPORT)
 
 
 def check_gap(blocks: tuple[str, ...], gap: Estimate) -> Check:
     """Judge the importance gap of every sequence, each (B,)."""
     value = float(gap.value.mean())
     error = float(np.sqrt(np.square(gap.error).sum()) / gap.error.size)
-    finding = f"at least {value:.2f} ± {error:.2f} nats a sequence between guide and posterior"
+    unit = "nats a sequence" if gap.value.size > 1 else "nats"
+    finding = f"at least {value:.2f} ± {error:.2f} {unit} between guide and posterior"
     return Check("importance gap", blocks, value, MAX_GAP, value - 3 * error <= MAX_GAP, finding,
                  Advice.TAILS)
 
@@ -131,8 +158,9 @@ def check_rhat(
     """Judge R-hat over fits; labels that were exchanged are told from answers that differ."""
 
     def worst(table: Mapping[str, np.ndarray]) -> float:
-        return max((np.nanquantile(v, 1 - MAX_BAD_SHARE) for v in table.values()
-                    if not np.isnan(v).all()), default=1.0)
+        # "higher": between infinite values, of constants that differ, nothing is interpolated
+        return float(max((np.nanquantile(v, 1 - MAX_BAD_SHARE, method="higher")
+                          for v in table.values() if not np.isnan(v).all()), default=1.0))
 
     raw, after = worst(as_labelled), worst(aligned)
     if raw <= MAX_RHAT:
@@ -149,16 +177,39 @@ def check_rhat(
     return Check("R-hat", (block,), raw, MAX_RHAT, raw <= MAX_RHAT, finding, advice)
 
 
-def check_ranks(block: str, tests: Mapping[str, Uniformity], num_tests: int, count: int) -> Check:
-    """Judge rank statistics of the summaries of a block; `num_tests` summaries in all blocks."""
+def check_ranks(
+    block: str, tests: Mapping[str, Uniformity], num_tests: int, count: int, size: int
+) -> Check:
+    """Judge rank statistics of the summaries of a block.
+
+    Args:
+        block: the site.
+        tests: by summary.
+        num_tests: summaries of all blocks.
+        count: simulations.
+        size: numbers of the site.
+    """
     name, worst = min(tests.items(), key=lambda item: item[1].p_value)
     p = min(1.0, worst.p_value * num_tests)
     if p >= ALPHA:
-        finding = f"the truth of {count} simulations ranks as it should (p = {p:.2g})"
-        enough = count >= MIN_SIMULATIONS
-        return Check("simulation", (block,), p, ALPHA, True, finding, sees_all=enough)
+        where = f"{examined(block, tests, size)} (p = {p:.2g})"
+        finding = f"the truth of {count} simulations ranks as it should in {where}"
+        if count >= MIN_SIMULATIONS:
+            return Check("simulation", (block,), p, ALPHA, True, finding, sees_all=True)
+        finding = f"only {count} simulations were made; at least {MIN_SIMULATIONS} can tell"
+        return Check("simulation", (block,), p, ALPHA, True, finding, more=Advice.MORE_SIMULATIONS)
     finding, advice = shape_in_words(name, worst)
     return Check("simulation", (block,), p, ALPHA, False, finding, advice)
+
+
+def examined(block: str, names: Collection[str], size: int) -> str:
+    """Say how much of a site its summaries look at: `a[3]` at one number, `a[mean]` at more."""
+    single = sum(bool(re.fullmatch(r".*\[[\d, ]+\]", name)) for name in names)
+    others, of = len(names) - single, f"number{'s' * (size > 1)} of {block}"
+    summaries = f"{others} summar{'y' if others == 1 else 'ies'}"
+    if not single:
+        return f"{summaries} of {size} {of}"
+    return f"{single} of {size} {of}" + (f" and {summaries} of them" if others else "")
 
 
 def shape_in_words(name: str, test: Uniformity) -> tuple[str, str]:
@@ -184,17 +235,28 @@ def check_forecast(test: Uniformity, coverage: Mapping[float, Estimate], horizon
     return Check("forecast", (PREDICTION,), p, ALPHA, passed, finding, Advice.PREDICTION, passed)
 
 
-def check_reference(site: str, moments: Moments) -> Check:
-    """Judge means and standard deviations against those of a reference sampler."""
+def check_reference(site: str, moments: Moments, num_draws: int, num_reference: int) -> Check:
+    """Judge means and standard deviations against those of a reference sampler.
+
+    Draws of one law differ too: by less than `noise` in all numbers but with probability `ALPHA`.
+    Both sets count as independent.
+    """
+    quantile = stats.t.ppf(1 - ALPHA / (4 * moments.shift.size), num_reference - 1)
+    noise = float(quantile * math.sqrt(1 / num_draws + 1 / num_reference))
     shift = float(np.abs(moments.shift).max())
     low, high = (float(edge(moments.ratio)) for edge in (np.min, np.max))
-    passed = shift <= MAX_SHIFT and STD_RATIO[0] <= low and high <= STD_RATIO[1]
+    limit = max(MAX_SHIFT, noise)
+    narrow = low < min(STD_RATIO[0], math.exp(-noise))
+    passed = shift <= limit and not narrow and high <= max(STD_RATIO[1], math.exp(noise))
     finding = (
         f"means differ by up to {shift:.2f} standard deviations, whose "
         f"ratio is {low:.2f} to {high:.2f}"
     )
-    advice = Advice.NARROW if low < STD_RATIO[0] and shift <= MAX_SHIFT else Advice.BIAS
-    return Check("reference", (site,), shift, MAX_SHIFT, passed, finding, advice, passed)
+    advice = Advice.NARROW if narrow and shift <= limit else Advice.BIAS
+    if not passed or noise <= min(MAX_SHIFT, math.log(STD_RATIO[1])):
+        return Check("reference", (site,), shift, limit, passed, finding, advice, passed)
+    finding = f"{finding}; so few draws differ by up to {noise:.2f} where nothing is wrong"
+    return Check("reference", (site,), shift, limit, True, finding, more=Advice.MORE_DRAWS)
 
 
 def judge(block: str, checks: Sequence[Check]) -> Verdict:
@@ -207,6 +269,8 @@ def judge(block: str, checks: Sequence[Check]) -> Verdict:
     reasons = tuple(_reason(check) for check in about)
     if any(check.sees_all for check in about):
         return Verdict(block, "trust", reasons, ())
+    if more := tuple(dict.fromkeys(check.more for check in about if check.more)):
+        return Verdict(block, "cannot say", reasons, more)
     missing = "nothing was run that could see a mode which the guide has missed"
     return Verdict(block, "cannot say", (*reasons, missing), (Advice.RUN_MORE,))
 

@@ -53,9 +53,21 @@ def test_pareto_k_of_a_tail_of_ties():
     assert pareto_k(mild) == 0 and pareto_k(heavy) == np.inf
 
 
-def test_pareto_k_refuses_what_is_not_finite():
-    with pytest.raises(ValueError, match="support"):
-        pareto_k(np.array([-np.inf] + [0.0] * 50))
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_pareto_k_refuses_what_is_no_weight(value):
+    with pytest.raises(ValueError, match="NaN or"):
+        pareto_k(np.array([value] + [0.0] * 50))
+
+
+def test_weights_of_zero_have_no_part_in_the_tail_but_make_the_gap_infinite():
+    weights = np.stack((gaussian_log_weights(0.4, 500), np.zeros(500), np.zeros(500)), -1)
+    expected = pareto_k(weights)
+    weights[np.argsort(weights[:, 0])[:50]] = -np.inf
+    weights[:, 2] = -np.inf
+    np.testing.assert_allclose(pareto_k(weights), [expected[0], 0, np.inf], atol=1e-6)
+    gap = importance_gap(np.stack((weights[:, 1], np.zeros(500)), -1))
+    np.testing.assert_array_equal(gap.value, [np.inf, 0])
+    np.testing.assert_array_equal(gap.error, 0)
 
 
 def test_thresholds_of_vehtari_and_others():

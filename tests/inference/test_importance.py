@@ -151,6 +151,18 @@ def test_sites_that_depend_on_each_other_have_only_the_joint():
     assert list(log_weights(Pair(0.5), Pair(0.5).sample(100))) == [("a", "b")]
 
 
+def test_weights_of_a_minibatch_are_those_of_its_sequences(mixture, randomised):
+    model, batch = mixture(num_sequences=3)
+    guide = randomised(model, batch)
+    draws, some = Posterior(model, guide, batch).sample(5), torch.tensor([2, 0])
+    expected = log_weights(Posterior(model, guide, batch), draws)
+    part = {name: value[:, some] for name, value in draws.items()}
+    found = log_weights(Posterior(model, guide, batch.subset(some)), part)
+    assert list(found) == list(expected) and len(found) == 3
+    for block, weights in found.items():
+        torch.testing.assert_close(weights, expected[block][:, some], **CLOSE)
+
+
 def test_take_repeats_sequences_and_forgets_where_they_were(mixture):
     _, batch = mixture(num_sequences=3)
     taken = take(batch, torch.tensor([2, 2, 0]))

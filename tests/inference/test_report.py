@@ -1,5 +1,6 @@
 """The report says yes where the posterior is exact, and no, with the reason, where it is not."""
 
+import itertools
 import json
 import math
 
@@ -12,11 +13,29 @@ from torch import nn
 
 from experiments.report_examples import fit_with, one_source, two_sources
 from inference import calibration
-from inference.calibration import forecasts, mixture_simulator, repeated_fits, scalar_summaries
+from inference.calibration import (
+    forecasts,
+    mixture_simulator,
+    repeated_fits,
+    scalar_summaries,
+    simulated_ranks,
+)
+from inference.diagnostics import Estimate, compare_moments
 from inference.posterior import Posterior
 from inference.report import guide_report
+from inference.report_text import headline
 from inference.updates import SourceUpdate
-from inference.verdict import Check, judge
+from inference.verdict import (
+    Advice,
+    Check,
+    Verdict,
+    check_gap,
+    check_pareto_k,
+    check_reference,
+    check_rhat,
+    examined,
+    judge,
+)
 from pyromodels.distributions.chain import GaussianChain
 from pyromodels.errors import ShapeError, SpecError
 from pyromodels.guides.enumerated import Enumerated
@@ -183,6 +202,31 @@ def test_a_program_of_ones_own_has_its_sites_as_blocks(scale, word):
     assert any("no forecasts" in note for note in report.notes)
 
 
+class OwnPair(Own):
+    """Beside the mean (a), ten numbers b ~ N(0, 1) of which the data say nothing; exact."""
+
+    def __init__(self, x):
+        super().__init__(x, 1.0)
+
+    def sample(self, num_samples):
+        a = super().sample(num_samples)["mean"]
+        return {"a": a, "b": torch.randn(num_samples, 1, 10)}
+
+    def log_prob(self, draws):
+        b = dist.Normal(0.0, 1.0).log_prob(draws["b"]).sum(-1)
+        return dist.Normal(self.loc, self.scale).log_prob(draws["a"]) + b
+
+    def log_joint(self, draws):
+        b = dist.Normal(0.0, 1.0).log_prob(draws["b"]).sum(-1)
+        x = dist.Normal(draws["a"].unsqueeze(-1), 1.0).log_prob(self.x).sum(-1)
+        return dist.Normal(0.0, 1.0).log_prob(draws["a"]) + x + b
+
+
+def simulate_pair(seed):
+    data, truth = simulate_own(seed)
+    return data, {"a": truth["mean"], "b": torch.randn(1, 10)}
+
+
 class Bare(Own):
     """The same without a dimension of sequences."""
 
@@ -291,7 +335,7 @@ def test_forecasts_are_those_of_the_kalman_filter(line):
 
 def test_relabelled_fits_agree_once_aligned():
     model, batch = two_sources(((-1.0, 0.0), (1.0, 0.0)), num_sequences=2)
-    exact = fit_with(model)
+    exact, calls = fit_with(model), itertools.count()
 
     class Swapped:
         def __init__(self, posterior):
@@ -303,7 +347,7 @@ def test_relabelled_fits_agree_once_aligned():
 
     def fit(data, seed):
         posterior = exact(data, 0)
-        return Swapped(posterior) if seed % 2 else posterior
+        return Swapped(posterior) if next(calls) % 2 else posterior
 
     def summaries(draws):
         return {"s[0]": draws["s"][:, :, 0, -1, 0], "w[first]": draws["w"][:, :, 0, 0].double()}
@@ -339,7 +383,8 @@ def test_summaries_name_their_site():
              "a": torch.zeros(3, 2), "b": torch.zeros(3, 2, 9)}
     table = scalar_summaries(draws)
     assert set(table) == {"s[0, 3, 0]", "s[0, 5, 0]", "s[1, 3, 0]", "s[1, 5, 0]", "w[mean]",
-                          "a[0]", "b[0]", "b[3]", "b[5]", "b[8]"}
+                          "a[0]", *(f"b[{i}]" for i in (0, 1, 2, 3, 5, 6, 7, 8)),
+                          *(f"{site}[projection {i}]" for site in "sb" for i in (0, 1))}
     assert {tuple(value.shape) for value in table.values()} == {(3, 2)}
 
 
@@ -347,6 +392,126 @@ def test_few_simulations_prove_nothing():
     passing = Check("simulation", ("a",), 1.0, 0.01, True, "fine", sees_all=False)
     assert judge("a", [passing]).word == "cannot say"
     assert calibration.PER_SITE  # the default summaries of a site are few
+
+
+def test_too_few_simulations_ask_for_more_of_them():
+    options = {**QUICK, "num_simulations": 20}
+    report = guide_report(
+        lambda x, seed: OwnPair(x), torch.ones(4), simulate=simulate_pair, **options
+    )
+    assert {v.word for v in report.verdicts.values()} == {"cannot say"}
+    assert "only 20 simulations were made; at least 50 can tell" in reasons(report, "a")
+    assert reasons(report, "joint").endswith("no better than a, b")
+    assert {v.advice for v in report.verdicts.values()} == {(Advice.MORE_SIMULATIONS,)}
+
+
+def test_the_reason_says_which_numbers_were_examined():
+    report = guide_report(lambda x, seed: OwnPair(x), torch.ones(4), simulate=simulate_pair,
+                          **QUICK)
+    assert report.verdicts["joint"].word == "trust"
+    assert "as it should in 1 of 1 number of a (p" in reasons(report, "a")
+    assert "as it should in 8 of 10 numbers of b and 2 summaries of them (p" in reasons(report, "b")
+    assert examined("w", ["w[mean]"], 12) == "1 summary of 12 numbers of w"
+    assert examined("s", ["s[0, 3, 0]", "s[0, 5, 0]"], 48) == "2 of 48 numbers of s"
+
+
+def test_projections_see_correlations_that_no_number_shows():
+    one = torch.randn(4000, 1, 1)
+    tables = [scalar_summaries({"a": a}) for a in (one.expand(-1, -1, 5), torch.randn(4000, 1, 5))]
+    std = [torch.stack([value.std() for value in table.values()]) for table in tables]
+    assert (std[0][:5] / std[1][:5]).log().abs().max() < 0.1
+    assert (std[0][5:] / std[1][5:]).log().abs().max() > 0.3
+
+
+def test_a_fit_that_starts_from_the_prior_does_not_start_at_the_truth():
+    truths, starts = [], []
+
+    def simulate(seed):
+        data, truth = simulate_own(seed)
+        truths.append(truth["mean"].item())
+        return data, truth
+
+    def fit(x, seed):
+        torch.manual_seed(seed)
+        starts.append(torch.randn(1).item())
+        return Own(x, 1.0)
+
+    simulated_ranks(fit, simulate, num_simulations=12, num_draws=20)
+    repeated_fits(fit, torch.ones(4), num_fits=4, num_draws=20)
+    assert len({*truths, *starts}) == 12 + 12 + 4
+
+
+def test_fits_that_are_constant_but_elsewhere_disagree():
+    tables = {"a[0]": np.array([np.inf, np.inf]), "a[1]": np.array([np.nan, np.nan])}
+    assert not check_rhat("a", tables, tables).passed
+    good = {"a[0]": np.array([1.0, 1.01]), "a[1]": np.array([np.nan, np.nan])}
+    assert check_rhat("a", good, good).passed
+
+
+@pytest.mark.parametrize(("num_draws", "num_reference"), [(1000, 10), (300, 60), (2000, 2000)])
+def test_an_exact_guide_is_not_damned_by_few_draws_of_a_reference(num_draws, num_reference):
+    rng = np.random.default_rng(0)
+    checks = [
+        check_reference("a", compare_moments(rng.normal(size=(num_draws, 50)),
+                                             rng.normal(size=(num_reference, 50))),
+                        num_draws, num_reference)
+        for _ in range(200)
+    ]
+    assert np.mean([not check.passed for check in checks]) < 0.01 + 5 * (0.01 * 0.99 / 200) ** 0.5
+    sharp = num_reference == 2000
+    assert {check.sees_all for check in checks if check.passed} == {sharp}
+    verdict = judge("a", [next(check for check in checks if check.passed)])
+    assert verdict.word == ("trust" if sharp else "cannot say")
+    assert verdict.advice == (() if sharp else (Advice.MORE_DRAWS,))
+
+
+def test_a_narrow_guide_is_still_told_from_its_reference():
+    rng = np.random.default_rng(0)
+    found = compare_moments(0.7 * rng.normal(size=(1000, 5)), rng.normal(size=(1000, 5)))
+    check = check_reference("a", found, 1000, 1000)
+    assert not check.passed and check.advice == Advice.NARROW
+
+
+def test_the_headline_does_not_leave_out_a_joint_that_is_worse():
+    def table(joint):
+        return {"a": Verdict("a", "trust", (), ()), "joint": Verdict("joint", joint, (), ())}
+
+    assert headline("trust", table("do not trust")) == "trust; joint: do not trust"
+    assert headline("trust", table("trust")) == "trust"
+    assert headline("do not trust", table("cannot say")) == "do not trust"
+    assert headline("trust", {}) == "trust"
+
+
+def test_one_sequence_has_no_share_of_sequences():
+    assert check_pareto_k(("a",), np.array([0.48]), 1000).finding == "0.48 (limit 0.67)"
+    finding = check_gap(("a",), Estimate(np.array([0.1]), np.array([0.01]))).finding
+    assert finding == "at least 0.10 ± 0.01 nats between guide and posterior"
+
+
+def test_advice_on_paths_is_for_a_mixture_alone(line):
+    assert "SourceUpdate" in Advice.NARROW_PATHS and "SourceUpdate" not in Advice.NARROW
+    model, batch = line
+
+    def halve(q):
+        return GaussianChain(q.loc_blocks, q.innovation / 2, q.gain)
+
+    ours = guide_report(spoilt(model, halve), batch, **QUICK)
+    other = guide_report(lambda x, seed: Own(x, 0.5), torch.ones(4), simulate=simulate_own, **QUICK)
+    assert Advice.NARROW_PATHS in ours.verdicts["s"].advice
+    assert Advice.NARROW in other.verdicts["mean"].advice
+
+
+def test_draws_that_the_model_rules_out_fail_a_check_of_their_own():
+    class HalfLine(Own):
+        def log_joint(self, draws):
+            mean = draws["mean"]
+            return super().log_joint(draws).masked_fill(mean < 0.5, -torch.inf)
+
+    report = guide_report(HalfLine(torch.ones(4), 1.0))
+    assert report.verdicts["mean"].word == "do not trust"
+    assert "of the guide's draws lie where the model has no mass" in reasons(report, "mean")
+    assert Advice.SUPPORT in report.verdicts["mean"].advice
+    assert report.metrics["k_hat/mean"] == 0 and report.metrics["importance_gap/mean"] == np.inf
 
 
 def test_the_page_and_its_figures_lie_in_one_folder(line, tmp_path):
