@@ -7,16 +7,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from experiments.records import open_run, spec_of
-from experiments.report_examples import EXAMPLES
+from experiments.report_examples import EXAMPLES, Example
+from inference.importance import take
+from inference.nuts import sample_nuts
+from inference.posterior import Posterior
 from inference.report import Report, guide_report
 from inference.report_text import plain
 from inference.seeding import seed_all
+from pyromodels.batch import MixtureBatch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_options(parser)
+    parser.add_argument(
+        "--reference",
+        choices=("enumeration", "nuts"),
+        default="enumeration",
+        help="what the guide is compared with, on a few sequences (nuts: one, in half a minute)",
+    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -39,13 +52,23 @@ def main(args: argparse.Namespace) -> None:
         lambda: guide_report(
             example.fit,
             example.data,
-            reference=example.reference,
+            reference=nuts_reference(example) if args.reference == "nuts" else example.reference,
             num_simulations=args.num_simulations,
             num_draws=args.num_draws,
             seed=args.seed,
             title=example.title,
         ),
     )
+
+
+def nuts_reference(example: Example) -> tuple[MixtureBatch, dict[str, Tensor]]:
+    """Return draws of NUTS, owners summed out, for the first sequence of an example."""
+    one = take(example.data, torch.arange(1))
+    quiet = not sys.stderr.isatty()
+    chains = sample_nuts(
+        example.model, one, num_samples=500, num_warmup=300, jit=True, progress=not quiet
+    )
+    return one, Posterior(example.model, chains, one).sample()
 
 
 def check_options(args: argparse.Namespace) -> None:

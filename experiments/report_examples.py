@@ -42,6 +42,7 @@ class Example(NamedTuple):
     """What `guide_report` takes."""
 
     title: str
+    model: MixDVAE
     fit: Fit
     data: MixtureBatch
     reference: tuple[MixtureBatch, dict[str, Tensor]]
@@ -120,7 +121,7 @@ def _example(title: str, made: tuple[MixDVAE, MixtureBatch], **options: bool) ->
     model, data = made
     few = take(data, torch.arange(NUM_EXACT))
     exact = Posterior(model, Enumerated(model, few), few).sample(1000)
-    return Example(title, fit_with(model, **options), data, (few, exact))
+    return Example(title, model, fit_with(model, **options), data, (few, exact))
 
 
 EXAMPLES: dict[str, Callable[[], Example]] = {

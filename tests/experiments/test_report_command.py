@@ -53,3 +53,12 @@ def test_a_spec_gets_its_verdict(tmp_path, capsys):
 def test_what_cannot_be_done_is_said(capsys, argv, words):
     assert cli.main(["report", *argv]) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_nuts_may_be_the_reference(tmp_path, capsys):
+    few = ["--num-simulations", "0", "--num-draws", "400", "--out", str(tmp_path)]
+    assert cli.main(["report", "exact", "--reference", "nuts", *few]) == 0
+    assert "reference: means differ by up to" in capsys.readouterr().out
+    figures = json.loads((tmp_path / "metrics.json").read_text())
+    assert any(name.startswith("reference/") for name in figures)
