@@ -42,7 +42,7 @@ def inference_data(
         >>> data["posterior"]["x"].sizes["draw"]
         5
     """
-    arviz, xarray = _arviz(), _xarray()
+    arviz, xarray = import_arviz(), _xarray()
     labelled = {
         name: xarray.Dataset(
             {variable: _checked(f"{name}/{variable}", *value) for variable, value in group.items()},
@@ -86,7 +86,7 @@ def load(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a NetCDF file that `save` wrote")
-    arviz = _arviz()
+    arviz = import_arviz()
     if _has_data_tree(arviz):
         with _xarray().open_datatree(path, engine=ENGINE) as tree:
             return tree.load()
@@ -102,7 +102,7 @@ def pareto_shape(
     log_weights: np.ndarray,  # nats, the draws last; shape: (*batch, n)
 ) -> np.ndarray:  # shape: (*batch,)
     """Return the Pareto shape of the largest weights, as this ArviZ estimates it."""
-    arviz = _arviz()
+    arviz = import_arviz()
     if _has_data_tree(arviz):  # takes log likelihoods, whose leave-one-out weights are minus them
         from arviz_stats.base import array_stats
 
@@ -117,13 +117,14 @@ def rank_rhat(
 
     Split R-hat where ranks leave no variance to compare, as those of a fair coin, once folded, do.
     """
-    arviz = _arviz()
+    arviz = import_arviz()
     with np.errstate(invalid="ignore", divide="ignore"):
         found = float(arviz.rhat(draws))
         return found if np.isfinite(found) else float(arviz.rhat(draws, method="split"))
 
 
-def _arviz() -> ModuleType:
+def import_arviz() -> ModuleType:
+    """Return ArviZ, imported without its announcements."""
     with warnings.catch_warnings():  # 0.2x announces 1.0 on import
         warnings.simplefilter("ignore", FutureWarning)
         import arviz

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from pyromodels.errors import SpecError, unknown
 from pyromodels.models.mixdvae import Detector
 
 
@@ -121,14 +120,3 @@ PRESETS = {
     )
 }
 DEFAULT = "linear"
-
-
-def preset_named(name: str) -> TrackingPreset:
-    """Return a preset by name.
-
-    Raises:
-        SpecError: with the nearest name, where there is none.
-    """
-    if name not in PRESETS:
-        raise SpecError(unknown("preset", given=name, known=PRESETS))
-    return PRESETS[name]

@@ -109,7 +109,7 @@ class DeepAR(SourcePrior):
     ) -> GaussianMessage:
         """Return p(s_t | s_<t) at the iterate; row t depends on s_<t only."""
         self.check(s, anchor)
-        return self.coordinates.message(*self._decode(s), s, anchor)
+        return self.coordinates.message(*self.decode(s), s, anchor)
 
     def elbo(
         self,
@@ -134,8 +134,8 @@ class DeepAR(SourcePrior):
         self.check(s, anchor)
         history, before_s = s if history is None else history, s
         if use_prediction > 0:
-            history = before_s = self._own_history(history, use_prediction)
-        p = self.coordinates.conditionals(*self._decode(history), before_s, anchor)
+            history = before_s = self.own_history(history, use_prediction)
+        p = self.coordinates.conditionals(*self.decode(history), before_s, anchor)
         per_frame = p.log_prob(s)
         return (per_frame if mask is None else torch.where(mask, per_frame, 0.0)).sum(-1)
 
@@ -157,11 +157,15 @@ class DeepAR(SourcePrior):
             future.append(s)
         return torch.stack(future, -2).reshape(*s_history.shape[:-2], horizon, self.source_dim)
 
-    def _decode(self, history: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(
+        self,
+        history: Tensor,  # shape: (*batch, T, D)
+    ) -> tuple[Tensor, Tensor]:  # each (*batch, T, D)
+        """Return mean and log variance of every frame in the coordinates x, teacher-forced."""
         return self.decoder(self.recurrence(self.coordinates.see(history)))
 
     @torch.no_grad()
-    def _own_history(self, history: Tensor, probability: float) -> Tensor:
+    def own_history(self, history: Tensor, probability: float) -> Tensor:
         """Replace frames by the network's predictions from what came before, replaced or not."""
         rows = history.reshape(-1, *history.shape[-2:])
         own = torch.rand(rows.shape[:2], dtype=rows.dtype, device=rows.device) < probability
@@ -188,7 +192,7 @@ class _DeepARPath(PathDistribution):
 
     def conditionals(self, value: Tensor) -> dist.TorchDistribution:
         prior = self.prior
-        return prior.coordinates.conditionals(*prior._decode(value), value, self.anchor)
+        return prior.coordinates.conditionals(*prior.decode(value), value, self.anchor)
 
     def roll_out(self, noise: Tensor) -> Tensor:
         prior, coordinates = self.prior, self.prior.coordinates

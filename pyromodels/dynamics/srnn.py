@@ -274,7 +274,7 @@ class SRNN(SourcePrior):
         if z_noise is None:
             z_noise = torch.randn((*s.shape[:-1], self.latent_dim), dtype=s.dtype, device=s.device)
         if use_prediction > 0:
-            history = before_s = self._own_history(s, history, use_prediction, z_noise)
+            history = before_s = self.own_history(s, history, use_prediction, z_noise)
         h, x = self.hidden(history)
         if use_prediction > 0:
             x = self.coordinates.see(s, history)
@@ -346,7 +346,7 @@ class SRNN(SourcePrior):
         return self.recurrence(x), x
 
     @torch.no_grad()
-    def _own_history(
+    def own_history(
         self, s: Tensor, history: Tensor, probability: float, z_noise: Tensor
     ) -> Tensor:
         """Replace frames by the model's predictions from what came before, replaced or not."""

@@ -72,7 +72,7 @@ def test_deep_ar_fed_with_its_predictions_only_is_fed_with_its_mean_trajectory(p
     s = values(run_prior(prior))["s"]
     anchor = example_anchor(prior)
     mean = torch.cat((s[..., :1, :], prior.predict(s[..., :1, :], 4)), -2)
-    p = prior.coordinates.conditionals(*prior._decode(mean), mean, anchor)
+    p = prior.coordinates.conditionals(*prior.decode(mean), mean, anchor)
     torch.testing.assert_close(
         prior.elbo(s, anchor=anchor, use_prediction=1.0), p.log_prob(s).sum(-1)
     )
@@ -98,7 +98,7 @@ def test_srnn_fed_with_its_predictions_only(predicts):
     prior = build_source_prior({"name": "srnn", "predicts": predicts})
     s = values(run_prior(prior))["s"]
     noise = torch.randn(*s.shape[:-1], 4, dtype=s.dtype)
-    history = prior._own_history(s, s, 1.1, noise)
+    history = prior.own_history(s, s, 1.1, noise)
     h = prior.recurrence(prior.coordinates.see(history))
     z = prior.infer(h, prior.coordinates.see(s, history), noise=noise).z
     p = prior.coordinates.conditionals(*prior.decoder(h, z), history, example_anchor(prior))

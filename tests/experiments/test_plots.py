@@ -9,7 +9,7 @@ from matplotlib.image import imread
 
 from experiments.datasets import TrackingData, generate_scene
 from experiments.mot import plots
-from experiments.mot.presets import preset_named
+from experiments.mot.presets import PRESETS
 from experiments.mot.tracker import track
 
 NUM_SOURCES, NUM_FRAMES, NUM_SEQUENCES = 3, 20, 2
@@ -25,7 +25,7 @@ def tracked():
     def progress(phase, sweep, elbo):
         trace.setdefault(phase, []).append(elbo)
 
-    fitted = track(data.detections, data.mask, preset_named("linear"), progress=progress)
+    fitted = track(data.detections, data.mask, PRESETS["linear"], progress=progress)
     return fitted, trace, data
 
 
@@ -102,7 +102,7 @@ def test_bound_highlights_the_best_start(tracked):
     fitted, trace, _ = tracked
     (axes,) = plots.plot_bound(trace, NUM_SEQUENCES, index=1).axes
     starts = [line for line in axes.lines if len(line.get_xdata()) > 2]
-    assert len(starts) == len(preset_named("linear").starts)
+    assert len(starts) == len(PRESETS["linear"].starts)
     widest = max(starts, key=lambda line: line.get_linewidth())
     assert widest.get_ydata()[-1] == max(line.get_ydata()[-1] for line in starts)
     assert len(widest.get_ydata()) == sum(map(len, trace.values()))

@@ -56,7 +56,7 @@ def test_sources_of_all_fits_get_the_order_of_the_first(swapped):
 def test_r_hat_sees_the_names_before_and_not_after(swapped):
     first, second, _ = swapped
     torch.manual_seed(0)
-    arviz = arviz_io._arviz()
+    arviz = arviz_io.import_arviz()
     apart = concat([first, second])
     r_hat = [
         float(arviz.rhat(chains.to_inference_data(300), var_names=["s"])["s"].max())

@@ -270,7 +270,7 @@ def test_boxes_name_their_features(mixture, randomised):
 
 
 def test_arviz_summarises_what_it_gets(fitted):
-    arviz = arviz_io._arviz()
+    arviz = arviz_io.import_arviz()
     data = fitted.to_inference_data(50, weights="prior")
     table = arviz.summary(data, var_names=["s"], kind="stats")
     assert len(table) == fitted.sample(1)["s"].numel()

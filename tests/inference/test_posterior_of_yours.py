@@ -91,7 +91,7 @@ def test_the_file_has_every_group_with_the_names_of_the_plates(yours, tmp_path):
 
 
 def test_arviz_compares_models_with_it(yours):
-    arviz = arviz_io._arviz()
+    arviz = arviz_io.import_arviz()
     assert np.isfinite(arviz.loo(yours.to_inference_data(200)).elpd_loo)
 
 

@@ -12,7 +12,7 @@ from torch.distributions import MultivariateNormal
 
 from experiments.datasets.scene import generate_scene
 from experiments.mot.boxes import start_boxes
-from experiments.mot.presets import preset_named
+from experiments.mot.presets import PRESETS
 from experiments.mot.tracker import track
 from inference.bound import closed_form_elbo
 from inference.restarts import keep_best
@@ -253,7 +253,7 @@ def shuffled(detections, mask, seed=0):
 
 def test_order_of_the_detections_changes_nothing():
     detections, mask = scene(num_sequences=2)
-    preset = preset_named("linear")
+    preset = PRESETS["linear"]
     plain = track(detections, mask, preset, num_sources=3)
     *others, order = shuffled(detections, mask)
     assert not torch.equal(others[0], detections)
@@ -270,7 +270,7 @@ def test_order_of_the_detections_changes_nothing():
 
 def test_sequences_of_a_batch_do_not_touch_each_other():
     detections, mask = scene(num_sequences=3)
-    preset = preset_named("linear")
+    preset = PRESETS["linear"]
     together = track(detections, mask, preset, num_sources=3)
     alone = track(detections[1:2], mask[1:2], preset, num_sources=3)
     torch.testing.assert_close(together.guide.loc[1:2], alone.guide.loc, atol=1e-9, rtol=1e-7)
@@ -308,7 +308,7 @@ def test_scenes_at_the_edge_give_finite_tracks(case, dtype):
         num_sources = 1
     else:
         detections, mask, num_sources = detections[:, :, :1], mask[:, :, :1], 1
-    fitted = track(detections, mask, preset_named("linear"), num_sources=num_sources)
+    fitted = track(detections, mask, PRESETS["linear"], num_sources=num_sources)
     assert finite(fitted)
     mean, variance = fitted.centres
     assert mean.shape == variance.shape == (*mask.shape[:2], num_sources, 4)
@@ -321,7 +321,7 @@ def test_scenes_at_the_edge_give_finite_tracks(case, dtype):
 def test_without_detections_uncertainty_grows_with_every_frame():
     detections, mask = scene()
     mask[:, 1:] = False
-    _, variance = track(detections, mask, preset_named("linear"), num_sources=3).centres
+    _, variance = track(detections, mask, PRESETS["linear"], num_sources=3).centres
     assert (variance[..., 0].diff(dim=1) > 0).all()
 
 
@@ -341,7 +341,7 @@ def test_what_stands_in_masked_slots_does_not_matter():
     detections, mask = scene()
     for nothing in (0.0, float("nan"), float("inf")):
         hidden = torch.where(mask[..., None], detections, nothing)
-        answer = track(hidden, mask, preset_named("linear"), num_sources=3)
+        answer = track(hidden, mask, PRESETS["linear"], num_sources=3)
         assert finite(answer)
         if nothing == 0.0:
             first = answer
@@ -358,12 +358,12 @@ def test_sources_start_at_the_first_frame_that_shows_enough_of_them():
     boxes = detections[0, second][mask[0, second]]
     expected = torch.cat(((boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]), -1)
     torch.testing.assert_close(start[0], expected)
-    assert finite(track(detections, mask, preset_named("linear"), num_sources=3))
+    assert finite(track(detections, mask, PRESETS["linear"], num_sources=3))
 
 
 def test_impossible_numbers_of_sources_are_refused():
     detections, mask = scene(num_sequences=2)
-    preset = preset_named("linear")
+    preset = PRESETS["linear"]
     with pytest.raises(ValueError, match="given 50; expected at most"):
         track(detections, mask, preset, num_sources=50)
     with pytest.raises(ValueError, match="no detection in the first frame"):
@@ -375,7 +375,7 @@ def test_impossible_numbers_of_sources_are_refused():
 
 def test_single_and_double_precision_agree():
     detections, mask = scene(num_frames=60)
-    preset = preset_named("linear")
+    preset = PRESETS["linear"]
     double = track(detections, mask, preset, num_sources=3)
     single = track(detections.float(), mask, preset, num_sources=3)
     torch.testing.assert_close(single.guide.loc.double(), double.guide.loc, atol=2e-4, rtol=0)
@@ -408,7 +408,7 @@ def test_tiny_boxes_are_tracked_in_single_precision(size):
     middle = (detections[..., :2] + detections[..., 2:]) / 2
     half = torch.full_like(middle, size / 2)
     tiny = torch.cat((middle - half, middle + half), -1).float()
-    assert finite(track(tiny, mask, preset_named("linear"), num_sources=3))
+    assert finite(track(tiny, mask, PRESETS["linear"], num_sources=3))
 
 
 # the stepper
