@@ -1,18 +1,23 @@
-"""An SRNN written as Pyro programs usually are: one site for every frame."""
+"""A dynamical VAE written as Pyro programs usually are: one site for every frame."""
 
 import pyro
 import torch
 from torch import Tensor, nn
 
 from pyromodels.batch import SequenceBatch
+from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.path import diagonal_normal
+from pyromodels.dynamics.latent import LatentPrior
+from pyromodels.dynamics.latent_paths import gaussian
+from pyromodels.encoders import Encoder
 from pyromodels.models.dvae import DynamicalVAE
+from pyromodels.nets import lstm_step
 from pyromodels.parameters import register
 from pyromodels.plates import MAX_PLATE_NESTING, batch_plate, source_plate
 
 
 class StepwiseModel(nn.Module):
-    """p(x, z) of a `DynamicalVAE` over an SRNN, sites "z_1", "x_1", "z_2", ...
+    """p(x, z) of a `DynamicalVAE`, sites "z_1", "x_1", "z_2", ...
 
     Its parameters are those of the model it is given.
     """
@@ -26,27 +31,25 @@ class StepwiseModel(nn.Module):
     def forward(self, batch: SequenceBatch) -> None:
         """Run the program."""
         register(self)
-        prior, coordinates = self.model.prior, self.model.prior.coordinates
+        prior: LatentPrior = self.model.prior
         x, anchor, mask = self.model.trajectories(batch)
-        h, _ = prior.hidden(x)
-        z = x.new_zeros(*x.shape[:-2], prior.latent_dim)
+        seen, shape = prior.see(x), x.shape[:-2]
+        state = prior.start(shape, x)
         with batch_plate(batch.num_sequences), source_plate(1):
             for t in range(batch.num_frames):
                 with pyro.poutine.mask(mask=mask[..., t]):
-                    # p(z_t | x_<t, z_{t-1})
-                    z = pyro.sample(f"z_{t + 1}", gaussian(*prior.prior(h[..., t, :], z)))
-                    # p(x_t | x_<t, z_t)
-                    law = diagonal_normal(anchor.loc, anchor.variance.sqrt())
-                    if t > 0:
-                        mean, log_variance = prior.decoder(h[..., t, :], z)
-                        origin, unit = coordinates.origin_and_unit(x[..., t - 1, :])
-                        scale = unit * coordinates.scale_of(log_variance)
-                        law = diagonal_normal(origin + unit * mean, scale)
+                    # p(z_t | x_<t, z_<t)
+                    law = gaussian(*(v.reshape(*shape, -1) for v in prior.latent_step(state)))
+                    z = pyro.sample(f"z_{t + 1}", law).reshape(shape.numel(), -1)
+                    # p(x_t | x_<t, z_<=t)
+                    outputs = [v.reshape(*shape, -1) for v in prior.emission_step(state, z)]
+                    law = frame_law(prior, outputs, x[..., max(t - 1, 0) : t + 1, :], anchor)
                     pyro.sample(f"x_{t + 1}", law, obs=x[..., t, :])
+                    state = prior.advance(state, z, seen[..., t, :].reshape(shape.numel(), -1))
 
 
 class StepwiseGuide(nn.Module):
-    """q(z | x) of the same SRNN's encoder, sites "z_1", "z_2", ..."""
+    """q(z | x) of the same model's encoder, sites "z_1", "z_2", ..."""
 
     max_plate_nesting = MAX_PLATE_NESTING
 
@@ -57,18 +60,62 @@ class StepwiseGuide(nn.Module):
     def forward(self, batch: SequenceBatch) -> None:
         """Run the guide."""
         register(self)
-        prior = self.model.prior
+        prior: LatentPrior = self.model.prior
         x, _, mask = self.model.trajectories(batch)
-        h, seen = prior.hidden(x)
-        z = x.new_zeros(*x.shape[:-2], prior.latent_dim)
+        shape, seen, encoder = x.shape[:-2], prior.see(x), prior.encoder
+        summary = encoder.summary(prior, seen, mask)
+        z, memory = x.new_zeros(*shape, prior.latent_dim), None
+        state = prior.start(shape, x) if encoder.context_recurs else None
         with batch_plate(batch.num_sequences), source_plate(1):
             for t in range(batch.num_frames):
                 with pyro.poutine.mask(mask=mask[..., t]):
-                    # q(z_t | x_<=t, z_{t-1})
-                    law = gaussian(*prior.encoder(h[..., t, :], seen[..., t, :], z))
-                    z = pyro.sample(f"z_{t + 1}", law)
+                    # q(z_t | x, z_<t)
+                    parts = [summary[..., t, :]]
+                    if encoder.feedback != "none":
+                        fed, memory = feedback(encoder, z, memory)
+                        parts.append(fed)
+                    if encoder.context_recurs:
+                        parts.append(prior.hidden_step(state).reshape(*shape, -1))
+                    if encoder.combine == "average":
+                        parts = [torch.stack(parts).mean(0)]
+                    z = pyro.sample(f"z_{t + 1}", gaussian(*encoder.head(*parts)))
+                    if encoder.context_recurs:
+                        frame = (z, seen[..., t, :])
+                        state = prior.advance(
+                            state, *(v.reshape(shape.numel(), -1) for v in frame)
+                        )
 
 
-def gaussian(mean: Tensor, log_variance: Tensor) -> torch.distributions.Distribution:
-    """N(mean, exp(log_variance)), independent over the last dimension."""
-    return diagonal_normal(mean, (0.5 * log_variance).exp())
+def frame_law(
+    prior: LatentPrior,
+    outputs: list[Tensor],  # of frame t, each (*batch, X)
+    frames: Tensor,  # x_{t-1} and x_t, or x_1 alone; shape: (*batch, 1 or 2, X)
+    anchor: Anchor | None,
+) -> torch.distributions.Distribution:  # batch (*batch), event (X,)
+    """Return p(x_t | what the decoder says, x_{t-1})."""
+    first = frames.shape[-2] == 1
+    if first and anchor is not None:
+        return diagonal_normal(anchor.loc, anchor.variance.sqrt())
+    both = tuple(v.unsqueeze(-2).expand(*v.shape[:-1], frames.shape[-2], -1) for v in outputs)
+    law = prior.emission.conditionals(both, frames, None)
+    return law_of_last_frame(law)
+
+
+def law_of_last_frame(law: torch.distributions.Distribution) -> torch.distributions.Distribution:
+    """Return one frame's law from that of several."""
+    if hasattr(law, "log_variance"):
+        return type(law)(law.log_variance[..., -1, :], validate_args=False)
+    return diagonal_normal(law.mean[..., -1, :], law.stddev[..., -1, :])
+
+
+def feedback(
+    encoder: Encoder,
+    z: Tensor,  # z_{t-1}, shape: (*batch, L)
+    memory: tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """Return what the encoder is fed with of the latents before, shape (*batch, .)."""
+    fed = encoder.fed(z)
+    if encoder.feedback != "all":
+        return fed, None
+    memory = lstm_step(encoder.feedback_lstm, fed.reshape(-1, fed.shape[-1]), memory)
+    return memory[0].reshape(*fed.shape[:-1], -1), memory

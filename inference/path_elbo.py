@@ -12,6 +12,7 @@ from torch.distributions import kl_divergence
 
 from inference.traces import Program, Site, Traces, log_prob, run, same, samples, sum_to_plates
 from pyromodels.distributions.path import PathDistribution
+from pyromodels.once import one_evaluation
 from pyromodels.plates import BATCH, MAX_PLATE_NESTING
 
 
@@ -81,31 +82,38 @@ class PathELBO(TraceMeanField_ELBO):
         """
         total = 0.0
         for traces in self._get_traces(model, guide, args, kwargs):
-            for site, term in self._terms(traces):
+            for site, term in _terms(Traces(*traces)):
                 total = total - sum_to_plates((BATCH,), site, term)
         return total / self.num_particles
 
     def _get_trace(
         self, model: Program, guide: Program, args: tuple, kwargs: dict[str, Any]
     ) -> Traces:
-        return run(model, guide, args, kwargs, max_plate_nesting=self.max_plate_nesting)
+        with one_evaluation():  # model and guide share what both compute of the data
+            traces = run(model, guide, args, kwargs, max_plate_nesting=self.max_plate_nesting)
+            self._weigh(traces)
+        return traces
 
     def _differentiable_loss_particle(self, *traces: Trace) -> tuple[float, Tensor]:
-        loss = -sum(term.sum() for _, term in self._terms(Traces(*traces)))
+        loss = -sum(term.sum() for _, term in _terms(Traces(*traces)))
         return torch_item(loss), loss
 
-    def _terms(self, traces: Traces) -> list[tuple[Site, Tensor]]:
-        """Return what every site adds to the bound, in the batch shape of the site."""
-        terms = []
+    def _weigh(self, traces: Traces) -> None:
+        """Note beside every site what it adds to the bound, in the batch shape of the site."""
         for name, site in samples(traces.model):
             if site["is_observed"]:
-                terms.append((site, log_prob(site)))
+                site["bound"] = log_prob(site)
             else:
-                terms.append((site, -self.kl_weight * kl(site, traces.guide.nodes[name])))
+                site["bound"] = -self.kl_weight * kl(site, traces.guide.nodes[name])
         for name, site in samples(traces.guide):
             if name not in traces.model.nodes:  # auxiliary
-                terms.append((site, -self.kl_weight * log_prob(site)))
-        return terms
+                site["bound"] = -self.kl_weight * log_prob(site)
+
+
+def _terms(traces: Traces) -> list[tuple[Site, Tensor]]:
+    """Return the sites that add to the bound, and what they add."""
+    sites = [site for trace in traces for _, site in samples(trace)]
+    return [(site, site["bound"]) for site in sites if "bound" in site]
 
 
 def kl(

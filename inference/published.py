@@ -14,6 +14,7 @@ from inference.published_run import SCHEDULES, Problem, Run
 from pyromodels.dynamics.base import SourcePrior
 from pyromodels.dynamics.deep_ar import DeepAR
 from pyromodels.dynamics.srnn import SRNN
+from pyromodels.emissions.gaussian import Gaussian
 from pyromodels.errors import ShapeError, mismatch
 
 CELLS_AT_ONCE = 11520
@@ -171,11 +172,17 @@ def _first_variance(
 
 def _check_prior(prior: SourcePrior) -> None:
     known = isinstance(prior, SRNN | DeepAR)
-    if not known or prior.coordinates.moves:
-        given = type(prior).__name__ + ("(predicts='increment')" if known else "")
-        expected = "an SRNN or a DeepAR that predicts positions"
+    if not known or not _as_published(prior):
+        given = repr(prior.emission) if known else type(prior).__name__
+        expected = "an SRNN that filters, or a DeepAR, that predicts positions"
         hint = "`inference.vem.VEM` takes any source prior."
         raise ValueError(mismatch("prior", given=given, expected=expected, hint=hint))
+
+
+def _as_published(prior: SRNN | DeepAR) -> bool:
+    if not isinstance(prior.emission, Gaussian) or prior.emission.moves:
+        return False
+    return isinstance(prior, DeepAR) or prior.filters
 
 
 def _check_tensors(prior: SRNN | DeepAR, mask: Tensor, given: dict[str, Tensor]) -> None:

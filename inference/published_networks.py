@@ -84,10 +84,10 @@ def column_networks(prior: SRNN | DeepAR, rows: Rows, *, sample_latents: bool) -
 
     encoder, encoder_z = (), None
     if isinstance(prior, SRNN):
-        mean, log_std = prior.encoder.mean, _scaled(prior.encoder.log_variance, 0.5)
+        mean, log_std = prior.encoder.head.mean, _scaled(prior.encoder.head.log_variance, 0.5)
         head = _stacked(_affine(mean), log_std) if sample_latents else _affine(mean)
-        (weight, bias), *rest = _rescaled(prior.encoder.body.layers, head)
-        of_h, of_s, encoder_z = weight.split(prior.encoder.in_dims, 1)
+        (weight, bias), *rest = _rescaled(prior.encoder.head.body.layers, head)
+        of_h, of_s, encoder_z = weight.split((hidden_dim, prior.source_dim, prior.latent_dim), 1)
         first = torch.cat((of_s, bias[:, None], 2 * of_h), 1)
         encoder = (first, *map(_joined, rest))
 
@@ -96,7 +96,7 @@ def column_networks(prior: SRNN | DeepAR, rows: Rows, *, sample_latents: bool) -
     of_h, of_z = weight[:, :hidden_dim], weight[:, hidden_dim:]
     decoder = (torch.cat((2 * of_h, of_z, bias[:, None]), 1), *map(_joined, rest))
 
-    bounds = prior.coordinates.std_range
+    bounds = prior.emission.std_range
     return ColumnNetworks(
         gates=torch.cat([gate.reshape(-1, gate.shape[-1]) for gate in (i, f, o, 2 * g)]),
         fed=tuple(map(_joined, fed)),

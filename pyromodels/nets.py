@@ -1,4 +1,4 @@
-"""The small networks of the deep priors: tanh layers, Gaussian heads, one recurrence."""
+"""The small networks of the deep priors: tanh layers, linear heads, LSTMs over time."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -36,59 +36,62 @@ class MLP(nn.Module):
         return x
 
 
-class GaussianMLP(nn.Module):
-    """Mean and log-variance of a diagonal Gaussian from the concatenation of several inputs.
+class Heads(nn.Module):
+    """Linear outputs over tanh layers, read from the concatenation of several inputs.
 
     Args:
         in_dims: size of each input, in the order of concatenation.
         dims: sizes of the tanh layers.
-        out_dim: size of the Gaussian.
+        out_dim: size of each output.
+        names: of the outputs; the default is a diagonal Gaussian.
     """
 
-    def __init__(self, in_dims: Sequence[int], dims: Sequence[int], out_dim: int) -> None:
+    def __init__(
+        self,
+        in_dims: Sequence[int],
+        dims: Sequence[int],
+        out_dim: int,
+        names: Sequence[str] = ("mean", "log_variance"),
+    ) -> None:
         super().__init__()
-        self.in_dims = tuple(in_dims)
+        self.in_dims, self.names = tuple(in_dims), tuple(names)
         self.body = MLP(sum(in_dims), dims)
-        self.mean = nn.Linear(self.body.out_dim, out_dim)
-        self.log_variance = nn.Linear(self.body.out_dim, out_dim)
+        for name in self.names:
+            self.add_module(name, nn.Linear(self.body.out_dim, out_dim))
 
     def forward(
         self,
         *inputs: Tensor,  # shapes: (*, in_dims[i]); the batch dims broadcast
-    ) -> tuple[Tensor, Tensor]:  # mean, log-variance; each (*, out_dim)
-        """Return mean and log-variance."""
+    ) -> tuple[Tensor, ...]:  # the outputs in the order of their names, each (*, out_dim)
+        """Return the outputs."""
         batch = torch.broadcast_shapes(*(x.shape[:-1] for x in inputs))
         body = self.body(torch.cat([x.expand(*batch, x.shape[-1]) for x in inputs], -1))
-        return self.mean(body), self.log_variance(body)
+        return tuple(head(body) for head in self.heads())
 
-    def split(self) -> "SplitMLP":
+    def heads(self) -> list[nn.Linear]:
+        """Return the output layers."""
+        return [self.get_submodule(name) for name in self.names]
+
+    def split(self) -> "SplitHeads":
         """Return the same function with its first layer cut by input, for use inside recursions."""
-        first, *rest = self.body.layers
-        return SplitMLP(
-            shares=tuple(first.weight.split(self.in_dims, -1)),
-            bias=first.bias,
-            rest=tuple((layer.weight, layer.bias) for layer in rest),
-            mean=(self.mean.weight, self.mean.bias),
-            heads=(
-                torch.cat((self.mean.weight, self.log_variance.weight)),
-                torch.cat((self.mean.bias, self.log_variance.bias)),
-            ),
-        )
+        heads = self.heads()
+        outputs = (torch.cat([h.weight for h in heads]), torch.cat([h.bias for h in heads]))
+        (weight, bias), *rest = [*((d.weight, d.bias) for d in self.body.layers), outputs]
+        return SplitHeads(tuple(weight.split(self.in_dims, -1)), bias, tuple(rest), len(heads))
 
 
-class SplitMLP(NamedTuple):
-    """A `GaussianMLP` as pure functions of its weights, for recursions over time.
+class SplitHeads(NamedTuple):
+    """`Heads` as pure functions of their weights, for recursions over time.
 
     The share of every input that is known beforehand is computed for all frames by one product
-    (`known`); a step then adds the share of the one input that recurs. Gradients reach the
-    module's parameters as usual. Weights are those at the time of `split()`.
+    (`known`); a step then adds the share of the inputs that recur. Gradients reach the module's
+    parameters as usual. Weights are those at the time of `split()`.
     """
 
     shares: tuple[Tensor, ...]  # first layer, one matrix an input
     bias: Tensor
     rest: tuple[tuple[Tensor, Tensor], ...]
-    mean: tuple[Tensor, Tensor]
-    heads: tuple[Tensor, Tensor]  # mean and log-variance, joined
+    num_heads: int
 
     def known(
         self,
@@ -101,29 +104,54 @@ class SplitMLP(NamedTuple):
             total = total + F.linear(value, self.shares[position])
         return total
 
-    def _body(self, known: Tensor, position: int, value: Tensor) -> Tensor:
-        x = torch.tanh(torch.addmm(known, value, self.shares[position].mT))
-        for weight, bias in self.rest:
-            x = torch.tanh(F.linear(x, weight, bias))
-        return x
-
-    def step_mean(
-        self,
-        known: Tensor,  # shape: (rows, dims[0])
-        position: int,
-        value: Tensor,  # shape: (rows, in_dims[position])
-    ) -> Tensor:  # shape: (rows, out_dim)
-        """Return the mean alone."""
-        return F.linear(self._body(known, position, value), *self.mean)
-
     def step(
         self,
         known: Tensor,  # shape: (rows, dims[0])
-        position: int,
-        value: Tensor,  # shape: (rows, in_dims[position])
-    ) -> tuple[Tensor, Tensor]:  # mean, log-variance; each (rows, out_dim)
-        """Return mean and log-variance."""
-        return F.linear(self._body(known, position, value), *self.heads).chunk(2, -1)
+        inputs: dict[int, Tensor],  # input position -> (rows, in_dims[position])
+    ) -> tuple[Tensor, ...]:  # the outputs, each (rows, out_dim)
+        """Return the outputs."""
+        x = known
+        for position, value in inputs.items():
+            x = torch.addmm(x, value, self.shares[position].mT)
+        for weight, bias in self.rest:
+            x = F.linear(torch.tanh(x), weight, bias)
+        return x.chunk(self.num_heads, -1)
+
+
+def run_lstm(
+    lstm: nn.LSTM,
+    inputs: Tensor,  # shape: (*, T, in_dim)
+) -> Tensor:  # shape: (*, T, hidden_dim)
+    """Return every hidden state from a zero start, by one fused call."""
+    h, _ = lstm(rows(inputs))
+    return h.reshape(*inputs.shape[:-1], h.shape[-1])
+
+
+def lstm_step(
+    lstm: nn.LSTM,
+    inputs: Tensor,  # shape: (rows, in_dim)
+    state: State | None,  # None: zero
+) -> State:
+    """Return the next state, by one native call."""
+    if state is None:
+        state = (inputs.new_zeros(len(inputs), lstm.hidden_size),) * 2
+    return torch.lstm_cell(
+        inputs, state, lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0
+    )
+
+
+def before(
+    v: Tensor,  # shape: (*, T, X)
+) -> Tensor:  # shape: (*, T, X)
+    """Return v_{t-1} for every t, with v_0 = 0."""
+    return F.pad(v, (0, 0, 1, 0))[..., :-1, :]
+
+
+def rows(
+    v: Tensor,  # shape: (*batch, T, X)
+) -> Tensor:  # shape: (rows, T, X)
+    """Flatten the batch dimensions."""
+    return v.reshape(-1, *v.shape[-2:])
 
 
 class Recurrence(nn.Module):
@@ -145,19 +173,15 @@ class Recurrence(nn.Module):
         x: Tensor,  # shape: (*, T, in_dim)
     ) -> Tensor:  # h, shape: (*, T, hidden_dim)
         """Return every hidden state by one fused LSTM call; the last frame of x is not read."""
-        return self._run(F.pad(x, (0, 0, 1, 0))[..., :-1, :])[0]
+        return run_lstm(self.lstm, self.input(before(x)))
 
     def summary(
         self,
         x: Tensor,  # shape: (*, T, in_dim)
-    ) -> tuple[Tensor, State]:  # h, shape: (*, T, hidden_dim); the state after x_{T-1}, rows flat
-        """As `forward`, and the state from which `step(x_T, state)` continues."""
-        return self._run(F.pad(x, (0, 0, 1, 0))[..., :-1, :])
-
-    def _run(self, inputs: Tensor) -> tuple[Tensor, State]:
-        rows = self.input(inputs).reshape(-1, inputs.shape[-2], self.input.out_dim)
-        h, (last, cell) = self.lstm(rows)
-        return h.reshape(inputs.shape[:-1] + h.shape[-1:]), (last[0], cell[0])
+    ) -> State:  # rows flat
+        """Return the state after x_{T-1}, from which `step(x_T, state)` continues."""
+        _, (last, cell) = self.lstm(rows(self.input(before(x))))
+        return last[0], cell[0]
 
     def initial_state(
         self,
@@ -173,12 +197,4 @@ class Recurrence(nn.Module):
         state: State,
     ) -> State:
         """Return (h_t, cell); one native call beside the input layers."""
-        lstm = self.lstm
-        return torch.lstm_cell(
-            self.input(x),
-            state,
-            lstm.weight_ih_l0,
-            lstm.weight_hh_l0,
-            lstm.bias_ih_l0,
-            lstm.bias_hh_l0,
-        )
+        return lstm_step(self.lstm, self.input(x), state)

@@ -207,5 +207,6 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 DYNAMICS = Registry("dynamics", "pyromodels.dynamics")
+EMISSIONS = Registry("emission", "pyromodels.emissions")
 GUIDES = Registry("guide", "pyromodels.guides")
 MODELS = Registry("model", "pyromodels.models")

@@ -103,7 +103,7 @@ def _prior(preset: TrackingPreset, options: Options) -> SourcePrior | None:
     if preset.dynamics == "linear":
         return None
     prior = load_prior(options.weights or preset.weights).to(options.device)
-    if not getattr(prior, "coordinates", None) or not prior.coordinates.moves:
+    if not getattr(prior, "emission", None) or not prior.emission.moves:
         raise ValueError(
             f"weights: the {preset.name} preset needs a prior that predicts increments; these "
             "predict positions. Use --preset reference for the published networks"

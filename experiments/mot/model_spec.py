@@ -28,6 +28,7 @@ WALKERS: Plain = {
 """Linear dynamics of a walker's box, where a spec says nothing of them."""
 
 RANDOM_WALK: Plain = {"process_std": [0.02], "scale": "centre_box"}
+WALKING_BOX: Plain = {"name": "gaussian", "predicts": "increment", "scale": "centre_box"}
 """The same for `order = 1`."""
 
 
@@ -90,7 +91,7 @@ class PriorSpec:
             default = {2: WALKERS, 1: RANDOM_WALK}.get(self.dynamics.get("order", 2), {})
             return {"name": name, **(default if plain_box else {}), **self.dynamics}
         if name in SHIPPED and self.trained is None:
-            return {"predicts": "increment", "scale": "centre_box", **self.dynamics}
+            return {"emission": WALKING_BOX, **self.dynamics}
         return dict(self.dynamics)
 
 

@@ -49,7 +49,7 @@ def trained_prior(weights: str, dynamics: str, *, least_std: float = 0.005) -> S
     if given != dynamics:
         what = f"model.prior.weights {weights!r}"
         raise SpecError(mismatch(what, given=f"weights of {given}", expected=f"of {dynamics}"))
-    if found.coordinates != CENTRES or not found.prior.coordinates.moves:
+    if found.coordinates != CENTRES or not found.prior.emission.moves:
         raise SpecError(
             f"model.prior.weights {weights!r}: they predict positions of corners, as published; "
             "expected increments of centres and sizes. Use `pyromodels run mot --preset reference`"
@@ -57,7 +57,7 @@ def trained_prior(weights: str, dynamics: str, *, least_std: float = 0.005) -> S
     if not least_std < 1:
         raise SpecError(mismatch("model.prior.least_std", given=least_std, expected="below 1"))
     prior = found.prior
-    prior.coordinates = dataclasses.replace(prior.coordinates, std_range=(least_std, 1.0))
+    prior.emission = dataclasses.replace(prior.emission, std_range=(least_std, 1.0))
     return prior
 
 

@@ -39,12 +39,14 @@ SIZES: dict[tuple[str, str], dict[str, Any]] = {
     ("srnn", "paper"): {},
     ("deep_ar", "paper"): {},
     ("srnn", "small"): {
-        "hidden_dim": 32, "input_dims": [16], "encoder_dims": [32, 16], "prior_dims": [16, 16],
-        "decoder_dims": [32],
+        "hidden_dim": 32, "input_dims": [16], "prior_dims": [16, 16], "decoder_dims": [32],
+        "encoder": {"preset": "srnn_filter", "dims": [32, 16]},
     },
     ("deep_ar", "small"): {"hidden_dim": 32, "input_dims": [16], "decoder_dims": [32]},
 }
-INCREMENTS = {"predicts": "increment", "scale": "centre_box", "typical_step": 0.03}
+INCREMENTS = {
+    "name": "gaussian", "predicts": "increment", "scale": "centre_box", "typical_step": 0.03,
+}
 HORIZON = 10
 MIN_HISTORY = 10
 
@@ -89,8 +91,8 @@ class TrainingSpec:
 
     def prior(self) -> dict[str, Any]:
         """The registry's spec of the prior, in centre-size coordinates."""
-        coordinates = INCREMENTS if self.predicts == "increment" else {"predicts": "position"}
-        return {"name": self.dynamics, **SIZES[self.dynamics, self.sizes], **coordinates}
+        emission = INCREMENTS if self.predicts == "increment" else {"name": "gaussian"}
+        return {"name": self.dynamics, **SIZES[self.dynamics, self.sizes], "emission": emission}
 
     def options(self) -> FitOptions:
         """How the prior is trained."""

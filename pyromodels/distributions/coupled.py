@@ -99,6 +99,14 @@ class CoupledPaths(ABC):
     ) -> RollOut:
         """Return the joint trajectory driven by the noise, frame by frame."""
 
+    def noise_of(
+        self,
+        law: dist.TorchDistribution,  # of `source_conditionals`
+        s: Tensor,  # shape: (*, T, D)
+    ) -> Tensor:  # shape: (*, T, D)
+        """Return the noise that would have driven s; another than a Gaussian law overrides it."""
+        return (s - law.mean) / law.stddev
+
     @property
     def latent(self) -> PathDistribution:
         """p(z_t | s_<t, z_<t), event (T, L)."""
@@ -172,6 +180,10 @@ class SourcePath(PathDistribution):
     def conditionals(self, value: Tensor) -> dist.TorchDistribution:
         """Return p(s_t | s_<t, z_<=t)."""
         return self.pair.source_conditionals(self.z, value)
+
+    def noise_of(self, value: Tensor) -> Tensor:
+        """Return the noise that drives s."""
+        return self.pair.noise_of(self.conditionals(value), value)
 
     def roll_out(self, noise: Tensor) -> Tensor:
         """Return the s that the noise drives, z given."""

@@ -17,8 +17,8 @@ class PathDistribution(TorchDistribution, ABC):
 
     A subclass states its conditionals twice: `conditionals`, all frames at once given the values
     (teacher-forced), and `roll_out`, frame by frame from standard normal noise. The two must agree,
-    `roll_out(noise) == v` exactly where `(v - loc) / scale == noise`, and the contract suite in
-    `pyromodels.testing` holds every subclass to it.
+    `roll_out(noise_of(v)) == v`, and the contract suite in `pyromodels.testing` holds every
+    subclass to it.
 
     Contexts keep the shape they came with; everything is computed by broadcasting against the
     value, so that values may carry more batch dimensions on the left than the context (vectorised
@@ -75,6 +75,14 @@ class PathDistribution(TorchDistribution, ABC):
         noise: Tensor,  # standard normal, shape: (*, T, D)
     ) -> Tensor:  # v, shape: (*, T, D)
         """Return the trajectory that the noise drives: v_t = loc_t + scale_t noise_t."""
+
+    def noise_of(
+        self,
+        value: Tensor,  # v, shape: (*, T, D)
+    ) -> Tensor:  # shape: (*, T, D)
+        """Return the noise that drives v: the inverse of `roll_out`."""
+        given = self.conditionals(value)
+        return (value - given.mean) / given.stddev
 
     def noise(
         self,

@@ -1,7 +1,7 @@
 """Deep AR: a recurrent network predicts the next frame, with no latent variable."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution
-from pyromodels.dynamics.base import Coordinates, SourcePrior, Statement
-from pyromodels.nets import GaussianMLP, Recurrence
+from pyromodels.dynamics.base import SourcePrior, Statement
+from pyromodels.emissions.base import Emission, Outputs, make_emission
+from pyromodels.nets import Heads, Recurrence
 from pyromodels.registry import DYNAMICS
 
 
@@ -22,7 +23,7 @@ class DeepAR(SourcePrior):
         h_t          = LSTM(x_{t-1}, h_{t-1})
         mu_t, log v_t = decoder(h_t)
 
-    x is what `Coordinates` shows of s: s itself, or its increments in units of the box.
+    x is what the emission shows of s: s itself, or its increments in units of the box.
 
     ======  =============  ==================  ==================
     symbol  name           shape               unit
@@ -39,10 +40,11 @@ class DeepAR(SourcePrior):
         hidden_dim: H.
         input_dims: tanh layers before the LSTM; none as published.
         decoder_dims: tanh layers after it; none as published.
-        predicts, scale, typical_step, min_size, std_range: see `Coordinates`.
+        emission: see `pyromodels.emissions`.
 
     Example:
-        >>> prior = DeepAR(source_dim=2, predicts="increment", scale="unit")
+        >>> steps = {"name": "gaussian", "predicts": "increment", "scale": "unit"}
+        >>> prior = DeepAR(source_dim=2, emission=steps)
         >>> anchor = Anchor(torch.zeros(3, 2), torch.ones(3, 2))
         >>> prior.path(10, anchor=anchor).rsample().shape
         torch.Size([3, 10, 2])
@@ -52,9 +54,13 @@ class DeepAR(SourcePrior):
     message_is_exact = False
     contract_specs = (
         {"source_dim": 1, "hidden_dim": 3},
-        {"source_dim": 1, "hidden_dim": 3, "predicts": "increment", "scale": "unit"},
+        {
+            "source_dim": 1,
+            "hidden_dim": 3,
+            "emission": {"name": "gaussian", "predicts": "increment", "scale": "unit"},
+        },
         {"input_dims": (5,), "decoder_dims": (6,)},
-        {"predicts": "increment"},
+        {"emission": {"name": "gaussian", "predicts": "increment"}},
     )
 
     def __init__(
@@ -64,18 +70,14 @@ class DeepAR(SourcePrior):
         hidden_dim: int = 8,
         input_dims: Sequence[int] = (),
         decoder_dims: Sequence[int] = (),
-        predicts: Literal["position", "increment"] = "position",
-        scale: Literal["box", "centre_box", "unit"] = "box",
-        typical_step: float = 0.05,
-        min_size: float = 1e-3,
-        std_range: tuple[float, float] | None = None,
+        emission: str | Mapping[str, Any] | Emission = "gaussian",
     ) -> None:
         super().__init__()
         self.source_dim = source_dim
-        self.coordinates = Coordinates(predicts, scale, typical_step, min_size, std_range)
-        self.coordinates.check_source_dim(source_dim)
+        self.emission = make_emission(emission)
+        self.emission.check_source_dim(source_dim)
         self.recurrence = Recurrence(source_dim, input_dims, hidden_dim)
-        self.decoder = GaussianMLP((hidden_dim,), decoder_dims, source_dim)
+        self.decoder = Heads((hidden_dim,), decoder_dims, source_dim, self.emission.outputs)
 
     def path(
         self,
@@ -109,7 +111,7 @@ class DeepAR(SourcePrior):
     ) -> GaussianMessage:
         """Return p(s_t | s_<t) at the iterate; row t depends on s_<t only."""
         self.check(s, anchor)
-        return self.coordinates.message(*self.decode(s), s, anchor)
+        return self.emission.message(self.decode(s), s, anchor)
 
     def elbo(
         self,
@@ -135,7 +137,7 @@ class DeepAR(SourcePrior):
         history, before_s = s if history is None else history, s
         if use_prediction > 0:
             history = before_s = self.own_history(history, use_prediction)
-        p = self.coordinates.conditionals(*self.decode(history), before_s, anchor)
+        p = self.emission.conditionals(self.decode(history), before_s, anchor)
         per_frame = p.log_prob(s)
         return (per_frame if mask is None else torch.where(mask, per_frame, 0.0)).sum(-1)
 
@@ -146,37 +148,37 @@ class DeepAR(SourcePrior):
         horizon: int,
     ) -> Tensor:  # shape: (*batch, horizon, D)
         """Return the mean trajectory after the history, means fed back."""
-        x = self.coordinates.see(s_history)
-        _, state = self.recurrence.summary(x)
+        x = self.emission.see(s_history)
+        state = self.recurrence.summary(x)
         x, s = (v[..., -1, :].reshape(-1, self.source_dim) for v in (x, s_history))
         future = []
         for _ in range(horizon):
             state = self.recurrence.step(x, state)
-            following = self.coordinates.absolute(self.decoder(state[0])[0], s)
-            x, s = self.coordinates.relative(following, s), following
+            following = self.emission.expected(self.decoder(state[0]), s)
+            x, s = self.emission.relative(following, s), following
             future.append(s)
         return torch.stack(future, -2).reshape(*s_history.shape[:-2], horizon, self.source_dim)
 
     def decode(
         self,
         history: Tensor,  # shape: (*batch, T, D)
-    ) -> tuple[Tensor, Tensor]:  # each (*batch, T, D)
-        """Return mean and log variance of every frame in the coordinates x, teacher-forced."""
-        return self.decoder(self.recurrence(self.coordinates.see(history)))
+    ) -> Outputs:  # each (*batch, T, D)
+        """Return the decoder's outputs of every frame in the coordinates x, teacher-forced."""
+        return self.decoder(self.recurrence(self.emission.see(history)))
 
     @torch.no_grad()
     def own_history(self, history: Tensor, probability: float) -> Tensor:
         """Replace frames by the network's predictions from what came before, replaced or not."""
         rows = history.reshape(-1, *history.shape[-2:])
         own = torch.rand(rows.shape[:2], dtype=rows.dtype, device=rows.device) < probability
-        s, x = rows[:, 0], self.coordinates.first(rows[:, 0])
+        s, x = rows[:, 0], self.emission.relative(rows[:, 0], None)
         state = self.recurrence.step(torch.zeros_like(x), self.recurrence.initial_state(x))
         mixed = [s]
         for t in range(1, rows.shape[1]):
             state = self.recurrence.step(x, state)
-            predicted = self.coordinates.absolute(self.decoder(state[0])[0], s)
+            predicted = self.emission.expected(self.decoder(state[0]), s)
             following = torch.where(own[:, t, None], predicted, rows[:, t])
-            x, s = self.coordinates.relative(following, s), following
+            x, s = self.emission.relative(following, s), following
             mixed.append(s)
         return torch.stack(mixed, 1).reshape(history.shape)
 
@@ -192,21 +194,19 @@ class _DeepARPath(PathDistribution):
 
     def conditionals(self, value: Tensor) -> dist.TorchDistribution:
         prior = self.prior
-        return prior.coordinates.conditionals(*prior.decode(value), value, self.anchor)
+        return prior.emission.conditionals(prior.decode(value), value, self.anchor)
 
     def roll_out(self, noise: Tensor) -> Tensor:
-        prior, coordinates = self.prior, self.prior.coordinates
+        prior, emission = self.prior, self.prior.emission
         loc, variance = (v.expand_as(noise[..., 0, :]) for v in self.anchor)
         rows = noise.reshape(-1, *noise.shape[-2:])
         s = loc.reshape(rows[:, 0].shape) + variance.sqrt().reshape(rows[:, 0].shape) * rows[:, 0]
-        x = coordinates.first(s)
+        x = emission.relative(s, None)
         state = prior.recurrence.step(torch.zeros_like(x), prior.recurrence.initial_state(x))
         path = [s]
         for t in range(1, rows.shape[1]):
             state = prior.recurrence.step(x, state)
-            mean, log_variance = prior.decoder(state[0])
-            draw = mean + coordinates.scale_of(log_variance) * rows[:, t]
-            following = coordinates.absolute(draw, s)
-            x, s = coordinates.relative(following, s), following
+            following = emission.draw(prior.decoder(state[0]), rows[:, t], s)
+            x, s = emission.relative(following, s), following
             path.append(s)
         return torch.stack(path, 1).reshape(noise.shape)

@@ -1,4 +1,7 @@
-"""The amortised guide: a prior's own encoder."""
+"""The amortised guide: q(z | x) computed from the data by an encoder."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
@@ -13,26 +16,34 @@ from pyromodels.registry import GUIDES
 
 @GUIDES.register("amortised")
 class Amortised(nn.Module):
-    r"""q(z | x) = \prod_t q(z_t | x, z_{<t}), computed from the data by the prior's encoder.
+    r"""q(z | x) = \prod_t q(z_t | x, z_{<t}), by an encoder of any direction and feedback.
 
-    It has no parameters of its own: the encoder, which shares networks with the prior, is the
-    model's.
+    By default the encoder is the model's own, and this guide has no parameters beside the model's.
+    Another one, named by its preset or described by a table, is this guide's; what it shares with
+    the generative networks it only reads.
 
     Args:
         model: the program it is a guide of.
+        encoder: see `pyromodels.encoders`: which frames q(z_t) looks at and which z it is fed with.
+            None: the prior's own.
 
     Raises:
         SpecError: for a model that has unknowns beside the latents of its prior, or none.
 
     Example:
         >>> from pyromodels.dynamics.srnn import SRNN
-        >>> Amortised(DynamicalVAE(SRNN())).max_plate_nesting
-        3
+        >>> model = DynamicalVAE(SRNN())
+        >>> Amortised(model).encoder.direction
+        'frame'
+        >>> Amortised(model, encoder={"direction": "both", "feedback": "all"}).encoder.recurs
+        True
     """
 
     max_plate_nesting = DynamicalVAE.max_plate_nesting
 
-    def __init__(self, model: DynamicalVAE) -> None:
+    def __init__(
+        self, model: DynamicalVAE, encoder: str | Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__()
         if not isinstance(model, DynamicalVAE):
             hint = (
@@ -48,16 +59,23 @@ class Amortised(nn.Module):
                     hint=hint,
                 )
             )
-        if model.prior.latent_dim == 0:
+        prior = model.prior
+        if prior.latent_dim == 0:
             raise SpecError(
                 mismatch(
                     "prior for the guide amortised",
-                    given=f"{type(model.prior).__name__}, which has no latents",
+                    given=f"{type(prior).__name__}, which has no latents",
                     expected="one with latents, e.g. srnn",
                     hint="Without latents log p(x) is known: nothing is left to infer.",
                 )
             )
         self.model = model
+        self.own_encoder = None if encoder is None else prior.build_encoder(encoder)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The encoder in use."""
+        return self.model.prior.encoder if self.own_encoder is None else self.own_encoder
 
     def forward(self, batch: SequenceBatch) -> None:
         """Run the guide."""
@@ -65,4 +83,5 @@ class Amortised(nn.Module):
         x, anchor, mask = self.model.trajectories(batch)
         with batch_plate(batch.num_sequences), source_plate(1):
             # q(z_t | x, z_<t), all t
-            self.model.prior.guide_sources("x", x, anchor=anchor, mask=mask)
+            other = {} if self.own_encoder is None else {"encoder": self.own_encoder}
+            self.model.prior.guide_sources("x", x, anchor=anchor, mask=mask, **other)

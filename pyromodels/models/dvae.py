@@ -1,11 +1,13 @@
 """The dynamical variational autoencoder: one observed trajectory, latents that explain it."""
 
 import pyro
+import torch
 from torch import Tensor, nn
 
 from pyromodels.batch import SequenceBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.base import SourcePrior
+from pyromodels.dynamics.latent import LatentPrior
 from pyromodels.errors import ShapeError, mismatch
 from pyromodels.layout import Layout
 from pyromodels.parameters import register
@@ -20,30 +22,34 @@ class DynamicalVAE(nn.Module):
         p(x, z) = \prod_t p(z_t | x_{<t}, z_{<t}) p(x_t | x_{<t}, z_{<=t})
 
     The prior says what each factor depends on; the guide `Amortised` is its own encoder,
-    q(z | x). x is the single source of its sequence: sites have the shapes they have in `MixDVAE`.
+    q(z | x), or any other. x is the single source of its sequence: sites have the shapes they have
+    in `MixDVAE`.
 
     ======  =======  ==================  ===========
     symbol  site     shape               unit
     ======  =======  ==================  ===========
     x       "x"      (B, 1, 1, T, X)     as the data
     z       "x_z"    (B, 1, 1, T, L)     1
+    w       "x_w"    (B, 1, 1, L_w)      1; priors with a latent of the whole sequence
     ======  =======  ==================  ===========
 
     Frames that are masked must be at the end of a sequence. These priors are fed with x_{<t}, and
     would take whatever fills a gap for data.
 
     Reference: Girin, Leglaive, Bie, Diard, Hueber and Alameda-Pineda, 2021, Dynamical variational
-    autoencoders: a comprehensive review; Lin, 2024 (thesis), eq. 3.28-3.29 for SRNN.
+    autoencoders: a comprehensive review; Lin, 2024 (thesis), section 2.2.2.
 
     Args:
         prior: the dynamics of x and z. One without latents gives the exact p(x).
+        use_prediction: scheduled sampling: the probability, at every frame of every sequence, that
+            the networks are fed with the model's own prediction in place of x_t. An attribute for
+            schedules to set; at 0 (teacher forcing) the program is the model itself.
 
     Raises:
         ShapeError: in `forward`, where x has not the prior's size.
-        ValueError: in `forward`, for a batch without an anchor or with gaps.
+        ValueError: in `forward`, for a batch with gaps, or without the anchor its prior needs.
 
     Example:
-        >>> import torch
         >>> from pyromodels.dynamics.srnn import SRNN
         >>> model = DynamicalVAE(SRNN(source_dim=2, latent_dim=3))
         >>> anchor = Anchor(torch.zeros(5, 2), torch.ones(5, 2))
@@ -54,30 +60,36 @@ class DynamicalVAE(nn.Module):
 
     max_plate_nesting = MAX_PLATE_NESTING
 
-    def __init__(self, prior: SourcePrior) -> None:
+    def __init__(self, prior: SourcePrior, *, use_prediction: float = 0.0) -> None:
         super().__init__()
         self.prior = prior
+        self.use_prediction = use_prediction
 
     def forward(self, batch: SequenceBatch, *, generate: bool = False) -> Tensor:
         """Run the program; returns x, shape (*, B, 1, 1, T, X). `generate` draws x as well."""
         register(self)
         x, anchor, mask = self.trajectories(batch)
+        keywords = self._of_a_latent_prior(x) if isinstance(self.prior, LatentPrior) else {}
         with batch_plate(batch.num_sequences), source_plate(1):
             with pyro.poutine.condition(data={} if generate else {"x": x}):
                 # p(z_t | x_<t, z_<t) p(x_t | x_<t, z_<=t), all t
-                return self.prior.sample_sources("x", batch.num_frames, anchor=anchor, mask=mask)
+                return self.prior.sample_sources(
+                    "x", batch.num_frames, anchor=anchor, mask=mask, **keywords
+                )
 
     def layout(self, batch: SequenceBatch) -> Layout:
         """Return names of dimensions, and which frames there are."""
         frames = batch.mask.unsqueeze(1)  # of the one source
         return Layout(
             sequences="batch",
-            event_dims={"x": ("frame", "feature"), "x_z": ("frame", "latent")},
+            event_dims={
+                "x": ("frame", "feature"), "x_z": ("frame", "latent"), "x_w": ("global_latent",)
+            },
             present={"x": frames, "x_z": frames},
             constants={"mask": (("batch", "frame"), batch.mask)},
         )
 
-    def trajectories(self, batch: SequenceBatch) -> tuple[Tensor, Anchor, Tensor]:
+    def trajectories(self, batch: SequenceBatch) -> tuple[Tensor, Anchor | None, Tensor]:
         """Return x (B, 1, 1, T, X), the anchor (B, 1, 1, X) and the mask (B, 1, 1, T)."""
         if batch.x.shape[-1] != self.prior.source_dim:
             raise ShapeError(
@@ -87,7 +99,7 @@ class DynamicalVAE(nn.Module):
                     expected=f"(B, T, {self.prior.source_dim})",
                 )
             )
-        if batch.anchor is None:
+        if batch.anchor is None and self._needs_anchor():
             raise ValueError(
                 f"anchor: {type(self.prior).__name__} starts every trajectory at one; "
                 "give the batch an Anchor, e.g. at the first frame"
@@ -97,5 +109,11 @@ class DynamicalVAE(nn.Module):
                 f"mask: a gap, and {type(self.prior).__name__} is fed with what fills it; "
                 "cut the sequence there, or fill the gap in and unmask it"
             )
-        anchor = Anchor(*(part[:, None, None] for part in batch.anchor))
+        anchor = batch.anchor and Anchor(*(part[:, None, None] for part in batch.anchor))
         return batch.x[:, None, None], anchor, batch.mask[:, None, None]
+
+    def _needs_anchor(self) -> bool:
+        return not isinstance(self.prior, LatentPrior) or self.prior.emission.needs_anchor
+
+    def _of_a_latent_prior(self, x: Tensor) -> dict[str, float | torch.Size]:
+        return {"batch_shape": x.shape[:-2], "use_prediction": self.use_prediction}

@@ -13,7 +13,7 @@ from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.visibility import BinaryChain
 from pyromodels.dynamics.base import SourcePrior
 from pyromodels.emissions.clutter import BoxClutter
-from pyromodels.errors import ShapeError, mismatch
+from pyromodels.errors import ShapeError, SpecError, mismatch
 from pyromodels.layout import Layout
 from pyromodels.models.mixdvae_layout import mixdvae_layout
 from pyromodels.parameters import register
@@ -128,6 +128,14 @@ class MixDVAE(nn.Module):
         noise_scale: float = 1.0,
     ) -> None:
         super().__init__()
+        if not prior.has_gaussian_message:
+            raise SpecError(
+                mismatch(
+                    "prior of MixDVAE",
+                    given=f"{type(prior).__name__} whose frames are not Gaussian",
+                    expected='Gaussian frames, emission = "gaussian"',
+                )
+            )
         if projection is None:
             projection = getattr(prior, "projection", torch.eye(prior.source_dim))
         if projection.dim() not in (2, 3) or projection.shape[-1] != prior.source_dim:

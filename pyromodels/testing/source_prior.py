@@ -43,8 +43,10 @@ def build_source_prior(spec: dict[str, Any]) -> SourcePrior:
     return prior
 
 
-def example_anchor(prior: SourcePrior, batch_shape: tuple[int, ...] = BATCH) -> Anchor:
-    """Boxes of plausible sizes where D = 4; anything otherwise."""
+def example_anchor(prior: SourcePrior, batch_shape: tuple[int, ...] = BATCH) -> Anchor | None:
+    """Boxes of plausible sizes where D = 4; anything otherwise; none where a prior takes none."""
+    if not prior.has_gaussian_message:
+        return None
     like = next(prior.parameters(), torch.zeros((), dtype=torch.float64))
     generator = torch.Generator().manual_seed(1)
     loc = torch.rand(*batch_shape, prior.source_dim, generator=generator, dtype=torch.float64)
@@ -52,6 +54,14 @@ def example_anchor(prior: SourcePrior, batch_shape: tuple[int, ...] = BATCH) -> 
         corner, size = loc[..., :2], 0.1 + 0.2 * loc[..., 2:]
         loc = torch.cat((corner, corner + size), -1)
     return Anchor(loc.to(like.dtype), torch.full_like(loc, 1e-4).to(like.dtype))
+
+
+def start_of(prior: SourcePrior) -> dict[str, Any]:
+    """What `sample_sources` must be told of the start: an anchor, or the batch shape alone."""
+    anchor = example_anchor(prior)
+    return {"anchor": anchor} if anchor is not None else {
+        "anchor": None, "batch_shape": torch.Size(BATCH)
+    }
 
 
 def run_prior(
@@ -63,11 +73,11 @@ def run_prior(
     mask: Tensor | None = None,
 ) -> poutine.Trace:
     """Trace `sample_sources` inside batch and source plates, at the given values of its sites."""
-    anchor = example_anchor(prior) if anchor is None else anchor
+    start = start_of(prior) if anchor is None else {"anchor": anchor}
 
     def program() -> Tensor:
-        with batch_plate(anchor.loc.shape[-4]), source_plate(anchor.loc.shape[-2]):
-            return prior.sample_sources("s", num_steps, anchor=anchor, mask=mask)
+        with batch_plate(BATCH[0]), source_plate(BATCH[2]):
+            return prior.sample_sources("s", num_steps, mask=mask, **start)
 
     return poutine.trace(poutine.condition(program, data or {})).get_trace()
 
@@ -87,6 +97,11 @@ def run_guide(
             prior.guide_sources("s", s, anchor=anchor, mask=mask)
 
     return poutine.trace(poutine.condition(program, data or {})).get_trace()
+
+
+def of_frames(value: Tensor) -> bool:
+    """Whether a site holds a value for every frame, not one for the whole sequence."""
+    return value.dim() >= len(BATCH) + 2
 
 
 def sites(trace: poutine.Trace) -> dict[str, Any]:
@@ -121,7 +136,8 @@ def check_sites(prior: SourcePrior) -> None:
         s = sites(model)["s"]
         assert s["value"].shape == (*BATCH, num_steps, prior.source_dim), s["value"].shape
         for node in sites(model).values():
-            assert node["fn"].event_shape[0] == num_steps and len(node["fn"].event_shape) == 2
+            if of_frames(node["value"]):
+                assert node["fn"].event_shape[0] == num_steps and node["fn"].event_dim == 2
             assert node["fn"].batch_shape == BATCH
         assert (len(sites(model)) > 1) == (prior.latent_dim > 0), "latent_dim: 0 without latents"
         guide = run_guide(prior, s["value"])
@@ -151,8 +167,7 @@ def check_coupling(prior: SourcePrior) -> None:
         source = trace.nodes["s"]["fn"]
         noise = []
         for path, value in ((node["fn"], z), (source, s)):
-            given = path.conditionals(value)
-            noise.append((value - given.mean) / given.stddev)
+            noise.append(path.noise_of(value))
         rolled = pair.roll_out(*noise, z_is_known=False)
         torch.testing.assert_close(rolled.latent, z)
         torch.testing.assert_close(rolled.source, s)
@@ -178,12 +193,12 @@ def check_replay(prior: SourcePrior) -> None:
 
 def check_particles(prior: SourcePrior) -> None:
     """Vectorised particles, extra dims on the left, equal one particle at a time."""
-    anchor = example_anchor(prior)
+    start = start_of(prior)
 
     def program() -> Tensor:
         with pyro.plate("particles", 4, dim=-MAX_PLATE_NESTING - 1):
             with batch_plate(BATCH[0]), source_plate(BATCH[2]):
-                return prior.sample_sources("s", 5, anchor=anchor)
+                return prior.sample_sources("s", 5, **start)
 
     trace = poutine.trace(program).get_trace()
     together, data = total_log_prob(trace), values(trace)
@@ -200,11 +215,11 @@ def check_particles(prior: SourcePrior) -> None:
 
 def check_predictive(prior: SourcePrior) -> None:
     """`Predictive` in parallel draws fresh paths, and replays those it is given."""
-    anchor = example_anchor(prior)
+    start = start_of(prior)
 
     def program() -> Tensor:
         with batch_plate(BATCH[0]), source_plate(BATCH[2]):
-            return prior.sample_sources("s", 5, anchor=anchor)
+            return prior.sample_sources("s", 5, **start)
 
     drawn = Predictive(program, num_samples=6, parallel=True)()
     assert drawn["s"].shape == (6, *BATCH, 5, prior.source_dim)
@@ -221,14 +236,21 @@ def check_padding(prior: SourcePrior) -> None:
     mask = (torch.arange(long) < short).expand(*BATCH, long)
     data = values(run_prior(prior, long))
     q = values(run_guide(prior, data["s"]))
-    cut = {name: value[..., :short, :] for name, value in data.items()}
-    cut_q = {name: value[..., :short, :] for name, value in q.items()}
+
+    def first_frames(values: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {n: v[..., :short, :] if of_frames(v) else v for n, v in values.items()}
+
+    def with_junk(values: dict[str, Tensor], junk: float) -> dict[str, Tensor]:
+        there = mask[..., None]
+        return {
+            n: torch.where(there, v, torch.full_like(v, junk)) if of_frames(v) else v
+            for n, v in values.items()
+        }
+
+    cut, cut_q = first_frames(data), first_frames(q)
     expected = total_log_prob(run_prior(prior, short, data=cut))
     for junk in (0.0, 7.0):
-        padded, padded_q = (
-            {n: torch.where(mask[..., None], v, torch.full_like(v, junk)) for n, v in d.items()}
-            for d in (data, q)
-        )
+        padded, padded_q = with_junk(data, junk), with_junk(q, junk)
         actual = total_log_prob(run_prior(prior, long, data=padded, mask=mask))
         torch.testing.assert_close(actual, expected)
         if q:
@@ -240,7 +262,7 @@ def check_padding(prior: SourcePrior) -> None:
             anchor, bounds = example_anchor(prior), []
             for s, keywords in ((padded["s"], {"mask": mask}), (cut["s"], {})):
                 if "z_noise" in inspect.signature(prior.elbo).parameters:
-                    keywords["z_noise"] = next(iter(q.values()))[..., : s.shape[-2], :]
+                    keywords["z_noise"] = q["s_z"][..., : s.shape[-2], :]
                 bounds.append(prior.elbo(s, anchor=anchor, **keywords))
             torch.testing.assert_close(*bounds)
 
@@ -278,15 +300,18 @@ def check_dtypes(prior: SourcePrior) -> None:
     """float32 and float64 in, the same out."""
     for dtype in (torch.float32, torch.float64):
         prior = prior.to(dtype)
-        anchor = Anchor(*(v.to(dtype) for v in example_anchor(prior)))
-        trace = run_prior(prior, anchor=anchor)
+        anchor = example_anchor(prior)
+        trace = run_prior(prior)
         s = trace.nodes["s"]["value"]
         assert s.dtype == dtype and total_log_prob(trace).dtype == dtype
-        assert {v.dtype for v in prior.gaussian_message(s, anchor=anchor)} == {dtype}
+        if prior.has_gaussian_message:
+            assert {v.dtype for v in prior.gaussian_message(s, anchor=anchor)} == {dtype}
 
 
 def check_message(prior: SourcePrior) -> None:
     """Shapes of the message; the anchor in its first row; finite for any trajectory."""
+    if not prior.has_gaussian_message:
+        return
     anchor, d = example_anchor(prior), prior.block_dim
     blocks = prior.source_dim // d
     s = values(run_prior(prior))["s"]
@@ -304,7 +329,11 @@ def check_message(prior: SourcePrior) -> None:
 
 
 def check_message_causality(prior: SourcePrior) -> None:
-    """Row t of the message knows s_<t; a prior with latents also knows s_t, through z_t."""
+    """Row t of the message knows s_<t; the latents may tell it of what their encoder looks at."""
+    encoder = getattr(prior, "encoder", None)
+    looks_ahead = encoder is not None and encoder.direction in ("backward", "both")
+    if not prior.has_gaussian_message or looks_ahead:
+        return
     anchor, trace = example_anchor(prior), run_prior(prior)
     s, has_latents = trace.nodes["s"]["value"].detach(), len(sites(trace)) > 1
 
@@ -333,6 +362,8 @@ def message_log_prob(message: GaussianMessage, s: Tensor) -> Tensor:
 
 def check_message_density(prior: SourcePrior) -> None:
     """At the iterate itself the message is p(s | z): same density, z from the same noise."""
+    if not prior.has_gaussian_message:
+        return
     anchor = example_anchor(prior)
     s = values(run_prior(prior))["s"]
     guide = sites(run_guide(prior, s))
@@ -359,7 +390,7 @@ def check_elbo(prior: SourcePrior) -> None:
     with torch.no_grad():
         guide = run_guide(prior, s)
         data = values(guide)
-        wide = Anchor(*(v.expand(num_draws, *v.shape) for v in anchor))
+        wide = anchor and Anchor(*(v.expand(num_draws, *v.shape) for v in anchor))
         joint = total_log_prob(run_prior(prior, anchor=wide, data={"s": s, **data}))
         log_q = sum(node["fn"].log_prob(node["value"]) for node in sites(guide).values())
         difference = prior.elbo(s, anchor=anchor) - (joint - log_q)

@@ -12,6 +12,7 @@ from pyromodels.batch import SequenceBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.deep_ar import DeepAR
 from pyromodels.dynamics.srnn import SRNN
+from pyromodels.emissions.gaussian import Gaussian
 from pyromodels.errors import ShapeError, SpecError
 from pyromodels.guides.amortised import Amortised
 from pyromodels.models.dvae import DynamicalVAE
@@ -43,8 +44,11 @@ def make_batch(prior, lengths=LENGTHS):
     anchor = example_anchor(prior, (len(lengths),))
     shape = (len(lengths), max(lengths), prior.source_dim)
     generator = torch.Generator().manual_seed(2)
-    steps = 0.02 * torch.randn(shape, generator=generator, dtype=anchor.loc.dtype)
+    noise = torch.randn(shape, generator=generator, dtype=torch.float64)
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    if anchor is None:
+        return SequenceBatch(noise.square(), mask)
+    steps = 0.02 * noise.to(anchor.loc.dtype)
     return SequenceBatch(anchor.loc[:, None] + steps.cumsum(1), mask, anchor)
 
 
@@ -76,7 +80,7 @@ def test_sites_have_the_shapes_of_the_table(prior):
         assert {name: tuple(value.shape) for name, value in latents(guide).items()} == expected
 
 
-def test_generate_draws_x_which_starts_at_the_anchor(prior):
+def test_generate_draws_x_which_starts_at_the_anchor_if_any(prior):
     model = DynamicalVAE(prior)
     batch = make_batch(prior, (4,) * 500)
     torch.manual_seed(0)
@@ -84,6 +88,8 @@ def test_generate_draws_x_which_starts_at_the_anchor(prior):
     x, anchor = trace.nodes["_RETURN"]["value"], batch.anchor
     assert not trace.nodes["x"]["is_observed"]
     assert x.shape == (500, 1, 1, 4, prior.source_dim)
+    if anchor is None:
+        return
     error = (x[:, 0, 0, 0] - anchor.loc) / anchor.variance.sqrt()
     assert error.mean(0).abs().max() < 5 / 500**0.5
     assert (error.var(0) - 1).abs().max() < 5 * (2 / 500) ** 0.5
@@ -97,8 +103,8 @@ def test_log_joint_knows_nothing_of_the_padding(prior):
     total = 0.0
     for row, length in enumerate(LENGTHS):
         rows = slice(row, row + 1)
-        one = SequenceBatch(batch.x[rows, :length], batch.mask[rows, :length],
-                            Anchor(*(part[rows] for part in batch.anchor)))
+        anchor = batch.anchor and Anchor(*(part[rows] for part in batch.anchor))
+        one = SequenceBatch(batch.x[rows, :length], batch.mask[rows, :length], anchor)
         cut = {name: value[rows, ..., :length, :] for name, value in drawn.items()}
         total = total + traced(model, one, cut).log_prob_sum()
     torch.testing.assert_close(traced(model, junk, drawn).log_prob_sum(), total)
@@ -106,7 +112,9 @@ def test_log_joint_knows_nothing_of_the_padding(prior):
 
 @pytest.mark.parametrize("predicts", ["position", "increment"])
 def test_log_joint_is_that_of_one_site_a_frame(predicts):
-    model = DynamicalVAE(build_source_prior({"name": "srnn", "predicts": predicts}))
+    model = DynamicalVAE(build_source_prior(
+        {"name": "srnn", "emission": {"name": "gaussian", "predicts": predicts}}
+    ))
     batch = make_batch(model.prior)
     drawn = latents(traced(model, batch))
     frames = {f"z_{t + 1}": drawn["x_z"][..., t, :] for t in range(batch.num_frames)}
@@ -151,7 +159,7 @@ def test_numbers_keep_their_dtype(prior, dtype):
 
 
 def test_batches_the_model_cannot_take_are_refused():
-    model = DynamicalVAE(SRNN(source_dim=2))
+    model = DynamicalVAE(SRNN(source_dim=2, emission=Gaussian("increment", scale="unit")))
     x, mask = torch.zeros(2, 4, 2), torch.ones(2, 4).bool()
     anchor = Anchor(torch.zeros(2, 2), torch.ones(2, 2))
     with pytest.raises(ValueError, match="anchor: SRNN starts"):

@@ -6,6 +6,7 @@ import torch
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.deep_ar import DeepAR
 from pyromodels.dynamics.srnn import SRNN
+from pyromodels.emissions.gaussian import Gaussian
 from pyromodels.errors import ShapeError
 from pyromodels.testing import (
     SOURCE_PRIOR_CHECKS,
@@ -18,7 +19,7 @@ from pyromodels.testing import (
 )
 
 DEEP = [
-    {"name": name, "predicts": predicts}
+    {"name": name, "emission": {"name": "gaussian", "predicts": predicts}}
     for name in ("deep_ar", "srnn")
     for predicts in ("position", "increment")
 ]
@@ -38,7 +39,7 @@ def test_contract(spec, check):
 
 @pytest.mark.parametrize("name", ["deep_ar", "srnn"])
 def test_increments_know_neither_place_nor_size(name):
-    prior = build_source_prior({"name": name, "predicts": "increment"})
+    prior = build_source_prior({"name": name, "emission": Gaussian("increment")})
     anchor = example_anchor(prior)
     s = values(run_prior(prior))["s"]
     message = prior.gaussian_message(s, anchor=anchor)
@@ -68,11 +69,11 @@ def test_scheduled_sampling_without_predictions_is_teacher_forcing(spec):
 
 @pytest.mark.parametrize("predicts", ["position", "increment"])
 def test_deep_ar_fed_with_its_predictions_only_is_fed_with_its_mean_trajectory(predicts):
-    prior = build_source_prior({"name": "deep_ar", "predicts": predicts})
+    prior = build_source_prior({"name": "deep_ar", "emission": Gaussian(predicts)})
     s = values(run_prior(prior))["s"]
     anchor = example_anchor(prior)
     mean = torch.cat((s[..., :1, :], prior.predict(s[..., :1, :], 4)), -2)
-    p = prior.coordinates.conditionals(*prior.decode(mean), mean, anchor)
+    p = prior.emission.conditionals(prior.decode(mean), mean, anchor)
     torch.testing.assert_close(
         prior.elbo(s, anchor=anchor, use_prediction=1.0), p.log_prob(s).sum(-1)
     )
@@ -81,7 +82,7 @@ def test_deep_ar_fed_with_its_predictions_only_is_fed_with_its_mean_trajectory(p
 @pytest.mark.parametrize("name", ["deep_ar", "srnn"])
 def test_bound_given_an_estimate_is_the_density_of_the_message_there(name):
     """Networks are trained as inference uses them: p(s_t | s_{t-1}, what the estimate tells)."""
-    prior = build_source_prior({"name": name, "predicts": "increment", "scale": "unit"})
+    prior = build_source_prior({"name": name, "emission": Gaussian("increment", scale="unit")})
     s, anchor = values(run_prior(prior))["s"], example_anchor(prior)
     estimate, keywords, z_noise = s + 0.1 * torch.randn_like(s), {}, None
     if name == "srnn":
@@ -95,13 +96,13 @@ def test_bound_given_an_estimate_is_the_density_of_the_message_there(name):
 @pytest.mark.parametrize("predicts", ["position", "increment"])
 def test_srnn_fed_with_its_predictions_only(predicts):
     """A history of predictions only is a fixed point: fed with it, the decoder predicts it."""
-    prior = build_source_prior({"name": "srnn", "predicts": predicts})
+    prior = build_source_prior({"name": "srnn", "emission": Gaussian(predicts)})
     s = values(run_prior(prior))["s"]
     noise = torch.randn(*s.shape[:-1], 4, dtype=s.dtype)
-    history = prior.own_history(s, s, 1.1, noise)
-    h = prior.recurrence(prior.coordinates.see(history))
-    z = prior.infer(h, prior.coordinates.see(s, history), noise=noise).z
-    p = prior.coordinates.conditionals(*prior.decoder(h, z), history, example_anchor(prior))
+    z, anchor = prior.infer(s, noise=noise).z, example_anchor(prior)
+    history = prior.own_history(s, z, anchor=anchor)
+    outputs = prior.emission_parameters(z, prior.emission.see(history))
+    p = prior.emission.conditionals(outputs, history, anchor)
     torch.testing.assert_close(p.mean[..., 1:, :], history[..., 1:, :])
 
 
@@ -120,11 +121,11 @@ def test_predict_one_step_is_the_mean_of_the_next_conditional(spec):
         torch.testing.assert_close(predicted[..., 0, :], mean[..., -1, :, 0])
         torch.testing.assert_close(prior.predict(longer, 2), predicted[..., 1:, :])
     else:
-        h = prior.recurrence(prior.coordinates.see(s))
-        z = prior.infer(h, prior.coordinates.see(s), noise=None).z
+        h = prior.recurrence(prior.emission.see(s))
+        z = prior.infer(s, noise=None).z
         z_last, _ = prior.prior(h[..., -1, :], z[..., -2, :])
         mean, _ = prior.decoder(h[..., -1, :], z_last)
-        expected = prior.coordinates.absolute(mean, past[..., -1, :])
+        expected = prior.emission.absolute(mean, past[..., -1, :])
         torch.testing.assert_close(predicted[..., 0, :], expected)
 
 
@@ -150,7 +151,7 @@ def test_latent_density_before_s_is_known_is_an_error():
 
 @pytest.mark.parametrize("kind", [DeepAR, SRNN])
 def test_degenerate_boxes_give_finite_messages_and_gradients(kind):
-    prior = kind(predicts="increment")
+    prior = kind(emission=Gaussian("increment"))
     box = torch.tensor([0.5, 0.5, 0.4, 0.5])  # negative width, no height
     s = box.expand(2, 6, 4).clone().requires_grad_()
     message = prior.gaussian_message(s, anchor=Anchor(box, torch.full_like(box, 1e-5)))
@@ -162,7 +163,7 @@ def test_degenerate_boxes_give_finite_messages_and_gradients(kind):
 @pytest.mark.parametrize("kind", [DeepAR, SRNN])
 def test_boxes_need_four_coordinates(kind):
     with pytest.raises(ShapeError, match='scale="unit"'):
-        kind(source_dim=3, predicts="increment")
+        kind(source_dim=3, emission=Gaussian("increment"))
     with pytest.raises(ShapeError, match="trajectory"):
         prior = kind(source_dim=3)
         prior.gaussian_message(torch.zeros(5, 4), anchor=Anchor(torch.zeros(3), torch.ones(3)))

@@ -29,7 +29,8 @@ LIBRARY = {"mean_field", "parametrised_mean_field", "chain", "point", "empirical
 def prior(name):
     if name == "linear":
         return LinearGaussian(num_coordinates=2, process_std=(0.4, 0.2))
-    small = {"source_dim": 2, "hidden_dim": 3, "predicts": "increment", "scale": "unit"}
+    steps = {"name": "gaussian", "predicts": "increment", "scale": "unit"}
+    small = {"source_dim": 2, "hidden_dim": 3, "emission": steps}
     return DeepAR(**small) if name == "deep_ar" else SRNN(latent_dim=2, **small)
 
 

@@ -21,9 +21,9 @@ from pyromodels.testing.source_prior import check_coupling
 
 SPECS = [
     {"name": "linear", "num_coordinates": 1, "order": 2, "process_std": (0.3, 0.1)},
-    {"name": "deep_ar", "predicts": "increment"},
+    {"name": "deep_ar", "emission": {"name": "gaussian", "predicts": "increment"}},
     {"name": "srnn", "source_dim": 1, "latent_dim": 1, "hidden_dim": 3},
-    {"name": "srnn", "predicts": "increment"},
+    {"name": "srnn", "emission": {"name": "gaussian", "predicts": "increment"}},
 ]
 CHECKS = [check for check in SOURCE_PRIOR_CHECKS if check is not check_coupling]  # the prior's own
 

@@ -270,7 +270,7 @@ def test_train_command_takes_positions_both_modes_and_statistics(tmp_path, mode)
     ]) == 0
     record = load_weights(tmp_path).record
     assert record["training"]["statistics"]["max_pieces"] == 2
-    assert record["prior"]["predicts"] == "position"
+    assert record["prior"]["emission"]["name"] == "gaussian"
     assert str(tmp_path) not in json.dumps(record)
 
 
@@ -316,14 +316,14 @@ def test_weights_are_loaded_strictly(tmp_path):
 def test_published_weights_are_recognised(mot_data):
     weights = load_weights(mot_data / "model_mot.pt")
     assert weights.coordinates == "published_corners"
-    assert weights.prior.coordinates.predicts == "position"
+    assert weights.prior.emission.predicts == "position"
 
 
 @pytest.mark.parametrize("name", ["srnn_mot", "deep_ar_mot"])
 def test_shipped_weights_predict_better_than_standing_still_or_going_on(name):
     """From a tracker's estimates, what they are trained for, at one step and at ten."""
     prior = load_prior(name)
-    assert prior.coordinates.moves and prior.coordinates.scale == "centre_box"
+    assert prior.emission.moves and prior.emission.scale == "centre_box"
     s = corners_to_centres(generate_trajectories(400, 60, seed=99))
     seen = smoothed_detections(s, seed=99)
     square = {"network": [], "hold": [], "velocity": []}

@@ -21,6 +21,7 @@ PRIORS = [
     pytest.param(name, spec, id=f"{name}-{i}")
     for name in DYNAMICS
     for i, spec in enumerate(DYNAMICS[name].contract_specs)
+    if DYNAMICS[name](**spec).has_gaussian_message
 ]
 
 

@@ -18,9 +18,10 @@ from pyromodels.batch import SequenceBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.path import PathDistribution, diagonal_normal
 from pyromodels.dynamics.srnn import SRNN
-from pyromodels.dynamics.srnn_paths import before
+from pyromodels.emissions.gaussian import Gaussian
 from pyromodels.guides.amortised import Amortised
 from pyromodels.models.dvae import DynamicalVAE
+from pyromodels.nets import before
 
 LENGTHS = (6, 4, 1)
 
@@ -40,7 +41,8 @@ def problem(request):
 def make_problem(predicts="position", lengths=LENGTHS, seed=0):
     """A model, its guide and three sequences of different lengths."""
     torch.manual_seed(seed)
-    model = DynamicalVAE(SRNN(source_dim=2, latent_dim=3, predicts=predicts, scale="unit"))
+    emission = Gaussian(predicts, scale="unit")
+    model = DynamicalVAE(SRNN(source_dim=2, latent_dim=3, emission=emission))
     x = 0.3 * torch.randn(len(lengths), max(lengths), 2).cumsum(1)
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     anchor = Anchor(x[:, 0] + 0.1, torch.full_like(x[:, 0], 0.5))

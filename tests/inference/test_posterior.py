@@ -16,6 +16,7 @@ from inference.posterior import Posterior
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.srnn import SRNN
+from pyromodels.emissions.gaussian import Gaussian
 from pyromodels.errors import ShapeError
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.models.mixdvae import Detector, MixDVAE
@@ -201,7 +202,7 @@ def test_no_draws_are_refused(fitted):
 @pytest.fixture
 def deep():
     torch.manual_seed(0)
-    model = MixDVAE(SRNN(predicts="increment", scale="unit"))
+    model = MixDVAE(SRNN(emission=Gaussian("increment", scale="unit")))
     observations = torch.rand(2, 6, 3, 4)
     loc = torch.rand(2, 2, 4)
     batch = MixtureBatch(

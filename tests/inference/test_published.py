@@ -12,6 +12,7 @@ from inference.published import box_variance, published_vem
 from inference.published_options import PublishedOptions
 from pyromodels.dynamics.deep_ar import DeepAR
 from pyromodels.dynamics.srnn import SRNN
+from pyromodels.emissions.gaussian import Gaussian
 from pyromodels.errors import ShapeError
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
@@ -20,12 +21,17 @@ SHORT = PublishedOptions(
 )
 PRIORS = {
     "srnn": lambda: SRNN(),
-    "srnn_bare": lambda: SRNN(hidden_dim=3, latent_dim=2, input_dims=(), encoder_dims=(5,)),
+    "srnn_bare": lambda: SRNN(
+        hidden_dim=3, latent_dim=2, input_dims=(), encoder={"preset": "srnn_filter", "dims": (5,)}
+    ),
     "srnn_deep": lambda: SRNN(
-        input_dims=(3, 5), encoder_dims=(4, 3, 5), decoder_dims=(6, 7), std_range=(0.4, 0.9)
+        input_dims=(3, 5), encoder={"preset": "srnn_filter", "dims": (4, 3, 5)},
+        decoder_dims=(6, 7), emission=Gaussian(std_range=(0.4, 0.9))
     ),
     "deep_ar": lambda: DeepAR(),
-    "deep_ar_deep": lambda: DeepAR(input_dims=(5,), decoder_dims=(6, 3), std_range=(0.4, 0.9)),
+    "deep_ar_deep": lambda: DeepAR(
+        input_dims=(5,), decoder_dims=(6, 3), emission=Gaussian(std_range=(0.4, 0.9))
+    ),
 }
 CHANGES = {
     "reference": {},
@@ -126,12 +132,12 @@ def plain_sources(prior, data, eta, loc, s, anchor, options, iteration):
         state = prior.recurrence.step(x, state)
         h = state[0].unflatten(0, shape)
         if srnn:
-            mean, log_variance = prior.encoder(h_past[:, :, t], s[:, :, t], z)
+            mean, log_variance = prior.encoder.head(torch.cat((h_past[:, :, t], s[:, :, t]), -1), z)
             z = mean
             if options.sample_latents:
                 z = z + (0.5 * log_variance).exp() * by_row(z, iteration, t)
         mean, log_variance = prior.decoder(h, z) if srnn else prior.decoder(h)
-        variance = prior.coordinates.scale_of(log_variance).square()
+        variance = prior.emission.scale_of(log_variance).square()
         if t == 0:
             mean, variance = anchor, torch.full_like(anchor, options.pinned_variance)
         precision, information = 1 / variance, mean / variance
@@ -383,7 +389,7 @@ def test_slot_covariance_is_that_of_the_first_frame():
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"prior": SRNN(predicts="increment")}, ValueError, "predicts positions"),
+        ({"prior": SRNN(emission=Gaussian("increment"))}, ValueError, "predicts positions"),
         ({"prior": SRNN()}, ValueError, "observations.*float64.*float32"),
         ({"anchor_loc": torch.zeros(2, 3, 2).double()}, ShapeError, r"anchor_loc.*\(2, 3, 4\)"),
         ({"initial_loc": torch.zeros(2, 3, 5, 4)}, ShapeError, r"initial_loc.*\(2, 3, 7, 4\)"),

@@ -17,6 +17,7 @@ from inference.vem import VEM
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.deep_ar import DeepAR
+from pyromodels.emissions.gaussian import Gaussian
 from pyromodels.errors import SpecError
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.models.mixdvae import Detector, MixDVAE
@@ -103,7 +104,7 @@ def test_the_start_of_a_deep_prior_sees_what_the_linear_one_smooths():
     batch = crossing()
     position = Anchor(*(part[..., ::2] for part in batch.anchor))
     data = MixtureBatch(batch.observations, batch.mask, batch.variance, position)
-    model = MixDVAE(DeepAR(predicts="increment", scale="centre_box"), detector=Detector())
+    model = MixDVAE(DeepAR(emission=Gaussian("increment", scale="centre_box")), detector=Detector())
     guide = MeanField(model, data)
     online_start(model, guide, data, prior=walker_prior().double(), anchor=batch.anchor)
     last = guide.sources.loc[0, :, -1, 0]

@@ -28,6 +28,7 @@ from inference.vem import VEM
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.srnn import SRNN
+from pyromodels.emissions.gaussian import Gaussian
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.models.mixdvae import Detector, MixDVAE
 
@@ -490,7 +491,9 @@ def test_updates_with_a_state_of_their_own_resume(mixture):
 
     def stepper():
         torch.manual_seed(0)
-        prior = SRNN(source_dim=2, latent_dim=2, hidden_dim=3, predicts="increment", scale="unit")
+        prior = SRNN(
+            source_dim=2, latent_dim=2, hidden_dim=3, emission=Gaussian("increment", scale="unit")
+        )
         model = MixDVAE(prior)
         noisy = SourceUpdate(generator=torch.Generator().manual_seed(1))
         return VEM(model, MeanField(model, batch), [noisy, FineTuneUpdate(prior)])

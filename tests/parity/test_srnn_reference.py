@@ -33,12 +33,12 @@ def anchor_of(s):
 
 
 def test_hidden_states(model, reference):
-    h = model.recurrence(model.coordinates.see(reference["s"]))
+    h = model.hidden(None, model.see(reference["s"]))
     torch.testing.assert_close(h, reference["h"], **TOLERANCE)
 
 
 def test_encoder_recursion(model, reference):
-    q = model.infer(reference["h"], reference["s"], noise=reference["eps"])
+    q = model.infer(reference["s"], noise=reference["eps"])
     torch.testing.assert_close(q.z, reference["z"], **TOLERANCE)
     torch.testing.assert_close(q.mean, reference["enc_mean"], **TOLERANCE)
     torch.testing.assert_close(q.log_variance, reference["enc_logvar"], **TOLERANCE)
@@ -78,21 +78,19 @@ def test_message(model, reference):
 def test_step_functions(model, reference):
     """The recursion of the published sweep, frame by frame on flat rows."""
     s, eps = reference["s"], reference["eps"]
-    steps, recurrence = model.steps(), model.recurrence
-    x, z = torch.zeros_like(s[:, 0]), torch.zeros_like(eps[:, 0])
-    state = recurrence.initial_state(x)
+    state = model.start(s.shape[:1], s)
+    encoder = model.encoder.head.split()
     for t in range(60):
-        state = recurrence.step(x, state)
-        torch.testing.assert_close(state[0], reference["h"][:, t], **TOLERANCE)
-        known = steps.encoder.known({0: state[0], 1: s[:, t]})
-        mean, log_variance = steps.encoder.step(known, 2, z)
+        h = model.hidden_step(state)
+        torch.testing.assert_close(h, reference["h"][:, t], **TOLERANCE)
+        known = encoder.known({0: torch.cat((h, s[:, t]), -1)})
+        mean, log_variance = encoder.step(known, {1: state.z})
         torch.testing.assert_close(mean, reference["enc_mean"][:, t], **TOLERANCE)
-        torch.testing.assert_close(steps.encoder.step_mean(known, 2, z), mean)
         z = mean + (0.5 * log_variance).exp() * eps[:, t]
-        decoded = steps.decoder.step(steps.decoder.known({1: z}), 0, state[0])
+        decoded = model.emission_step(state, z)
         torch.testing.assert_close(decoded[0], reference["dec_mean"][:, t], **TOLERANCE)
         torch.testing.assert_close(decoded[1], reference["dec_logvar"][:, t], **TOLERANCE)
-        x = s[:, t]
+        state = model.advance(state, z, s[:, t])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,145 @@
+"""The path distributions of a dynamical VAE: q(z | s), and the pair p(z | s), p(s | z)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyromodels.distributions.coupled import CoupledPaths, RollOut
+from pyromodels.distributions.message import Anchor
+from pyromodels.distributions.path import PathDistribution, diagonal_normal
+from pyromodels.encoders import Encoder, Inferred
+from pyromodels.nets import rows
+
+if TYPE_CHECKING:
+    from pyromodels.dynamics.latent import LatentPrior
+
+
+class EncoderPath(PathDistribution):
+    """q(z_t | s, z_<t) of an encoder."""
+
+    def __init__(
+        self, networks: LatentPrior, encoder: Encoder, s: Tensor, mask: Tensor | None
+    ) -> None:
+        super().__init__(s.shape[:-2], s.shape[-2], networks.latent_dim, like=s, mask=mask)
+        self.networks, self.encoder, self.x = networks, encoder, networks.see(s)
+        self._drawn: Inferred | None = None
+
+    def conditionals(self, value: Tensor) -> dist.TorchDistribution:
+        """Return q(z_t | s, z_<t); of the latest draw they are known."""
+        drawn = self._drawn
+        if drawn is not None and value is drawn.z:
+            return gaussian(drawn.mean, drawn.log_variance)
+        return gaussian(
+            *self.encoder.parameters_of(self.networks, value, self.x, self.time_mask)
+        )
+
+    def roll_out(self, noise: Tensor) -> Tensor:
+        """Return z driven by the noise."""
+        self._drawn = self.encoder.infer(self.networks, self.x, noise=noise, mask=self.time_mask)
+        return self._drawn.z
+
+
+class LatentPaths(CoupledPaths):
+    """p(z_t | s_<t, z_<t) and p(s_t | s_<t, z_<=t) of a `LatentPrior`.
+
+    With `use_prediction`, the densities are those of networks that are fed with a history in which
+    the model's own predictions stand in the place of some frames; one history serves a run.
+    """
+
+    def __init__(
+        self,
+        networks: LatentPrior,
+        num_steps: int,
+        batch_shape: torch.Size,
+        *,
+        anchor: Anchor | None,
+        mask: Tensor | None,
+        use_prediction: float = 0.0,
+    ) -> None:
+        super().__init__(
+            batch_shape,
+            num_steps,
+            latent_dim=networks.latent_dim,
+            source_dim=networks.source_dim,
+            like=next(networks.parameters()) if anchor is None else anchor.loc,
+            mask=mask,
+        )
+        self.networks, self.anchor, self.use_prediction = networks, anchor, use_prediction
+        self._history: Tensor | None = None
+
+    def latent_conditionals(self, z: Tensor, s: Tensor) -> dist.TorchDistribution:
+        """Return p(z_t | s_<t, z_<t)."""
+        return gaussian(*self.networks.latent_parameters(z, self.networks.see(self.fed(z, s))))
+
+    def source_conditionals(self, z: Tensor, s: Tensor) -> dist.TorchDistribution:
+        """Return p(s_t | s_<t, z_<=t)."""
+        history = self.fed(z, s)
+        outputs = self.networks.emission_parameters(z, self.networks.see(history))
+        return self.networks.emission.conditionals(outputs, history, self.anchor)
+
+    def noise_of(self, law: dist.TorchDistribution, s: Tensor) -> Tensor:
+        """Return the noise that would have driven s."""
+        return self.networks.emission.noise_of(law, s)
+
+    def fed(self, z: Tensor, s: Tensor) -> Tensor:
+        """Return the history the networks are fed with."""
+        if self.use_prediction == 0:
+            return s
+        if self._history is None:
+            self._history = self.networks.own_history(
+                s, z, probability=self.use_prediction, anchor=self.anchor
+            )
+        return self._history
+
+    def roll_out_latent(self, noise: Tensor, s: Tensor) -> Tensor:
+        """Return z driven by the noise, s given."""
+        networks, draws = self.networks, rows(noise).unbind(1)
+        x = networks.see(s)
+        frames = rows(x.expand(*noise.shape[:-1], x.shape[-1])).unbind(1)
+        state, path = networks.start(noise.shape[:-2], noise), []
+        for noise_t, x_t in zip(draws, frames, strict=True):
+            mean, log_variance = networks.latent_step(state)
+            z = mean + (0.5 * log_variance).exp() * noise_t
+            state = networks.advance(state, z, x_t)
+            path.append(z)
+        return torch.stack(path, 1).reshape(noise.shape)
+
+    def roll_out(self, z: Tensor, source_noise: Tensor, *, z_is_known: bool) -> RollOut:
+        """Return z and s, interleaved frame by frame."""
+        networks, emission = self.networks, self.networks.emission
+        noise, given = rows(source_noise), rows(z)
+        state = networks.start(source_noise.shape[:-2], source_noise)
+        latents, sources, s = [], [], None
+        for t in range(self.num_steps):
+            z_t = given[:, t]
+            if not z_is_known:
+                mean, log_variance = networks.latent_step(state)
+                z_t = mean + (0.5 * log_variance).exp() * z_t
+            if t == 0 and self.anchor is not None:
+                following = self._first(source_noise[..., 0, :])
+            else:
+                following = emission.draw(networks.emission_step(state, z_t), noise[:, t], s)
+            state = networks.advance(state, z_t, emission.relative(following, s))
+            s = following
+            latents.append(z_t)
+            sources.append(s)
+        return RollOut(
+            z if z_is_known else torch.stack(latents, 1).reshape(z.shape),
+            torch.stack(sources, 1).reshape(source_noise.shape),
+        )
+
+    def _first(self, noise: Tensor) -> Tensor:
+        loc, variance = self.anchor
+        return (loc + variance.sqrt() * noise).reshape(-1, noise.shape[-1])
+
+
+def gaussian(
+    mean: Tensor,  # shape: (*, D)
+    log_variance: Tensor,  # shape: (*, D)
+) -> dist.TorchDistribution:  # batch (*), event (D,)
+    """N(mean, exp(log_variance)), independent over the last dimension."""
+    return diagonal_normal(mean, (0.5 * log_variance).exp())

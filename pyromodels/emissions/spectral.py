@@ -1,0 +1,95 @@
+"""Power spectrograms: frames of a zero-mean circular complex Gaussian."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from pyromodels.distributions.message import Anchor
+from pyromodels.distributions.spectral import PowerSpectrum
+from pyromodels.emissions.base import Emission, Outputs
+from pyromodels.errors import mismatch
+from pyromodels.registry import EMISSIONS
+
+
+@EMISSIONS.register("spectral")
+@dataclass(frozen=True)
+class Spectral(Emission):
+    r"""Powers |s_t|^2 of s_t ~ N_c(0, v_t), with log v_t the decoder's output.
+
+    A trajectory is a power spectrogram (*, T, F), linear, not in decibels. The published networks
+    see it as it is (`sees="power"`); over the thirteen decades of peak-normalised speech a
+    network learns faster from (log(P + floor) - centre) / spread (`sees="log_power"`), which at the
+    defaults is of order one.
+
+    Reference: Lin, 2024 (thesis), eq. 7.3.
+
+    Args:
+        sees: "power" or "log_power".
+        floor: added before the logarithm, in units of power.
+        centre: a usual log power.
+        spread: a usual deviation from it.
+
+    Example:
+        >>> Spectral("log_power", centre=0.0, spread=1.0).see(torch.ones(5, 3)).abs().max() < 1e-6
+        tensor(True)
+    """
+
+    outputs: ClassVar[tuple[str, ...]] = ("log_variance",)
+
+    sees: Literal["power", "log_power"] = "power"
+    floor: float = 1e-8
+    centre: float = -4.0
+    spread: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.sees not in ("power", "log_power"):
+            raise ValueError(
+                mismatch("sees", given=repr(self.sees), expected="power or log_power")
+            )
+        for name in ("floor", "spread"):
+            if not getattr(self, name) > 0:
+                raise ValueError(
+                    mismatch(name, given=getattr(self, name), expected="a positive number")
+                )
+
+    def see(self, s: Tensor, history: Tensor | None = None) -> Tensor:
+        """Return x of a whole spectrogram."""
+        return self.relative(s, None)
+
+    def relative(self, s: Tensor, previous: Tensor | None) -> Tensor:
+        """Return x_t; nothing is relative to the frame before."""
+        if self.sees == "power":
+            return s
+        return ((s + self.floor).log() - self.centre) / self.spread
+
+    def conditionals(
+        self, outputs: Outputs, history: Tensor, anchor: Anchor | None
+    ) -> PowerSpectrum:
+        """Return p(|s_t|^2 | past) of every frame."""
+        self._refuse_anchor(anchor)
+        (log_variance,) = outputs
+        return PowerSpectrum(log_variance, validate_args=False)
+
+    def expected(self, outputs: Outputs, previous: Tensor | None) -> Tensor:
+        """Return v_t."""
+        return outputs[0].exp()
+
+    def draw(self, outputs: Outputs, noise: Tensor, previous: Tensor | None) -> Tensor:
+        """Return |s_t|^2 at the same quantile as the noise."""
+        return PowerSpectrum.from_noise(outputs[0].exp(), noise)
+
+    def noise_of(self, law: PowerSpectrum, s: Tensor) -> Tensor:
+        """Return the noise at the same quantile as the power."""
+        return law.noise_of(s)
+
+    def _refuse_anchor(self, anchor: Anchor | None) -> None:
+        if anchor is not None:
+            raise ValueError(
+                mismatch(
+                    "anchor",
+                    given="an Anchor",
+                    expected=None,
+                    hint="A spectrogram starts wherever its model says.",
+                )
+            )
