@@ -1,20 +1,16 @@
-"""Weights of source priors: tensors in safetensors, the constructor's spec in JSON beside them."""
+"""Weights of priors of boxes: those that ship, those in a file, the published ones."""
 
-import json
-import os
 from collections.abc import Mapping
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
+from experiments import weights
 from pyromodels.dynamics.base import SourcePrior
 from pyromodels.dynamics.srnn import SRNN
 from pyromodels.errors import SpecError, mismatch, unknown
-from pyromodels.registry import DYNAMICS
 
 CENTRES = "centre_size"
 """Boxes as (centre x, centre y, width, height) over the image's size, y down."""
@@ -77,35 +73,13 @@ def save_prior(
     spec: Mapping[str, Any],
     record: Mapping[str, Any],
 ) -> None:
-    """Write a prior's tensors and its JSON; each file appears whole or not at all."""
-    content = {"prior": dict(spec), "coordinates": CENTRES, **record, "versions": _versions()}
-    tensors = {name: t.detach().contiguous().clone() for name, t in prior.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, part)
-    os.replace(part, path)
-    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, path.with_suffix(".json"))
+    """Write the weights of a prior of boxes in centre-size coordinates."""
+    weights.save_prior(path, prior, spec, {"coordinates": CENTRES, **record})
 
 
 def _read(tensors: Path, record: Path) -> PriorWeights:
-    for path in (tensors, record):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing; weights are a .safetensors and a .json "
-                                    "of the same name")
-    try:
-        content = json.loads(record.read_text(encoding="utf-8"))
-        prior = DYNAMICS.build(content["prior"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise SpecError(f"{record} is not the JSON of a prior's weights ({error!r})") from None
-    if not isinstance(prior, SourcePrior):
-        raise SpecError(mismatch(str(record), given=content["prior"], expected="a source prior"))
-    try:
-        prior.load_state_dict(load_file(tensors), strict=True)
-    except (SafetensorError, RuntimeError) as error:
-        raise SpecError(f"{tensors} does not hold the weights of {content['prior']['name']!r} as "
-                        f"{record.name} describes it: {error}") from None
-    return PriorWeights(prior.eval(), content.get("coordinates", CENTRES), content)
+    prior, content = weights.read_prior(tensors, record)
+    return PriorWeights(prior, content.get("coordinates", CENTRES), content)
 
 
 def _published(path: Path) -> PriorWeights:
@@ -118,7 +92,3 @@ def _published(path: Path) -> PriorWeights:
     if not isinstance(state, Mapping):
         raise SpecError(mismatch(str(path), given=type(state).__name__, expected="a state dict"))
     return PriorWeights(SRNN.from_published(state).eval(), PUBLISHED, {})
-
-
-def _versions() -> dict[str, str]:
-    return {name: metadata.version(name) for name in ("torch", "pyro-ppl", "numpy")}

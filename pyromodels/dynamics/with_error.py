@@ -36,7 +36,8 @@ class WithError(SourcePrior):
 
     Example:
         >>> from pyromodels.dynamics.srnn import SRNN
-        >>> prior = WithError(SRNN(predicts="increment"), correlation=0.9)
+        >>> boxes = {"name": "gaussian", "predicts": "increment"}
+        >>> prior = WithError(SRNN(emission=boxes), correlation=0.9)
         >>> box = torch.tensor([[0.1, 0.2, 0.2, 0.5]])
         >>> start = Anchor(box, torch.full_like(box, 1e-5))
         >>> anchor = prior.anchor(start, error_variance=torch.full_like(box, 1e-4))

@@ -15,12 +15,14 @@ from pyromodels.registry import EMISSIONS
 @EMISSIONS.register("spectral")
 @dataclass(frozen=True)
 class Spectral(Emission):
-    r"""Powers |s_t|^2 of s_t ~ N_c(0, v_t), with log v_t the decoder's output.
+    r"""Powers |s_t|^2 of s_t ~ N_c(0, v_t).
 
-    A trajectory is a power spectrogram (*, T, F), linear, not in decibels. The published networks
-    see it as it is (`sees="power"`); over the thirteen decades of peak-normalised speech a
-    network learns faster from (log(P + floor) - centre) / spread (`sees="log_power"`), which at the
-    defaults is of order one.
+    A trajectory is a power spectrogram (*, T, F), linear, not in decibels. With `sees="power"`, as
+    published, networks see it as it is and their output is log v_t. Over the thirteen decades of
+    peak-normalised speech they learn far faster in logarithms (`sees="log_power"`), where all they
+    see and say is of order one:
+
+        x_t = (log(P_t + floor) - centre) / spread,     log v_t = centre + spread * output_t
 
     Reference: Lin, 2024 (thesis), eq. 7.3.
 
@@ -31,7 +33,8 @@ class Spectral(Emission):
         spread: a usual deviation from it.
 
     Example:
-        >>> Spectral("log_power", centre=0.0, spread=1.0).see(torch.ones(5, 3)).abs().max() < 1e-6
+        >>> import torch
+        >>> Spectral("log_power").see(torch.ones(5, 513)).abs().max() < 1e-6
         tensor(True)
     """
 
@@ -39,8 +42,8 @@ class Spectral(Emission):
 
     sees: Literal["power", "log_power"] = "power"
     floor: float = 1e-8
-    centre: float = -4.0
-    spread: float = 5.0
+    centre: float = 0.0
+    spread: float = 4.0
 
     def __post_init__(self) -> None:
         if self.sees not in ("power", "log_power"):
@@ -63,21 +66,28 @@ class Spectral(Emission):
             return s
         return ((s + self.floor).log() - self.centre) / self.spread
 
+    def log_variance(
+        self,
+        outputs: Outputs,  # (*, F)
+    ) -> Tensor:  # shape: (*, F)
+        """Return log v."""
+        (output,) = outputs
+        return output if self.sees == "power" else self.centre + self.spread * output
+
     def conditionals(
         self, outputs: Outputs, history: Tensor, anchor: Anchor | None
     ) -> PowerSpectrum:
         """Return p(|s_t|^2 | past) of every frame."""
         self._refuse_anchor(anchor)
-        (log_variance,) = outputs
-        return PowerSpectrum(log_variance, validate_args=False)
+        return PowerSpectrum(self.log_variance(outputs), validate_args=False)
 
     def expected(self, outputs: Outputs, previous: Tensor | None) -> Tensor:
         """Return v_t."""
-        return outputs[0].exp()
+        return self.log_variance(outputs).exp()
 
     def draw(self, outputs: Outputs, noise: Tensor, previous: Tensor | None) -> Tensor:
         """Return |s_t|^2 at the same quantile as the noise."""
-        return PowerSpectrum.from_noise(outputs[0].exp(), noise)
+        return PowerSpectrum.from_noise(self.log_variance(outputs).exp(), noise)
 
     def noise_of(self, law: PowerSpectrum, s: Tensor) -> Tensor:
         """Return the noise at the same quantile as the power."""

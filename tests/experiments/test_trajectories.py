@@ -275,7 +275,7 @@ def test_train_command_takes_positions_both_modes_and_statistics(tmp_path, mode)
 
 
 def test_loss_leaves_the_first_frame_out():
-    prior = DYNAMICS.build({"name": "deep_ar", **INCREMENTS}).double().eval()
+    prior = DYNAMICS.build({"name": "deep_ar", "emission": INCREMENTS}).double().eval()
     s = corners_to_centres(generate_trajectories(3, 9, dtype=torch.float64))
     # p(s_{2:T} | s_1) by hand, from the conditionals.
     mean, log_variance = prior.decode(s)
@@ -289,13 +289,13 @@ def test_loss_leaves_the_first_frame_out():
 
 def test_constant_velocity_is_exact_on_a_line():
     s = torch.tensor([0.1, 0.2, 0.05, 0.2]) + 0.001 * torch.arange(30.0)[:, None]
-    metrics = report(DYNAMICS.build({"name": "deep_ar", **INCREMENTS}), s[None], "line")
+    metrics = report(DYNAMICS.build({"name": "deep_ar", "emission": INCREMENTS}), s[None], "line")
     assert metrics["velocity/rmse_10"] < 1e-5 < metrics["hold/rmse_10"]
     assert metrics["hold/rmse_10"] == pytest.approx(10 * metrics["hold/rmse_1"], rel=1e-3)
 
 
 def test_weights_are_loaded_strictly(tmp_path):
-    spec = {"name": "deep_ar", "hidden_dim": 4, **INCREMENTS}
+    spec = {"name": "deep_ar", "hidden_dim": 4, "emission": INCREMENTS}
     prior = DYNAMICS.build(spec)
     save_prior(tmp_path / "w.safetensors", prior, spec, {})
     loaded = load_prior(tmp_path / "w.safetensors")

@@ -1,0 +1,1 @@
+"""Speech: training of dynamical VAEs, analysis-resynthesis, generation, swapping speakers."""

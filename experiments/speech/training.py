@@ -1,0 +1,157 @@
+"""Training of a dynamical VAE on power spectrograms."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from experiments.datasets.speech import SpeechData, power_segments
+from experiments.speech.variants import prior_spec, variant
+from experiments.weights import save_prior
+from inference.fit import FitResult, fit
+from inference.path_elbo import PathELBO
+from inference.schedule import FitOptions, Weights
+from inference.seeding import seed_all
+from pyromodels.batch import SequenceBatch
+from pyromodels.dynamics.latent import LatentPrior
+from pyromodels.guides.amortised import Amortised
+from pyromodels.models.dvae import DynamicalVAE
+from pyromodels.registry import DYNAMICS
+from pyromodels.stft import STFT
+
+POWER_FLOOR = 1e-10
+"""Smallest power of a bin; digital silence has a logarithm then. Recordings hardly reach it."""
+
+
+@dataclass(frozen=True)
+class SpeechTraining:
+    """What determines the weights, beside the data.
+
+    Args:
+        model: a name of `experiments.speech.variants.VARIANTS`.
+        size: one of its prior's `sizes`.
+        sees: what the networks read, "power" (as published) or "log_power".
+        num_frames: T of a training segment; 150 in the thesis for WSJ0, 100 for VoiceBank.
+        window: of the short-time Fourier transform, samples.
+        hop: samples.
+        epochs: most epochs.
+        batch_size: segments in a minibatch.
+        learning_rate: of Adam; falls along a half cosine to a thirtieth.
+        patience: epochs without a better validation bound.
+        autocast: precision of the networks, see `FitOptions`.
+        seed: of weights, order and noise.
+    """
+
+    model: str = "srnn_ss"
+    size: str = "small"
+    sees: Literal["power", "log_power"] = "log_power"
+    num_frames: int = 50
+    window: int = 1024
+    hop: int = 256
+    epochs: int = 60
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    patience: int = 20
+    autocast: Literal["none", "bf16", "fp16"] = "none"
+    seed: int = 0
+
+    @property
+    def stft(self) -> STFT:
+        """The transform of the spectrograms."""
+        return STFT(self.window, self.hop)
+
+    def prior(self) -> dict[str, Any]:
+        """Return the registry's spec of the prior."""
+        bins = self.stft.num_bins
+        return prior_spec(self.model, size=self.size, num_bins=bins, sees=self.sees)
+
+    def options(self) -> FitOptions:
+        """Return how it is trained; predictions take over between 20 and 60 % of the epochs."""
+        sampled = variant(self.model).scheduled_sampling
+        return FitOptions(
+            epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate,
+            final_learning_rate=self.learning_rate / 30, kl_warm_up=max(1, self.epochs // 10),
+            sampling=(self.epochs // 5, 3 * self.epochs // 5, 1.0) if sampled else None,
+            patience=self.patience, autocast=self.autocast, seed=self.seed,
+        )
+
+
+class SpeechLoss:
+    """Negative ELBO, nats a frame, of every segment.
+
+    It counts the frames that are there. In training the weights say how many frames are the model's
+    own predictions; in validation a model that learns from its predictions is judged by them alone.
+
+    Args:
+        guide: the guide, which knows its model.
+        judge_generating: whether validation feeds the model with its own predictions.
+    """
+
+    def __init__(self, guide: Amortised, *, judge_generating: bool) -> None:
+        self.guide, self.elbo = guide, PathELBO()
+        self.judged_with = 1.0 if judge_generating else 0.0
+
+    def __call__(self, batch: tuple[Tensor, ...], weights: Weights) -> Tensor:
+        """Return the loss of every segment; batch: power (B, T, F) and, if padded, mask (B, T)."""
+        power, *masks = batch
+        mask = masks[0] if masks else torch.ones_like(power[..., 0], dtype=torch.bool)
+        model, training = self.guide.model, self.guide.training
+        model.use_prediction = weights.use_prediction if training else self.judged_with
+        self.elbo.kl_weight = weights.kl
+        loss = self.elbo.per_sequence(model, self.guide, SequenceBatch(power, mask))
+        model.use_prediction = 0.0
+        return loss / mask.sum(-1)
+
+
+class TrainedSpeech(NamedTuple):
+    """A model of speech and what its training came to."""
+
+    prior: LatentPrior
+    spec: SpeechTraining
+    fit: FitResult
+
+
+def train_speech(
+    spec: SpeechTraining,
+    data: SpeechData,
+    folder: Path,
+    *,
+    device: str | torch.device = "cpu",
+    resume: bool = False,
+    max_seconds: float = math.inf,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+) -> TrainedSpeech:
+    """Train a model and write `weights.safetensors`, its JSON and the checkpoints to a folder."""
+    seed_all(spec.seed)
+    prior = DYNAMICS.build(spec.prior()).to(device)
+    guide = Amortised(DynamicalVAE(prior))
+    segments = [
+        (power_segments(data, split, spec.num_frames, spec.stft, floor=POWER_FLOOR).to(device),)
+        for split in ("train", "valid")
+    ]
+    loss = SpeechLoss(guide, judge_generating=variant(spec.model).scheduled_sampling)
+    result = fit(
+        guide, loss, *segments, options=spec.options(), folder=folder / "checkpoints",
+        resume=resume, max_seconds=max_seconds, on_epoch=on_epoch,
+    )
+    record = {
+        "training": dataclasses.asdict(spec),
+        "data": {"name": data.name, "segments": [len(s) for (s,) in segments]},
+        "parameters": num_parameters(prior),
+        "best_epoch": result.best_epoch,
+        "epochs": len(result.history),
+        "seconds": sum(r["seconds"] for r in result.history),
+        "loss_nats_per_frame": result.best_loss,
+    }
+    save_prior(folder / "weights.safetensors", prior, spec.prior(), record)
+    return TrainedSpeech(prior.eval(), spec, result)
+
+
+def num_parameters(module: nn.Module) -> int:
+    """Count the trained numbers of a module."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
