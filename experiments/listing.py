@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,14 +15,23 @@ def main(args: argparse.Namespace) -> int:
     from experiments.cli import VERBS, names
     from experiments.datasets import DATASETS
     from experiments.spec import shipped_specs
+    from experiments.speech.variants import VARIANTS
     from inference.steppers import STEPPERS
-    from pyromodels.registry import DYNAMICS, GUIDES, MODELS
+    from pyromodels.encoders import PRESETS
+    from pyromodels.registry import DYNAMICS, EMISSIONS, GUIDES, MODELS
 
     _section("commands", {f"{v} {n}": c.help for v in VERBS for n, c in names(v).items()})
     _section("spec", shipped_specs())
-    for registry in (DATASETS, MODELS, DYNAMICS, GUIDES, STEPPERS):
+    for registry in (DATASETS, MODELS, DYNAMICS, EMISSIONS, GUIDES, STEPPERS):
         _section(registry.kind, registry.describe())
+    _section("encoder of an amortised guide", {n: _in_words(p) for n, p in PRESETS.items()})
+    _section("speech model", {name: variant.label for name, variant in VARIANTS.items()})
     return 0
+
+
+def _in_words(preset: dict[str, Any]) -> str:
+    shared = ", reads the model's own state" if preset["shares"] else ""
+    return f"direction {preset['direction']}, feedback {preset['feedback']}{shared}"
 
 
 def _section(title: str, entries: dict[str, str]) -> None:

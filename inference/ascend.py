@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from inference.checkpoint import latest_checkpoint, remove_checkpoints, save_checkpoint
-from inference.fit import FitError
+from inference.finite import FitError
 from inference.seeding import random_state, seed_all, set_random_state
 from pyromodels.errors import mismatch
 

@@ -2,7 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
+
+Autocast = Literal["none", "bf16", "fp16"]
+"""What the matrix products of a loss are computed in."""
 
 
 class Weights(NamedTuple):
@@ -32,6 +35,8 @@ class FitOptions:
             with KL weight 1 and no predictions, so that epochs can be compared.
         min_delta: in units of the loss.
         seed: of initial random state, order of the data, and the validation's noise.
+        autocast: "bf16" or "fp16": matrix products of the loss in half precision, everything else,
+            parameters and their moments included, as they are. fp16 needs a GPU.
     """
 
     epochs: int = 100
@@ -44,12 +49,15 @@ class FitOptions:
     patience: int = 20
     min_delta: float = 0.0
     seed: int = 0
+    autocast: Autocast = "none"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
         for name in ("epochs", "batch_size", "learning_rate", "max_grad_norm", "patience"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: given {getattr(self, name)}; expected a positive number")
+        if self.autocast not in get_args(Autocast):
+            raise ValueError(f"autocast: given {self.autocast!r}; expected none, bf16 or fp16")
         if self.sampling is not None:
             first, last, probability = self.sampling
             if not (0 <= first <= last and 0 <= probability <= 1):

@@ -11,7 +11,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from inference.bound import closed_form_elbo
-from inference.fit import FitError, guilty_parameter
+from inference.finite import FitError, guilty_parameter
 from inference.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from pyromodels.errors import mismatch
 from pyromodels.guides.factorised import FactorisedGuide

@@ -66,7 +66,7 @@ class Heads(nn.Module):
         """Return the outputs."""
         batch = torch.broadcast_shapes(*(x.shape[:-1] for x in inputs))
         body = self.body(torch.cat([x.expand(*batch, x.shape[-1]) for x in inputs], -1))
-        return tuple(head(body) for head in self.heads())
+        return tuple(at_least_single(head(body)) for head in self.heads())
 
     def heads(self) -> list[nn.Linear]:
         """Return the output layers."""
@@ -115,7 +115,20 @@ class SplitHeads(NamedTuple):
             x = torch.addmm(x, value, self.shares[position].mT)
         for weight, bias in self.rest:
             x = F.linear(torch.tanh(x), weight, bias)
-        return x.chunk(self.num_heads, -1)
+        return at_least_single(x).chunk(self.num_heads, -1)
+
+
+def at_least_single(x: Tensor) -> Tensor:
+    """Return a tensor in float32 where it is of half precision, else as it is.
+
+    Under autocast matrix products come out in half precision. What is read from them, a density or
+    a divergence, must not be computed in it: KL cancels.
+
+    Example:
+        >>> at_least_single(torch.zeros(2, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def run_lstm(

@@ -11,8 +11,8 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
 
 from experiments.datasets import TrackingData
+from experiments.figures import PALE, TRUTH, new_figure, source_style, tidy
 from experiments.mot.boxes import corners_to_centres
-from experiments.mot.figure_style import PALE, TRUTH, new_figure, source_style, tidy
 from experiments.mot.tracker import Fitted
 
 MAP_RATIO = 3.6

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from experiments.datasets import TrackingData
-from experiments.mot.figure_style import (
+from experiments.figures import (
     DIM,
     HEAT,
     INK,

@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from experiments.mot.boxes import box_size
 from experiments.mot.smoothed import smoothed_detections
 from experiments.mot.weights import save_prior
 from experiments.records import open_run
+from inference import distributed
 from inference.fit import fit
 from inference.schedule import FitOptions, Weights
 from inference.seeding import seed_all
@@ -155,10 +157,12 @@ def main(args: argparse.Namespace) -> int:
     chosen = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainingSpec)}
     statistics = args.statistics and TrajectoryStatistics.from_json(args.statistics)
     tracks = [] if args.data is None else real_tracks(args.data)  # a wrong path fails at once
-    train_prior(
-        **{**chosen, "statistics": statistics or TrajectoryStatistics()}, out=args.out,
-        resume=args.resume, max_seconds=args.max_seconds, tracks=tracks,
-    )
+    with distributed.start("cpu"):
+        with nullcontext() if distributed.is_first() else redirect_stdout(None):
+            train_prior(
+                **{**chosen, "statistics": statistics or TrajectoryStatistics()}, out=args.out,
+                resume=args.resume, max_seconds=args.max_seconds, tracks=tracks,
+            )
     return 0
 
 
@@ -210,9 +214,10 @@ def train_prior(
               "training": dataclasses.asdict(spec), "metrics": dict(metrics)}
     for name, s in tracks:
         metrics |= {f"{name}/{key}": value for key, value in report(prior, s, name).items()}
-    run.write_metrics(metrics)
     weights = run.path / "weights.safetensors"
-    save_prior(weights, prior, prior_spec, record)
+    if distributed.is_first():
+        run.write_metrics(metrics)
+        save_prior(weights, prior, prior_spec, record)
     print(f"\nweights: {weights}")
     return Trained(weights, -best["train_loss"], -result.best_loss, metrics)
 

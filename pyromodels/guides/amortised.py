@@ -18,9 +18,9 @@ from pyromodels.registry import GUIDES
 class Amortised(nn.Module):
     r"""q(z | x) = \prod_t q(z_t | x, z_{<t}), by an encoder of any direction and feedback.
 
-    By default the encoder is the model's own, and this guide has no parameters beside the model's.
-    Another one, named by its preset or described by a table, is this guide's; what it shares with
-    the generative networks it only reads.
+    By default the encoder is the model's own, and this guide's parameters are the model's. Another
+    one, named by its preset or described by a table, is this guide's, and its parameters are the
+    guide's only ones; what it shares with the generative networks belongs to the model.
 
     Args:
         model: the program it is a guide of.
@@ -69,8 +69,11 @@ class Amortised(nn.Module):
                     hint="Without latents log p(x) is known: nothing is left to infer.",
                 )
             )
-        self.model = model
-        self.own_encoder = None if encoder is None else prior.build_encoder(encoder)
+        if encoder is None:
+            self.model, self.own_encoder = model, None
+        else:
+            self.own_encoder = prior.build_encoder(encoder)
+            self.__dict__["model"] = model  # no submodule: its own encoder is not in use
 
     @property
     def encoder(self) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What all figures of tracking share: one size, colours for every eye, no global state."""
+"""What all figures share: one size, colours for every eye, no global state."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,0 +1,121 @@
+"""Figures of speech: spectrograms side by side, latents over time, losses."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from experiments.datasets.audio import SAMPLE_RATE
+from experiments.figures import DIM, PALETTE, new_figure, save, tidy
+from experiments.speech.resynthesis import Resynthesis
+from pyromodels.stft import STFT
+
+DYNAMIC_RANGE = 70.0
+"""Decibels below the loudest bin that a spectrogram shows."""
+
+
+def resynthesis(
+    signal: Tensor,  # shape: (n,)
+    draws: Mapping[str, Resynthesis],
+    stft: STFT,
+    path: Path,
+) -> Path:
+    """Draw the original, one draw of every mode, how far the draws differ, and the latents."""
+    original = stft.analyse(signal).abs().square()
+    figure = new_figure("analysis and resynthesis")
+    panels = [("original", original)]
+    panels += [(mode.replace("_", " "), made.power[0].cpu()) for mode, made in draws.items()]
+    made = list(draws.values())[-1]
+    grid = figure.subplots(2, max(len(panels), 2), squeeze=False)
+    top = decibels(original).max()
+    for axes, (title, power) in zip(grid[0], panels, strict=False):
+        spectrogram(axes, decibels(power), stft, title, (top - DYNAMIC_RANGE, top))
+    for axes in grid[0, len(panels) :]:
+        axes.set_visible(False)
+    spread(grid[1, 0], made.power.cpu(), stft)
+    latents(grid[1, 1], made.z.cpu(), stft)
+    for axes in grid[1, 2:]:
+        axes.set_visible(False)
+    return save(figure, path)
+
+
+def decibels(power: Tensor) -> Tensor:
+    """Return 10 log10 of a power."""
+    return 10 * power.clamp_min(1e-10).log10()
+
+
+def spectrogram(
+    axes: Axes,
+    values: Tensor,  # decibels, shape: (T, F)
+    stft: STFT,
+    title: str,
+    limits: tuple[float, float],
+) -> None:
+    """Draw one spectrogram, time in seconds and frequency in kilohertz."""
+    seconds, kilohertz = extent(values, stft)
+    axes.imshow(values.T, origin="lower", aspect="auto", cmap="magma", vmin=float(limits[0]),
+                vmax=float(limits[1]), extent=(0, seconds, 0, kilohertz))
+    axes.set(title=title, xlabel="seconds", ylabel="kHz")
+
+
+def spread(
+    axes: Axes,
+    power: Tensor,  # shape: (draws, T, F)
+    stft: STFT,
+) -> None:
+    """Draw the deviation of the draws in decibels: where the model hesitates."""
+    if len(power) < 2:
+        axes.set_visible(False)
+        return
+    values = decibels(power).std(0)
+    seconds, kilohertz = extent(values, stft)
+    image = axes.imshow(values.T, origin="lower", aspect="auto", cmap="cividis", vmin=0.0,
+                        extent=(0, seconds, 0, kilohertz))
+    axes.figure.colorbar(image, ax=axes, label="dB")
+    axes.set(title=f"deviation over {len(power)} draws", xlabel="seconds", ylabel="kHz")
+
+
+def latents(
+    axes: Axes,
+    z: Tensor,  # shape: (draws, T, L)
+    stft: STFT,
+) -> None:
+    """Draw the latents that move most, one thin line a draw."""
+    busiest = z.mean(0).std(0).topk(min(4, z.shape[-1])).indices.tolist()
+    seconds = np.arange(z.shape[1]) * stft.hop / SAMPLE_RATE
+    for color, index in zip(PALETTE, busiest, strict=False):
+        for number, draw in enumerate(z):
+            label = f"z[{index}]" if number == 0 else None
+            axes.plot(seconds, draw[:, index], color=color, alpha=0.6, linewidth=0.9, label=label)
+    axes.legend(frameon=False, fontsize=8, ncols=2)
+    axes.set(title="latents, draws of q(z | x)", xlabel="seconds")
+    tidy(axes, grid=True)
+
+
+def loss_curves(history: Sequence[Mapping[str, float]], path: Path) -> Path:
+    """Draw the losses of training, and what the schedules did."""
+    epochs = [record["epoch"] for record in history]
+    figure = new_figure("negative bound, nats a frame")
+    loss, weights = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    for name, color in (("train_loss", PALETTE[0]), ("valid_loss", PALETTE[1])):
+        values = [record[name] for record in history]
+        loss.plot(epochs, values, color=color, label=name.replace("_", " "))
+    late = torch.tensor([r["valid_loss"] for r in history[len(history) // 10 :]])
+    loss.set_ylim(float(late.min()) - 50, float(late.max()) + 50)
+    loss.legend(frameon=False)
+    for name, color in (("kl_weight", PALETTE[2]), ("use_prediction", PALETTE[3])):
+        values = [record[name] for record in history]
+        weights.plot(epochs, values, color=color, label=name.replace("_", " "))
+    weights.legend(frameon=False)
+    weights.set_xlabel("epoch", color=DIM)
+    for axes in (loss, weights):
+        tidy(axes, grid=True)
+    return save(figure, path)
+
+
+def extent(values: Tensor, stft: STFT) -> tuple[float, float]:
+    """Return the last second and the highest kilohertz of a spectrogram (T, F)."""
+    return values.shape[0] * stft.hop / SAMPLE_RATE, SAMPLE_RATE / 2000

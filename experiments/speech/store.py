@@ -1,0 +1,52 @@
+"""Trained models of speech on disk: found again where the same training has made them."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pyromodels.published import load_published
+
+from experiments.speech.training import SpeechTraining
+from experiments.weights import read_prior
+from pyromodels.dynamics.latent import LatentPrior
+from pyromodels.errors import SpecError, mismatch
+from pyromodels.stft import STFT
+
+
+class SpeechModel(NamedTuple):
+    """A model with the transform it was trained on, and its record."""
+
+    prior: LatentPrior
+    stft: STFT
+    record: dict[str, Any]
+
+
+def load_model(path: Path) -> SpeechModel:
+    """Load a trained model: the folder of its run, its `.safetensors`, or published weights (.pt).
+
+    Raises:
+        FileNotFoundError: where the file, or its other half, is missing.
+        SpecError: for weights that are not those of a model of spectrograms.
+    """
+    if path.suffix in (".pt", ".pth"):
+        prior = load_published(path).eval()
+        stft = STFT(window=2 * (prior.source_dim - 1), hop=256)
+        return SpeechModel(prior, stft, {"published": path.name})
+    path = path / "weights.safetensors" if path.is_dir() else path
+    prior, record = read_prior(path.with_suffix(".safetensors"), path.with_suffix(".json"))
+    if not isinstance(prior, LatentPrior) or "training" not in record:
+        raise SpecError(
+            mismatch(str(path), given=type(prior).__name__, expected="a model of `train dvae`")
+        )
+    training = record["training"]
+    return SpeechModel(prior, STFT(training["window"], training["hop"]), record)
+
+
+def finished(folder: Path, spec: SpeechTraining) -> bool:
+    """Whether a folder holds the weights of this very training."""
+    record = folder / "weights.json"
+    if not record.is_file():
+        return False
+    made = json.loads(record.read_text(encoding="utf-8")).get("training")
+    return made == json.loads(json.dumps(dataclasses.asdict(spec)))
