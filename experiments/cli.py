@@ -47,11 +47,18 @@ COMMANDS: dict[tuple[str, str], Command] = {
     ("run", "mot"): Command(
         "experiments.mot.run", "track moving objects with MixDVAE, on a made scene or on --data DIR"
     ),
+    ("run", "resynthesis"): Command(
+        "experiments.speech.run", "speech through a dynamical VAE and back: figures, sounds"
+    ),
+    ("run", "swap"): Command(
+        "experiments.speech.swap", "exchange the speakers' w: thesis, Figure 7.3"
+    ),
     ("run", SPEC): Command(
         "experiments.runner", "run a spec, by file or by name; the word `spec` may be left out"
     ),
     ("compare", ""): Command("experiments.compare", VERBS["compare"]),
     ("show", ""): Command("experiments.show", VERBS["show"]),
+    ("train", "dvae"): Command("experiments.speech.train", "train a dynamical VAE on speech"),
     ("train", "srnn-mot"): Command(
         "experiments.mot.train", "train the SRNN prior of a box trajectory"
     ),
@@ -62,6 +69,13 @@ COMMANDS: dict[tuple[str, str], Command] = {
         ("table", f"mot-{i}"): Command("experiments.mot.tables", f"thesis, Table 4.{i}")
         for i in range(1, 6)
     },
+    **{
+        ("table", f"speech-{i}"): Command("experiments.speech.tables", f"thesis, Table 7.{i}")
+        for i in (1, 2)
+    },
+    ("table", "speech-3"): Command(
+        "experiments.speech.generation", "after thesis, Table 7.3: generation, by a distance of ours"
+    ),
     ("table", "inference"): Command(
         "experiments.equivalence", "VEM, natural gradients and SVI: how far apart they end"
     ),
@@ -78,6 +92,9 @@ COMMANDS: dict[tuple[str, str], Command] = {
     ("report", "spec"): Command("experiments.report_spec", "the report on the run of a spec"),
     ("bench", "elbo"): Command(
         "experiments.bench_elbo", "a gradient of PathELBO against one Pyro site for every frame"
+    ),
+    ("bench", "dvae"): Command(
+        "experiments.speech.bench", "training steps with and without Pyro; cached generation"
     ),
     ("bench", "mot"): Command(
         "experiments.mot.bench", "seconds a sequence by batch size, and growth in T, N and K"

@@ -95,6 +95,23 @@ def latents(
     tidy(axes, grid=True)
 
 
+def swap(
+    rebuilt: Mapping[tuple[int, int], Tensor],  # (whose z, whose w) -> signal, shape: (n,)
+    names: tuple[str, str],
+    stft: STFT,
+    path: Path,
+) -> Path:
+    """Draw two utterances rebuilt with either's w, the low kilohertz in which F0 is seen."""
+    figure = new_figure("z of one utterance, w of either")
+    for axes, ((i, j), signal) in zip(figure.subplots(2, 2).flat, rebuilt.items(), strict=True):
+        values = decibels(stft.analyse(signal).abs().square())
+        top = values.max()
+        title = f"z: {names[i]}, w: {names[j]}"
+        spectrogram(axes, values, stft, title, (top - DYNAMIC_RANGE, top))
+        axes.set_ylim(0, 2)
+    return save(figure, path)
+
+
 def loss_curves(history: Sequence[Mapping[str, float]], path: Path) -> Path:
     """Draw the losses of training, and what the schedules did."""
     epochs = [record["epoch"] for record in history]

@@ -9,10 +9,12 @@ from torch import Tensor
 from experiments.datasets.audio import peak_normalise
 from experiments.datasets.speech import Utterance
 from experiments.metrics.speech import speech_metrics
+from pyromodels.dynamics.global_latent import GlobalLatentPrior
 from pyromodels.dynamics.latent import LatentPrior
 from pyromodels.errors import mismatch
 from pyromodels.stft import STFT
 
+SpeechPrior = LatentPrior | GlobalLatentPrior
 Mode = Literal["teacher_forced", "generation"]
 MODES: tuple[Mode, ...] = ("teacher_forced", "generation")
 """Fed with the true frames, or with its own expected powers."""
@@ -28,7 +30,7 @@ class Resynthesis(NamedTuple):
 
 @torch.no_grad()
 def resynthesise(
-    prior: LatentPrior,
+    prior: SpeechPrior,
     signal: Tensor,  # shape: (n,), peak 1
     stft: STFT,
     *,
@@ -54,23 +56,44 @@ def resynthesise(
     parameter = next(prior.parameters())
     spectrum = stft.analyse(signal.to(parameter))
     observed = spectrum.abs().square().clamp_min(floor).expand(num_draws, *spectrum.shape)
-    latents, power = reconstruct(prior, observed, mode=mode)
+    drawn = analyse(prior, observed)
+    power = decode(drawn.networks, drawn.z, observed, mode=mode)
     rebuilt = torch.polar(power.sqrt(), spectrum.angle().expand_as(power))
-    return Resynthesis(latents, power, stft.synthesise(rebuilt, len(signal)))
+    return Resynthesis(drawn.z, power, stft.synthesise(rebuilt, len(signal)))
 
 
-def reconstruct(
-    prior: LatentPrior,
+class Analysed(NamedTuple):
+    """A draw of what the encoder says of spectrograms, and the networks that decode it."""
+
+    networks: LatentPrior
+    z: Tensor  # shape: (*batch, T, L)
+    w: Tensor | None  # shape: (*batch, L_w); of models with a latent of the whole sequence
+
+
+def analyse(
+    prior: SpeechPrior,
     observed: Tensor,  # power, shape: (*batch, T, F)
+) -> Analysed:
+    """Draw the latents from the encoder."""
+    noise = torch.randn(*observed.shape[:-1], prior.latent_dim).to(observed)
+    if not isinstance(prior, GlobalLatentPrior):
+        return Analysed(prior, prior.infer(observed, noise=noise).z, None)
+    w_noise = torch.randn(*observed.shape[:-2], prior.global_dim).to(observed)
+    drawn = prior.infer(observed, noise=noise, w_noise=w_noise)
+    return Analysed(prior.given(drawn.w), drawn.z, drawn.w)
+
+
+def decode(
+    networks: LatentPrior,
+    z: Tensor,  # shape: (*batch, T, L)
+    observed: Tensor,  # power; of generation the shape alone counts; (*batch, T, F)
     *,
     mode: Mode,
-) -> tuple[Tensor, Tensor]:  # z, shape: (*batch, T, L); decoder variance, shape: (*batch, T, F)
-    """Draw z from the encoder, and decode it."""
-    noise = torch.randn(*observed.shape[:-1], prior.latent_dim).to(observed)
-    z = prior.infer(observed, noise=noise).z
-    fed = prior.own_history(observed, z) if mode == "generation" else observed
-    law = prior.emission.conditionals(prior.emission_parameters(z, prior.see(fed)), fed, None)
-    return z, law.mean
+) -> Tensor:  # decoder variance, shape: (*batch, T, F)
+    """Return the expected power of every frame."""
+    fed = networks.own_history(observed, z) if mode == "generation" else observed
+    outputs = networks.emission_parameters(z, networks.see(fed))
+    return networks.emission.conditionals(outputs, fed, None).mean
 
 
 def prepared(utterance: Utterance, stft: STFT, num_frames: int | None) -> Tensor:
@@ -80,7 +103,7 @@ def prepared(utterance: Utterance, stft: STFT, num_frames: int | None) -> Tensor
 
 
 def judge(
-    prior: LatentPrior,
+    prior: SpeechPrior,
     utterances: Sequence[Utterance],
     stft: STFT,
     *,

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from pyromodels.published import load_published
 
+from experiments.speech.resynthesis import SpeechPrior
 from experiments.speech.training import SpeechTraining
 from experiments.weights import read_prior
-from pyromodels.dynamics.latent import LatentPrior
 from pyromodels.errors import SpecError, mismatch
 from pyromodels.stft import STFT
 
@@ -17,7 +17,7 @@ from pyromodels.stft import STFT
 class SpeechModel(NamedTuple):
     """A model with the transform it was trained on, and its record."""
 
-    prior: LatentPrior
+    prior: SpeechPrior
     stft: STFT
     record: dict[str, Any]
 
@@ -35,7 +35,7 @@ def load_model(path: Path) -> SpeechModel:
         return SpeechModel(prior, stft, {"published": path.name})
     path = path / "weights.safetensors" if path.is_dir() else path
     prior, record = read_prior(path.with_suffix(".safetensors"), path.with_suffix(".json"))
-    if not isinstance(prior, LatentPrior) or "training" not in record:
+    if not isinstance(prior, SpeechPrior) or "training" not in record:
         raise SpecError(
             mismatch(str(path), given=type(prior).__name__, expected="a model of `train dvae`")
         )

@@ -18,6 +18,7 @@ from inference.path_elbo import PathELBO
 from inference.schedule import FitOptions, Weights
 from inference.seeding import seed_all
 from pyromodels.batch import SequenceBatch
+from pyromodels.dynamics.global_latent import GlobalLatentPrior
 from pyromodels.dynamics.latent import LatentPrior
 from pyromodels.guides.amortised import Amortised
 from pyromodels.models.dvae import DynamicalVAE
@@ -111,7 +112,7 @@ class SpeechLoss:
 class TrainedSpeech(NamedTuple):
     """A model of speech and what its training came to."""
 
-    prior: LatentPrior
+    prior: LatentPrior | GlobalLatentPrior
     spec: SpeechTraining
     fit: FitResult
 

@@ -1,0 +1,191 @@
+"""`pyromodels bench dvae`: what a training step costs, and generation with and without a cache.
+
+1. Each model's training step, a trajectory in one Pyro site under `PathELBO`, against the same
+   networks with one site for every frame under Pyro's `TraceMeanField_ELBO`.
+2. The training step of the published SRNN against its bound in plain torch, without Pyro.
+3. Generation by HiT-DVAE with keys and values cached, against running the decoders anew over the
+   whole past at every frame.
+
+Rivals are timed in turn, so that a busy machine slows both.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import TraceMeanField_ELBO
+from torch import Tensor
+
+from experiments.records import write_rows
+from experiments.speech.variants import prior_spec
+from experiments.stepwise import StepwiseGuide, StepwiseModel
+from inference.path_elbo import PathELBO
+from pyromodels.batch import SequenceBatch
+from pyromodels.dynamics.latent import LatentPrior
+from pyromodels.guides.amortised import Amortised
+from pyromodels.models.dvae import DynamicalVAE
+from pyromodels.registry import DYNAMICS
+
+MODELS = ("vae", "dkf", "rvae", "storn", "vrnn", "srnn_tf")
+LENGTHS, QUICK_LENGTHS = (50, 100, 200, 400), (10, 20)
+NUM_BINS, NUM_FRAMES = 513, 50
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add = parser.add_argument
+    add("--batch-size", type=int, default=32, help="of the models against one site a frame")
+    add("--srnn-batch-size", type=int, default=256, help="of the SRNN against plain torch")
+    add("--repeats", type=int, default=7)
+    add("--quick", action="store_true", help="small sizes, two repeats: to see that it works")
+    add("--threads", type=int, default=1, help="of torch")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--json", type=Path, metavar="FILE", help="write the rows there as well")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Measure, print the rows as they come, write them to `--json`."""
+    if args.quick:
+        args.batch_size, args.srnn_batch_size, args.repeats = 2, 4, 2
+    rows: list[dict[str, Any]] = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(args.threads)
+    print(f"{'milliseconds':44}{'median':>10}{'min':>10}{'max':>10}{'ratio':>8}")
+    try:
+        with pyro.settings.context(module_local_params=True), pyro.validation_enabled(False):
+            for part in (site_a_frame, without_pyro, generation):
+                for row in part(args):
+                    rows.append({**row, "threads": args.threads, "device": args.device})
+                    print(text(rows[-1]), flush=True)
+    finally:
+        torch.set_num_threads(threads)
+    if args.json:
+        write_rows(args.json, rows)
+    return 0
+
+
+def text(row: dict[str, Any]) -> str:
+    """Return the line of a row."""
+    seconds = "".join(f"{1e3 * row['seconds'][k]:>10.1f}" for k in ("median", "min", "max"))
+    return f"{row['name']:44}{seconds}{row['ratio']:>8.2f}"
+
+
+def site_a_frame(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield two rows for each model: its training step, and that with one site a frame."""
+    for name in MODELS:
+        model, batch = problem(name, "small", args.batch_size, args.device)
+        stepwise = TraceMeanField_ELBO(max_plate_nesting=model.max_plate_nesting)
+        rivals = {
+            f"{name}, a site a path": (PathELBO(), model, Amortised(model)),
+            f"{name}, a site a frame": (stepwise, StepwiseModel(model), StepwiseGuide(model)),
+        }
+        steps = {
+            label: training_step(model, lambda e=elbo, m=program, g=guide:
+                                 e.differentiable_loss(m, g, batch))
+            for label, (elbo, program, guide) in rivals.items()
+        }
+        sizes = {"batch": args.batch_size, "frames": NUM_FRAMES, "bins": NUM_BINS}
+        yield from in_turn(steps, args, sizes)
+
+
+def without_pyro(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield two rows: the published SRNN's training step in plain torch, and as programs."""
+    size = "small" if args.quick else "paper"
+    model, batch = problem("srnn_tf", size, args.srnn_batch_size, args.device)
+    guide, elbo = Amortised(model), PathELBO()
+    steps = {
+        "srnn, plain torch": training_step(
+            model, lambda: -model.prior.elbo(batch.x, mask=batch.mask).sum()
+        ),
+        "srnn, model and guide": training_step(
+            model, lambda: elbo.differentiable_loss(model, guide, batch)
+        ),
+    }
+    sizes = {"batch": args.srnn_batch_size, "frames": NUM_FRAMES, "bins": NUM_BINS}
+    yield from in_turn(steps, args, sizes)
+
+
+def generation(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield two rows for every length: generation with the cache, and without."""
+    prior = build("hit", "small", args.device).eval()
+    for length in QUICK_LENGTHS if args.quick else LENGTHS:
+        z, w = torch.randn(1, length, prior.latent_dim), torch.randn(1, prior.global_dim)
+        z, w = z.to(args.device), w.to(args.device)
+        empty = torch.ones(1, length, NUM_BINS, device=args.device)
+        networks = prior.given(w)
+        steps = {
+            f"hit, T = {length}, cached": lambda n=networks, x=empty, v=z: n.own_history(x, v),
+            f"hit, T = {length}, anew every frame":
+                lambda n=networks, x=empty, v=z: anew(n, x, v),
+        }
+        yield from in_turn(steps, args, {"batch": 1, "frames": length, "bins": NUM_BINS})
+
+
+@torch.no_grad()
+def anew(
+    networks: Any,  # noqa: ANN401
+    empty: Tensor,  # shape: (1, T, F)
+    z: Tensor,  # shape: (1, T, L)
+) -> Tensor:  # shape: (1, T, F)
+    """Generate by a pass over the whole past at every frame."""
+    power = empty.clone()
+    for t in range(z.shape[1]):
+        past = slice(0, t + 1)
+        outputs = networks.emission_parameters(z[:, past], networks.see(power[:, past]))
+        last = tuple(value[:, -1] for value in outputs)
+        power[:, t] = networks.emission.expected(last, power[:, t - 1] if t else None)
+    return power
+
+
+def problem(
+    name: str, size: str, num_sequences: int, device: str
+) -> tuple[DynamicalVAE, SequenceBatch]:
+    """Return a model and spectrograms of noise."""
+    model = DynamicalVAE(build(name, size, device))
+    power = torch.rand(num_sequences, NUM_FRAMES, NUM_BINS, device=device)
+    return model, SequenceBatch(power, torch.ones_like(power[..., 0], dtype=torch.bool))
+
+
+def build(name: str, size: str, device: str) -> LatentPrior:
+    """Return a model of the speech tables with fresh weights."""
+    torch.manual_seed(0)
+    spec = prior_spec(name, size=size, num_bins=NUM_BINS, sees="log_power")
+    return DYNAMICS.build(spec).to(device)
+
+
+def training_step(model: DynamicalVAE, loss: Callable[[], Tensor]) -> Callable[[], None]:
+    """Return a step of Adam on a loss."""
+    adam = torch.optim.Adam(model.parameters(), lr=1e-5)
+
+    def step() -> None:
+        adam.zero_grad(set_to_none=True)
+        loss().backward()
+        adam.step()
+
+    return step
+
+
+def in_turn(
+    rivals: dict[str, Callable[[], Any]], args: argparse.Namespace, sizes: dict[str, int]
+) -> Iterator[dict[str, Any]]:
+    """Time each in turn, and yield a row for each; ratios are to the first."""
+    seconds: dict[str, list[float]] = {name: [] for name in rivals}
+    for repeat in range(args.repeats + 1):  # the first pays for the first call of everything
+        for name, run in rivals.items():
+            start = time.perf_counter()
+            run()
+            if args.device != "cpu":
+                torch.cuda.synchronize()
+            if repeat:
+                seconds[name].append(time.perf_counter() - start)
+    first = median(next(iter(seconds.values())))
+    for name, values in seconds.items():
+        yield {
+            "name": name, "sizes": sizes, "ratio": median(values) / first,
+            "seconds": {"median": median(values), "min": min(values), "max": max(values)},
+        }

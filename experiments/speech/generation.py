@@ -1,0 +1,120 @@
+"""`pyromodels table speech-3`: unconditional generation, after thesis Table 7.3.
+
+Every trained model of the table's folder generates power spectrograms; fast Griffin-Lim finds the
+phase. The distance to the training utterances is `frechet_log_mel`, whose features are of our own:
+a number to compare models by, on another scale than the thesis' FDSD.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from experiments.datasets.audio import peak_normalise, write_wav
+from experiments.datasets.speech import Utterance
+from experiments.metrics.frechet import frechet_log_mel
+from experiments.records import open_run, spec_of
+from experiments.speech import corpus
+from experiments.speech.corpus import load_corpus
+from experiments.speech.store import SpeechModel
+from experiments.speech.tables import trained_models
+from experiments.speech.train import add_training_arguments
+from pyromodels.batch import SequenceBatch
+from pyromodels.errors import mismatch
+from pyromodels.griffin_lim import griffin_lim
+from pyromodels.models.dvae import DynamicalVAE
+from pyromodels.stft import STFT
+
+FDSD = {
+    "VAE": 70.92, "DKF": 32.78, "RVAE": 45.75, "SRNN (SS)": 25.28, "SRNN (TF)": 25.53,
+    "HiT-DVAE": 22.50, "LigHT-DVAE": 29.22,
+}
+"""Table 7.3, for the order of the models."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    corpus.add_arguments(parser)
+    add = parser.add_argument
+    add("--num-samples", type=int, default=128, metavar="N", help="utterances of every model")
+    add("--seconds", type=float, default=1.6, help="of an utterance")
+    add("--iterations", type=int, default=60, help="of Griffin-Lim")
+    add("--out", type=Path, metavar="DIR", default=Path("runs/speech"),
+        help="where `table speech-1` has put its models")
+    add_training_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Generate, measure, print; 0 when done."""
+    torch.set_num_threads(args.threads)
+    run = open_run(args.out / "speech-3", "speech-3", spec_of(args))
+    data, stft = load_corpus(args, args.out), STFT(args.window, args.hop)
+    num_frames = stft.num_frames(round(args.seconds * 16_000))
+    train = pieces(list(data.utterances("train")), stft, num_frames, args.num_samples)
+    test = pieces(list(data.utterances("test")), stft, num_frames, args.num_samples)
+    generator = torch.Generator().manual_seed(args.seed)
+    without_phase = [
+        griffin_lim(stft.analyse(s).abs(), stft, iterations=args.iterations, generator=generator)
+        for s in test
+    ]
+    metrics = {
+        "test, exact phase": frechet_log_mel(train, test),
+        "test, Griffin-Lim": frechet_log_mel(train, without_phase),
+    }
+    found = False
+    for label, model in trained_models(args, run):
+        found = True
+        torch.manual_seed(args.seed)
+        signals = generate(model, args.num_samples, num_frames, args.iterations)
+        metrics[label] = frechet_log_mel(train, signals)
+        for number, signal in enumerate(signals[:3], 1):
+            name = label.replace(" ", "-").replace("(", "").replace(")", "")
+            write_wav(run.path / f"{name}-{number}.wav", peak_normalise(signal))
+    if not found:
+        raise FileNotFoundError(f"{args.out} has no model trained with these options; run "
+                                "`pyromodels table speech-1` with them first")
+    print(f"{'':24}{'frechet_log_mel':>18}{'thesis, FDSD':>16}")
+    for label, value in metrics.items():
+        quoted = f"{FDSD[label]:.2f}" if label in FDSD else "-"
+        print(f"{label:24}{value:>18.0f}{quoted:>16}")
+    run.write_metrics(metrics)
+    print(f"\nsounds and results: {run.path}")
+    return 0
+
+
+def pieces(
+    utterances: Sequence[Utterance],
+    stft: STFT,
+    num_frames: int,
+    count: int,
+) -> list[Tensor]:
+    """Return the first frames of up to so many utterances, evenly over the corpus, peak one."""
+    length = stft.num_samples(num_frames)
+    long_enough = [u.signal for u in utterances if len(u.signal) >= length]
+    if len(long_enough) < 2:
+        raise ValueError(
+            mismatch("seconds", given=f"{length / 16_000:.1f}", expected="two utterances so long")
+        )
+    step = max(1, len(long_enough) // count)
+    return [peak_normalise(signal[:length]) for signal in long_enough[::step][:count]]
+
+
+@torch.no_grad()
+def generate(
+    model: SpeechModel, count: int, num_frames: int, iterations: int, batch_size: int = 32
+) -> list[Tensor]:
+    """Draw utterances from a model: its program run with nothing given, then Griffin-Lim."""
+    program, signals = DynamicalVAE(model.prior), []
+    parameter = next(model.prior.parameters())
+    generator = torch.Generator().manual_seed(0)
+    for rows in tqdm(torch.arange(count).split(batch_size), desc="generating", leave=False):
+        empty = parameter.new_zeros(len(rows), num_frames, model.prior.source_dim)
+        batch = SequenceBatch(empty, torch.ones_like(empty[..., 0], dtype=torch.bool))
+        power = program(batch, generate=True)[:, 0, 0].cpu()
+        signals += griffin_lim(
+            power.sqrt(), model.stft, iterations=iterations, generator=generator
+        ).unbind(0)
+    return signals

@@ -1,0 +1,134 @@
+"""`pyromodels run swap`: the latent of the whole sequence, exchanged between two speakers.
+
+Two utterances are analysed into (z, w) each; each z is decoded with either w, in generation mode,
+and fast Griffin-Lim finds the phase, since the phase of the original would keep its F0. If w holds
+the speaker, the median F0 goes with w (thesis, Figure 7.3).
+"""
+
+import argparse
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from experiments.datasets.audio import peak_normalise, write_wav
+from experiments.datasets.speech import Utterance
+from experiments.metrics.pitch import median_f0
+from experiments.records import open_run, spec_of
+from experiments.speech import corpus, plots
+from experiments.speech.corpus import load_corpus, test_utterances
+from experiments.speech.resynthesis import analyse, decode, prepared
+from experiments.speech.store import SpeechModel, load_model
+from pyromodels.dynamics.global_latent import GlobalLatentPrior
+from pyromodels.errors import SpecError, mismatch
+from pyromodels.griffin_lim import griffin_lim
+
+APART = 1.3
+"""Least ratio of the median F0 of the two speakers of a pair."""
+
+
+class Swapped(NamedTuple):
+    """Median F0 of an utterance rebuilt, with its own w and with the other's; hertz."""
+
+    own: float
+    swapped: float
+    other: float  # of the other utterance, rebuilt with its own w
+
+    @property
+    def moved(self) -> float:
+        """How far F0 went to the other speaker's, in parts of the way, on a logarithmic scale."""
+        return math.log(self.swapped / self.own) / math.log(self.other / self.own)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    corpus.add_arguments(parser)
+    add = parser.add_argument
+    add("--weights", type=Path, metavar="PATH", required=True,
+        help="of a hit or light model: the folder of `train dvae`, or its .safetensors")
+    add("--num-pairs", type=int, default=8)
+    add("--num-frames", type=int, default=150, metavar="T", help="of an utterance that count")
+    add("--iterations", type=int, default=100, help="of Griffin-Lim")
+    add("--out", type=Path, metavar="DIR", default=None, help="default: runs/swap-<hash>")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Swap, measure, write; 0 when done."""
+    torch.set_num_threads(1)
+    model = load_model(args.weights)
+    if not isinstance(model.prior, GlobalLatentPrior):
+        raise SpecError(mismatch(f"weights {args.weights}", given=type(model.prior).__name__,
+                                 expected="a model with a w to swap: hit or light"))
+    run = open_run(args.out, "swap", spec_of(args))
+    utterances = test_utterances(load_corpus(args, run.path.parent), args.utterances)
+    pairs = pairs_apart(utterances, model, args.num_frames)[: args.num_pairs]
+    if not pairs:
+        raise ValueError(f"data: no two test utterances whose median F0 differs by {APART:g} times")
+    print(f"{'median F0, Hz':44}{'own w':>8}{'other w':>9}{'other':>8}{'moved':>8}")
+    results: list[Swapped] = []
+    for first, second in pairs:
+        rebuilt = swap(model, first, second, args.num_frames, args.iterations)
+        names = (first.name, second.name)
+        for i, j in ((0, 1), (1, 0)):
+            result = Swapped(*(median_f0(rebuilt[key]) for key in ((i, i), (i, j), (j, j))))
+            results.append(result)
+            print(f"{names[i][:42]:44}{result.own:>8.0f}{result.swapped:>9.0f}{result.other:>8.0f}"
+                  f"{100 * result.moved:>7.0f}%")
+        if (first, second) == pairs[0]:
+            for (i, j), signal in rebuilt.items():
+                write_wav(run.path / f"z-{names[i]}-w-{names[j]}.wav", peak_normalise(signal))
+            plots.swap(rebuilt, names, model.stft, run.path / "swap.png")
+    moved = torch.tensor([result.moved for result in results])
+    error = moved.std() / len(moved) ** 0.5 if len(moved) > 1 else torch.tensor(math.nan)
+    print(f"F0 goes {100 * moved.mean():.0f} ± {100 * error:.0f} % of the way to the other's")
+    run.write_metrics({"moved": moved.mean(), "moved_se": error, "pairs": len(pairs)})
+    print(f"\nsounds and figure: {run.path}")
+    return 0
+
+
+def pairs_apart(
+    utterances: Sequence[Utterance], model: SpeechModel, num_frames: int
+) -> list[tuple[Utterance, Utterance]]:
+    """Return disjoint pairs of a low and a high voice, those furthest apart first."""
+    pitched = []
+    for utterance in utterances:
+        try:
+            pitched.append((median_f0(prepared(utterance, model.stft, num_frames)), utterance))
+        except ValueError:  # nothing voiced in it
+            continue
+    pitched.sort(key=lambda pair: pair[0])
+    both_ends = itertools.takewhile(
+        lambda ends: ends[1][0] > APART * ends[0][0],
+        zip(pitched[: len(pitched) // 2], reversed(pitched), strict=False),
+    )
+    return [(low[1], high[1]) for low, high in both_ends]
+
+
+@torch.no_grad()
+def swap(
+    model: SpeechModel,
+    first: Utterance,
+    second: Utterance,
+    num_frames: int,
+    iterations: int,
+) -> dict[tuple[int, int], Tensor]:  # (whose z, whose w) -> signal, shape: (n,)
+    """Rebuild two utterances with either's w."""
+    prior, stft = model.prior, model.stft
+    analysed = [
+        analyse(prior, stft.analyse(prepared(u, stft, num_frames)).abs().square()[None])
+        for u in (first, second)
+    ]
+    rebuilt = {}
+    for i, j in itertools.product(range(2), repeat=2):
+        z = analysed[i].z
+        empty = torch.ones(1, z.shape[1], prior.source_dim)
+        power = decode(prior.given(analysed[j].w), z, empty, mode="generation")
+        generator = torch.Generator().manual_seed(0)
+        rebuilt[i, j] = griffin_lim(
+            power[0].sqrt(), stft, iterations=iterations, generator=generator
+        )
+    return rebuilt

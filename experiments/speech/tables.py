@@ -1,0 +1,174 @@
+"""`pyromodels table speech-1`, `speech-2`: analysis-resynthesis, thesis Tables 7.1 and 7.2.
+
+Every model is trained for every seed on the speech of `--data`, or found trained in the table's
+folder (`train dvae --out FOLDER/MODEL-SIZE-seedN` puts it there, so that two cores can share the
+work), and judged on the test utterances with true histories and with its own. The thesis' figures,
+from other corpora, stand beside ours for the order, not for the level.
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from experiments.datasets.speech import SpeechData, Utterance
+from experiments.records import RunFolder, open_run, replacing, spec_of
+from experiments.speech import corpus, rows
+from experiments.speech.corpus import load_corpus, test_utterances
+from experiments.speech.resynthesis import Mode, judge, mean_figures
+from experiments.speech.run import modes_of
+from experiments.speech.store import SpeechModel, finished, load_model
+from experiments.speech.train import add_training_arguments, print_epoch, training_of
+from experiments.speech.training import SpeechTraining, num_parameters, train_speech
+from experiments.speech.variants import VARIANTS, Variant, variant
+
+TABLES: dict[str, tuple[str, ...]] = {
+    "speech-1": ("vae", "dkf", "rvae", "rvae_noncausal", "storn", "vrnn", "srnn_ss", "srnn_tf",
+                 "hit", "light"),
+    "speech-2": ("hit", "hit_inv", "hit_inv_nrc", "light", "light_inv", "light_inv_nrc"),
+}
+"""Models of each table."""
+
+
+class Judged(NamedTuple):
+    """A trained model and its mean figures over the test utterances."""
+
+    name: str
+    seed: int
+    num_parameters: int
+    figures: dict[Mode, dict[str, float]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    corpus.add_arguments(parser)
+    add = parser.add_argument
+    add("--models", metavar="NAMES", help="comma-separated; default: those of the table")
+    add("--seeds", type=int, default=3, metavar="N", help="trainings of every model")
+    add("--judged-frames", type=int, default=150, metavar="T",
+        help="frames of a test utterance that count, from its first; 0: all of them")
+    add("--out", type=Path, metavar="DIR", default=Path("runs/speech"),
+        help="where trained models are found and put")
+    add("--trained-only", action="store_true", help="leave out what is not trained yet")
+    add_training_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Train what is missing, judge, print; 0 when done."""
+    torch.set_num_threads(args.threads)
+    names = args.models.split(",") if args.models else TABLES[args.name]
+    for name in names:
+        variant(name)  # a wrong name fails before anything is trained
+    run = open_run(args.out / args.name, args.name, spec_of(args))
+    data = load_corpus(args, args.out)
+    utterances = test_utterances(data, args.utterances)
+    metrics: dict[str, float] = {}
+    lines = []
+    for name in names:
+        judged = list(judged_seeds(name, args, data, utterances))
+        if judged:
+            lines += list(describe(variant(name), judged))
+            metrics |= flat(name, judged)
+    print(f"\n{len(utterances)} test utterances of {data.name}; means ± standard errors over seeds"
+          f"\n{rows.header()}")
+    print("\n".join(lines))
+    run.write_metrics(metrics)
+    print(f"\nresults: {run.path}")
+    return 0
+
+
+def judged_seeds(
+    name: str,
+    args: argparse.Namespace,
+    data: SpeechData,
+    utterances: Sequence[Utterance],
+) -> Iterator[Judged]:
+    """Yield one judged training for every seed."""
+    for seed in range(args.seeds):
+        spec = dataclasses.replace(training_of(args), model=name, seed=seed)
+        folder = args.out / f"{name}-{spec.size}-seed{seed}"
+        if not finished(folder, spec):
+            if args.trained_only:
+                continue
+            print(f"\n{name}, seed {seed}: training in {folder}", flush=True)
+            train_speech(spec, data, folder, device=args.device, resume=args.resume,
+                         max_seconds=args.max_seconds, on_epoch=print_epoch)
+        model = load_model(folder)
+        model.prior.to(args.device)
+        figures = judged_figures(model, folder, spec, utterances, args.judged_frames or None)
+        yield Judged(name, seed, num_parameters(model.prior), figures)
+
+
+def judged_figures(
+    model: SpeechModel,
+    folder: Path,
+    spec: SpeechTraining,
+    utterances: Sequence[Utterance],
+    num_frames: int | None,
+) -> dict[Mode, dict[str, float]]:
+    """Return mean figures by mode; kept beside the weights, and found there again."""
+    question = {"training": dataclasses.asdict(spec), "num_frames": num_frames,
+                "utterances": [utterance.name for utterance in utterances]}
+    question = json.loads(json.dumps(question))
+    path = folder / "judged.json"
+    if path.is_file():
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if known["question"] == question and path.stat().st_mtime > _made(folder):
+            return known["figures"]
+    figures = {
+        mode: mean_figures(list(
+            judge(model.prior, utterances, model.stft, mode=mode, num_frames=num_frames)
+        ))
+        for mode in modes_of(model)
+    }
+    with replacing(path) as part:
+        content = {"question": question, "figures": figures}
+        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return figures
+
+
+def describe(chosen: Variant, judged: Sequence[Judged]) -> Iterator[str]:
+    """Yield the lines of one model: ours by mode, then the thesis'."""
+    millions = judged[0].num_parameters / 1e6
+    yield f"{chosen.label}, {millions:.2f} M parameters, {len(judged)} seeds"
+    for mode in judged[0].figures:
+        label = "  " + {"generation": "own history"}.get(mode, "true history")
+        if len(judged[0].figures) == 1:
+            label = "  no history"
+        yield rows.row(label, *rows.mean_and_error([j.figures[mode] for j in judged]))
+    for corpus_name, quoted in (
+        ("VoiceBank", chosen.quoted),
+        ("VoiceBank, true history", chosen.quoted_teacher_forced),
+        ("WSJ0", chosen.quoted_wsj0),
+    ):
+        if quoted is not None:
+            yield rows.quoted_row(f"  thesis, {corpus_name}", quoted)
+
+
+def flat(name: str, judged: Sequence[Judged]) -> dict[str, float]:
+    """Return the metrics of one model: means, and `_se` for standard errors."""
+    metrics: dict[str, float] = {f"{name}/parameters": judged[0].num_parameters}
+    for mode in judged[0].figures:
+        means, errors = rows.mean_and_error([j.figures[mode] for j in judged])
+        metrics |= {f"{name}/{mode}/{key}": value for key, value in means.items()}
+        metrics |= {f"{name}/{mode}/{key}_se": value for key, value in (errors or {}).items()}
+    return metrics
+
+
+def _made(folder: Path) -> float:
+    return (folder / "weights.safetensors").stat().st_mtime
+
+
+def trained_models(
+    args: argparse.Namespace, run: RunFolder
+) -> Iterator[tuple[str, SpeechModel]]:
+    """Yield the first seed of every model that is trained in a table's folder, by label."""
+    for name, chosen in VARIANTS.items():
+        spec = dataclasses.replace(training_of(args), model=name, seed=0)
+        folder = run.path.parent / f"{name}-{spec.size}-seed0"
+        if finished(folder, spec):
+            yield chosen.label, load_model(folder)
