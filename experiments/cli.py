@@ -74,7 +74,7 @@ COMMANDS: dict[tuple[str, str], Command] = {
         for i in (1, 2)
     },
     ("table", "speech-3"): Command(
-        "experiments.speech.generation", "after thesis, Table 7.3: generation, by a distance of ours"
+        "experiments.speech.generation", "generation, by a distance of ours; cf. thesis, Table 7.3"
     ),
     ("table", "inference"): Command(
         "experiments.equivalence", "VEM, natural gradients and SVI: how far apart they end"

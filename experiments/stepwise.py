@@ -1,5 +1,7 @@
 """A dynamical VAE written as Pyro programs usually are: one site for every frame."""
 
+from typing import Any
+
 import pyro
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from pyromodels.dynamics.latent import LatentPrior
 from pyromodels.dynamics.latent_paths import gaussian
 from pyromodels.encoders import Encoder
 from pyromodels.models.dvae import DynamicalVAE
-from pyromodels.nets import lstm_step
+from pyromodels.nets import lstm_step, rows
 from pyromodels.parameters import register
 from pyromodels.plates import MAX_PLATE_NESTING, batch_plate, source_plate
 
@@ -33,19 +35,27 @@ class StepwiseModel(nn.Module):
         register(self)
         prior: LatentPrior = self.model.prior
         x, anchor, mask = self.model.trajectories(batch)
-        seen, shape = prior.see(x), x.shape[:-2]
-        state = prior.start(shape, x)
+        shape, num_frames = x.shape[:-2], batch.num_frames
+        seen = rows(prior.see(x)).unbind(1)
+        state, path = prior.start(shape, x), []
         with batch_plate(batch.num_sequences), source_plate(1):
-            for t in range(batch.num_frames):
+            if prior.decoder_looks_ahead:  # p(z) reads no x, and all of z comes before any x
+                for t in range(num_frames):
+                    with pyro.poutine.mask(mask=mask[..., t]):
+                        path.append(sample_latent(prior, state, t, shape))
+                    state = prior.advance(state, path[t], seen[t])
+                z = torch.stack(path, 1).reshape(*shape, num_frames, -1)
+                state = prior.foresee(prior.start(shape, x), z, mask)
+            for t in range(num_frames):
                 with pyro.poutine.mask(mask=mask[..., t]):
                     # p(z_t | x_<t, z_<t)
-                    law = gaussian(*(v.reshape(*shape, -1) for v in prior.latent_step(state)))
-                    z = pyro.sample(f"z_{t + 1}", law).reshape(shape.numel(), -1)
+                    if not prior.decoder_looks_ahead:
+                        path.append(sample_latent(prior, state, t, shape))
                     # p(x_t | x_<t, z_<=t)
-                    outputs = [v.reshape(*shape, -1) for v in prior.emission_step(state, z)]
+                    outputs = [v.reshape(*shape, -1) for v in prior.emission_step(state, path[t])]
                     law = frame_law(prior, outputs, x[..., max(t - 1, 0) : t + 1, :], anchor)
                     pyro.sample(f"x_{t + 1}", law, obs=x[..., t, :])
-                    state = prior.advance(state, z, seen[..., t, :].reshape(shape.numel(), -1))
+                state = prior.advance(state, path[t], seen[t])
 
 
 class StepwiseGuide(nn.Module):
@@ -84,6 +94,14 @@ class StepwiseGuide(nn.Module):
                         state = prior.advance(
                             state, *(v.reshape(shape.numel(), -1) for v in frame)
                         )
+
+
+def sample_latent(
+    prior: LatentPrior, state: Any, t: int, shape: torch.Size
+) -> Tensor:  # z_t, rows flat
+    """z_t ~ p(z_t | state), the site of frame t."""
+    law = gaussian(*(v.reshape(*shape, -1) for v in prior.latent_step(state)))
+    return pyro.sample(f"z_{t + 1}", law).reshape(shape.numel(), -1)
 
 
 def frame_law(

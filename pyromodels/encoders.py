@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pyromodels.errors import SpecError, mismatch, unknown
-from pyromodels.nets import MLP, Heads, before, lstm_step, rows, run_lstm
+from pyromodels.nets import MLP, Heads, before, lstm_step, rows, run_lstm, run_lstm_backward
 from pyromodels.registry import check_call
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -194,10 +194,7 @@ class Encoder(nn.Module):
         if self.direction in ("forward", "both"):
             parts.append(run_lstm(self.forward_lstm, u))
         if self.direction in ("backward", "both"):
-            # padding goes last in either direction, where nothing follows that would read it
-            index = _backward_order(u.shape[:-1], mask, u.device)
-            turned = run_lstm(self.backward_lstm, _reorder(u, index))
-            parts.append(_reorder(turned, index))
+            parts.append(run_lstm_backward(self.backward_lstm, u, mask))
         return torch.cat(parts, -1) if parts else u
 
     def _averaged(self, summary: Tensor) -> Tensor:
@@ -273,27 +270,3 @@ def make_encoder(
     keywords |= {"source_dim": source_dim, "latent_dim": latent_dim}
     check_call("encoder", Encoder, (networks,), keywords)
     return Encoder(networks, **keywords)
-
-
-def _backward_order(
-    shape: torch.Size,  # (*, T)
-    mask: Tensor | None,  # shape: broadcastable to (*, T)
-    device: torch.device,
-) -> Tensor:  # shape: broadcastable to (*, T)
-    """Return frames in reverse, padding left behind them; the order is its own inverse."""
-    t = torch.arange(shape[-1], device=device)
-    if mask is None:
-        return t.flip(0)
-    length = mask.expand(*mask.shape[:-1], shape[-1]).sum(-1, keepdim=True)
-    return torch.where(t < length, length - 1 - t, t)
-
-
-def _reorder(
-    v: Tensor,  # shape: (*, T, X)
-    index: Tensor,  # shape: (T,) or broadcastable to (*, T)
-) -> Tensor:  # shape: (*, T, X)
-    if index.dim() == 1:
-        return v.index_select(-2, index)
-    batch = torch.broadcast_shapes(v.shape[:-1], index.shape)
-    wide = v.expand(*batch, v.shape[-1])
-    return wide.gather(-2, index.expand(batch).unsqueeze(-1).expand_as(wide))

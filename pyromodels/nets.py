@@ -64,8 +64,7 @@ class Heads(nn.Module):
         *inputs: Tensor,  # shapes: (*, in_dims[i]); the batch dims broadcast
     ) -> tuple[Tensor, ...]:  # the outputs in the order of their names, each (*, out_dim)
         """Return the outputs."""
-        batch = torch.broadcast_shapes(*(x.shape[:-1] for x in inputs))
-        body = self.body(torch.cat([x.expand(*batch, x.shape[-1]) for x in inputs], -1))
+        body = self.body(join(*inputs))
         return tuple(at_least_single(head(body)) for head in self.heads())
 
     def heads(self) -> list[nn.Linear]:
@@ -140,6 +139,19 @@ def run_lstm(
     return h.reshape(*inputs.shape[:-1], h.shape[-1])
 
 
+def run_lstm_backward(
+    lstm: nn.LSTM,
+    inputs: Tensor,  # shape: (*, T, in_dim)
+    mask: Tensor | None = None,  # shape: broadcastable to (*, T)
+) -> Tensor:  # shape: (*, T, hidden_dim)
+    """Return every hidden state, from the last frame that counts to the first.
+
+    Padding goes last in this direction too, where nothing follows that would read it.
+    """
+    index = _backward_order(inputs.shape[:-1], mask, inputs.device)
+    return _reorder(run_lstm(lstm, _reorder(inputs, index)), index)
+
+
 def lstm_step(
     lstm: nn.LSTM,
     inputs: Tensor,  # shape: (rows, in_dim)
@@ -151,6 +163,14 @@ def lstm_step(
     return torch.lstm_cell(
         inputs, state, lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0
     )
+
+
+def join(
+    *inputs: Tensor,  # shapes: (*, X_i); the batch dims broadcast
+) -> Tensor:  # shape: (*, sum of X_i)
+    """Concatenate vectors."""
+    batch = torch.broadcast_shapes(*(x.shape[:-1] for x in inputs))
+    return torch.cat([x.expand(*batch, x.shape[-1]) for x in inputs], -1)
 
 
 def before(
@@ -211,3 +231,27 @@ class Recurrence(nn.Module):
     ) -> State:
         """Return (h_t, cell); one native call beside the input layers."""
         return lstm_step(self.lstm, self.input(x), state)
+
+
+def _backward_order(
+    shape: torch.Size,  # (*, T)
+    mask: Tensor | None,  # shape: broadcastable to (*, T)
+    device: torch.device,
+) -> Tensor:  # shape: broadcastable to (*, T)
+    """Return frames in reverse, padding left behind them; the order is its own inverse."""
+    t = torch.arange(shape[-1], device=device)
+    if mask is None:
+        return t.flip(0)
+    length = mask.expand(*mask.shape[:-1], shape[-1]).sum(-1, keepdim=True)
+    return torch.where(t < length, length - 1 - t, t)
+
+
+def _reorder(
+    v: Tensor,  # shape: (*, T, X)
+    index: Tensor,  # shape: (T,) or broadcastable to (*, T)
+) -> Tensor:  # shape: (*, T, X)
+    if index.dim() == 1:
+        return v.index_select(-2, index)
+    batch = torch.broadcast_shapes(v.shape[:-1], index.shape)
+    wide = v.expand(*batch, v.shape[-1])
+    return wide.gather(-2, index.expand(batch).unsqueeze(-1).expand_as(wide))

@@ -5,12 +5,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from experiments import weights
 from pyromodels.dynamics.base import SourcePrior
-from pyromodels.dynamics.srnn import SRNN
-from pyromodels.errors import SpecError, mismatch, unknown
+from pyromodels.errors import SpecError, unknown
+from pyromodels.published import load_published
 
 CENTRES = "centre_size"
 """Boxes as (centre x, centre y, width, height) over the image's size, y down."""
@@ -83,12 +81,4 @@ def _read(tensors: Path, record: Path) -> PriorWeights:
 
 
 def _published(path: Path) -> PriorWeights:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; expected a .pt state dict")
-    try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # torch raises many kinds for a file that is not what it expects
-        raise SpecError(f"{path} is not a state dict of tensors: {error}") from None
-    if not isinstance(state, Mapping):
-        raise SpecError(mismatch(str(path), given=type(state).__name__, expected="a state dict"))
-    return PriorWeights(SRNN.from_published(state).eval(), PUBLISHED, {})
+    return PriorWeights(load_published(path, "srnn_tracking"), PUBLISHED, {})

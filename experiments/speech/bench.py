@@ -12,6 +12,7 @@ Rivals are timed in turn, so that a busy machine slows both.
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -85,8 +86,7 @@ def site_a_frame(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             f"{name}, a site a frame": (stepwise, StepwiseModel(model), StepwiseGuide(model)),
         }
         steps = {
-            label: training_step(model, lambda e=elbo, m=program, g=guide:
-                                 e.differentiable_loss(m, g, batch))
+            label: training_step(model, partial(elbo.differentiable_loss, program, guide, batch))
             for label, (elbo, program, guide) in rivals.items()
         }
         sizes = {"batch": args.batch_size, "frames": NUM_FRAMES, "bins": NUM_BINS}
@@ -119,9 +119,8 @@ def generation(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         empty = torch.ones(1, length, NUM_BINS, device=args.device)
         networks = prior.given(w)
         steps = {
-            f"hit, T = {length}, cached": lambda n=networks, x=empty, v=z: n.own_history(x, v),
-            f"hit, T = {length}, anew every frame":
-                lambda n=networks, x=empty, v=z: anew(n, x, v),
+            f"hit, T = {length}, cached": partial(networks.own_history, empty, z),
+            f"hit, T = {length}, anew every frame": partial(anew, networks, empty, z),
         }
         yield from in_turn(steps, args, {"batch": 1, "frames": length, "bins": NUM_BINS})
 

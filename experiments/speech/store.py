@@ -5,12 +5,11 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pyromodels.published import load_published
-
 from experiments.speech.resynthesis import SpeechPrior
 from experiments.speech.training import SpeechTraining
 from experiments.weights import read_prior
 from pyromodels.errors import SpecError, mismatch
+from pyromodels.published import load_published
 from pyromodels.stft import STFT
 
 

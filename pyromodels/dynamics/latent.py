@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import pyro
 import torch
@@ -14,8 +14,9 @@ from pyromodels.dynamics.base import SourcePrior, Statement
 from pyromodels.dynamics.latent_paths import EncoderPath, LatentPaths
 from pyromodels.emissions.base import Emission, Outputs, make_emission, refuse_no_anchor
 from pyromodels.encoders import Encoder, Inferred, make_encoder
+from pyromodels.errors import SpecError, unknown
 from pyromodels.nets import rows
-from pyromodels.once import once
+from pyromodels.once import once, one_evaluation
 
 
 class LatentPrior(SourcePrior):
@@ -51,6 +52,10 @@ class LatentPrior(SourcePrior):
     """Whether h_t depends on z_{<t}."""
     feeds_back: bool = False
     """Whether anything depends on s_{<t}: then generation differs from teacher forcing."""
+    decoder_looks_ahead: bool = False
+    """Whether p(s_t | .) reads z_{1:T}; p(z) then reads no s, and is drawn before any s."""
+    sizes: ClassVar[dict[str, dict[str, Any]]] = {}
+    """Keyword arguments by the name of a size: "paper" as published, "small" for two CPU cores."""
 
     def __init__(
         self,
@@ -63,6 +68,22 @@ class LatentPrior(SourcePrior):
         self.source_dim, self.latent_dim = source_dim, latent_dim
         self.emission = make_emission(emission)
         self.emission.check_source_dim(source_dim)
+
+    @classmethod
+    def sized(cls, size: str, **keywords: Any) -> Self:
+        """Return a model of one of the sizes it knows; keywords are added, or override.
+
+        Raises:
+            SpecError: unknown size.
+
+        Example:
+            >>> from pyromodels.dynamics.srnn import SRNN
+            >>> SRNN.sized("small", source_dim=513, emission="spectral", latent_dim=8).latent_dim
+            8
+        """
+        if size not in cls.sizes:
+            raise SpecError(unknown(f"size of {cls.__name__}", given=size, known=cls.sizes))
+        return cls(**{**cls.sizes[size], **keywords})
 
     def build_encoder(self, spec: str | Mapping[str, Any]) -> Encoder:
         """Return a new encoder for these networks; see `pyromodels.encoders.make_encoder`."""
@@ -121,6 +142,26 @@ class LatentPrior(SourcePrior):
         x: Tensor,  # x_t, shape: (rows, D)
     ) -> Any:
         """Return the state after frame t."""
+
+    # ---- a decoder that reads z_{>t} overrides these two
+
+    def decode(
+        self,
+        z: Tensor,  # shape: (*, T, L)
+        x: Tensor,  # shape: (*, T, D)
+        mask: Tensor | None = None,  # shape: broadcastable to (*, T)
+    ) -> Outputs:  # each (*, T, D)
+        """Return `emission_parameters`, padding left out of them."""
+        return self.emission_parameters(z, x)
+
+    def foresee(
+        self,
+        state: Any,
+        z: Tensor,  # shape: (*, T, L)
+        mask: Tensor | None = None,  # shape: broadcastable to (*, T)
+    ) -> Any:
+        """Return the state before the first frame, told of all of z."""
+        return state
 
     # ---- what an encoder may share; a model without h leaves it
 
@@ -240,13 +281,14 @@ class LatentPrior(SourcePrior):
     ) -> GaussianMessage:
         """Return p(s_t | s_<t, z_<=t) at the iterate and the encoder's z.
 
-        Row t knows s_<t, and of s_{>=t} what the encoder put into z_{<=t}.
+        Row t knows s_<t, and of s_{>=t} what the encoder put into the z it reads.
         """
         self.check(s, anchor)
         x = self.see(s)
         z = self.infer(s, noise=z_noise).z
         return self.emission.message(self.emission_parameters(z, x), s, anchor)
 
+    @one_evaluation()
     def elbo(
         self,
         s: Tensor,  # shape: (*batch, T, D)
@@ -282,10 +324,10 @@ class LatentPrior(SourcePrior):
         past = s
         if use_prediction > 0:
             fed = past = self.own_history(
-                fed, q.z, probability=use_prediction, anchor=anchor
+                fed, q.z, probability=use_prediction, anchor=anchor, mask=mask
             )
         x = self.see(fed)
-        p_s = self.emission.conditionals(self.emission_parameters(q.z, x), past, anchor)
+        p_s = self.emission.conditionals(self.decode(q.z, x, mask), past, anchor)
         p_mean, p_log_variance = self.latent_parameters(q.z, x)
         difference = q.log_variance - p_log_variance
         distance = (q.mean - p_mean).square() * (-p_log_variance).exp()
@@ -301,17 +343,19 @@ class LatentPrior(SourcePrior):
         *,
         probability: float = 1.0,
         anchor: Anchor | None = None,
+        mask: Tensor | None = None,  # shape: broadcastable to (*batch, T)
     ) -> Tensor:  # shape: (*batch, T, D)
         """Replace frames by the model's predictions from z and what came before, replaced or not.
 
         With probability 1 that is generation: nothing of s is left, but for a first frame that only
         an anchor could have said.
         """
-        if not self.feeds_back and probability < 1:
+        if not (self.feeds_back or self.emission.needs_anchor) and probability < 1:
             return s
-        emission, given, latents = self.emission, rows(s), rows(z.expand(*s.shape[:-1], -1))
+        z = z.expand(*s.shape[:-1], -1)
+        emission, given, latents = self.emission, rows(s), rows(z)
         own = torch.rand(given.shape[:2], dtype=given.dtype, device=given.device) < probability
-        state, mixed, last = self.start(s.shape[:-2], s), [], None
+        state, mixed, last = self.foresee(self.start(s.shape[:-2], s), z, mask), [], None
         for t in range(given.shape[1]):
             following = given[:, t]
             if t > 0 or anchor is None:
@@ -332,6 +376,8 @@ class LatentPrior(SourcePrior):
         emission, x = self.emission, rows(self.emission.see(s_history))
         z = rows(self.infer(s_history, noise=None).z)
         state = self.start(s_history.shape[:-2], s_history)
+        if self.decoder_looks_ahead:
+            state = self.foresee(state, self._continued(z, horizon))
         for t in range(x.shape[1]):
             state = self.advance(state, z[:, t], x[:, t])
         s, future = rows(s_history)[:, -1], []
@@ -342,6 +388,20 @@ class LatentPrior(SourcePrior):
             future.append(following)
             s = following
         return torch.stack(future, -2).reshape(*s_history.shape[:-2], horizon, self.source_dim)
+
+    def _continued(
+        self,
+        z: Tensor,  # shape: (rows, T, L)
+        horizon: int,
+    ) -> Tensor:  # shape: (rows, T + horizon, L)
+        """Append the means of a p(z) that reads no s."""
+        state, unread = self.start(z.shape[:1], z), z.new_zeros(len(z), self.source_dim)
+        path = list(z.unbind(1))
+        for t in range(z.shape[1] + horizon):
+            if t >= z.shape[1]:
+                path.append(self.latent_step(state)[0])
+            state = self.advance(state, path[t], unread)
+        return torch.stack(path, 1)
 
 
 def standard_normal(

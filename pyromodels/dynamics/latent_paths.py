@@ -33,9 +33,8 @@ class EncoderPath(PathDistribution):
         drawn = self._drawn
         if drawn is not None and value is drawn.z:
             return gaussian(drawn.mean, drawn.log_variance)
-        return gaussian(
-            *self.encoder.parameters_of(self.networks, value, self.x, self.time_mask)
-        )
+        q = gaussian(*self.encoder.parameters_of(self.networks, value, self.x, self.time_mask))
+        return as_wide(q, value)
 
     def roll_out(self, noise: Tensor) -> Tensor:
         """Return z driven by the noise."""
@@ -78,8 +77,8 @@ class LatentPaths(CoupledPaths):
     def source_conditionals(self, z: Tensor, s: Tensor) -> dist.TorchDistribution:
         """Return p(s_t | s_<t, z_<=t)."""
         history = self.fed(z, s)
-        outputs = self.networks.emission_parameters(z, self.networks.see(history))
-        return self.networks.emission.conditionals(outputs, history, self.anchor)
+        outputs = self.networks.decode(z, self.networks.see(history), self.mask)
+        return as_wide(self.networks.emission.conditionals(outputs, history, self.anchor), s)
 
     def noise_of(self, law: dist.TorchDistribution, s: Tensor) -> Tensor:
         """Return the noise that would have driven s."""
@@ -91,7 +90,7 @@ class LatentPaths(CoupledPaths):
             return s
         if self._history is None:
             self._history = self.networks.own_history(
-                s, z, probability=self.use_prediction, anchor=self.anchor
+                s, z, probability=self.use_prediction, anchor=self.anchor, mask=self.mask
             )
         return self._history
 
@@ -109,10 +108,14 @@ class LatentPaths(CoupledPaths):
         return torch.stack(path, 1).reshape(noise.shape)
 
     def roll_out(self, z: Tensor, source_noise: Tensor, *, z_is_known: bool) -> RollOut:
-        """Return z and s, interleaved frame by frame."""
+        """Return z and s, interleaved frame by frame; all of z first where the decoder asks."""
         networks, emission = self.networks, self.networks.emission
-        noise, given = rows(source_noise), rows(z)
         state = networks.start(source_noise.shape[:-2], source_noise)
+        if networks.decoder_looks_ahead:
+            if not z_is_known:  # p(z) reads no s: any will do
+                z, z_is_known = self.roll_out_latent(z, torch.zeros_like(source_noise)), True
+            state = networks.foresee(state, z, self.mask)
+        noise, given = rows(source_noise), rows(z)
         latents, sources, s = [], [], None
         for t in range(self.num_steps):
             z_t = given[:, t]
@@ -143,3 +146,12 @@ def gaussian(
 ) -> dist.TorchDistribution:  # batch (*), event (D,)
     """N(mean, exp(log_variance)), independent over the last dimension."""
     return diagonal_normal(mean, (0.5 * log_variance).exp())
+
+
+def as_wide(
+    law: dist.TorchDistribution,  # batch (*, T), event (D,)
+    value: Tensor,  # shape: (*, T, D)
+) -> dist.TorchDistribution:  # batch (*, T), event (D,)
+    """Return a law with the batch of the value too, which it has not where it knows none of it."""
+    batch = torch.broadcast_shapes(law.batch_shape, value.shape[:-1])
+    return law if batch == law.batch_shape else law.expand(batch)

@@ -8,28 +8,9 @@ from torch import Tensor
 
 from pyromodels.dynamics.latent import LatentPrior
 from pyromodels.emissions.base import Emission, Outputs
-from pyromodels.errors import mismatch
 from pyromodels.nets import Heads, Recurrence, State, before
 from pyromodels.once import once
 from pyromodels.registry import DYNAMICS
-
-PUBLISHED_KEYS = {
-    "mlp_x_h.linear_0": "recurrence.input.layers.0",
-    "rnn_h": "recurrence.lstm",
-    "mlp_gz_z.linear_0": "encoder.head.body.layers.0",
-    "mlp_gz_z.linear_1": "encoder.head.body.layers.1",
-    "inf_z_mean": "encoder.head.mean",
-    "inf_z_logvar": "encoder.head.log_variance",
-    "mlp_hz_z.linear_0": "prior.body.layers.0",
-    "mlp_hz_z.linear_1": "prior.body.layers.1",
-    "prior_z_mean": "prior.mean",
-    "prior_z_logvar": "prior.log_variance",
-    "mlp_hz_x.linear_0": "decoder.body.layers.0",
-    "gen_x_mean": "decoder.mean",
-    "gen_x_logvar": "decoder.log_variance",
-}
-"""Module names of the published state dict (tracking) -> ours."""
-
 
 TRACKING_ENCODER = {"preset": "srnn_filter", "dims": (16, 8)}
 UNIT_STEPS = {"name": "gaussian", "predicts": "increment", "scale": "unit"}
@@ -102,6 +83,13 @@ class SRNN(LatentPrior):
                 "preset": "srnn", "input_dims": (256,), "summary_dim": 128, "dims": (64, 32)
             },
         },
+        "small": {
+            "latent_dim": 16, "hidden_dim": 64, "input_dims": (64,), "prior_dims": (32,),
+            "decoder_dims": (64,),
+            "encoder": {
+                "preset": "srnn", "input_dims": (64,), "summary_dim": 64, "dims": (32,)
+            },
+        },
     }
 
     def __init__(
@@ -124,40 +112,6 @@ class SRNN(LatentPrior):
         self.decoder = Heads(
             (hidden_dim, latent_dim), decoder_dims, source_dim, self.emission.outputs
         )
-
-    @classmethod
-    def from_published(cls, state_dict: Mapping[str, Tensor]) -> "SRNN":
-        """Return the published tracking SRNN with the weights of its authors' state dict.
-
-        The published weights see boxes as [left, top, right, 2 top - bottom]: their fourth
-        coordinate is the top minus the height.
-
-        Raises:
-            ValueError: naming the first key that is missing, unknown or of another shape.
-        """
-        model = cls()
-        own, renamed = model.state_dict(), {}
-        for theirs, ours in PUBLISHED_KEYS.items():
-            for key in (k for k in own if k.startswith(f"{ours}.")):
-                source = theirs + key.removeprefix(ours)
-                if source not in state_dict:
-                    raise ValueError(f"published SRNN weights lack {source!r}")
-                if state_dict[source].shape != own[key].shape:
-                    raise ValueError(
-                        mismatch(
-                            f"published SRNN weights: {source!r}",
-                            given=f"shape {tuple(state_dict[source].shape)}",
-                            expected=tuple(own[key].shape),
-                        )
-                    )
-                renamed[source] = key
-        for source in state_dict:
-            if source not in renamed:
-                raise ValueError(
-                    f"published SRNN weights hold {source!r}, which this SRNN has no place for"
-                )
-        model.load_state_dict({key: state_dict[source] for source, key in renamed.items()})
-        return model
 
     # ---- Pyro statements
 

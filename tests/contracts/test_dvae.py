@@ -6,11 +6,13 @@ import torch
 from pyro import poutine
 from pyro.infer import Predictive
 
-from experiments.stepwise import StepwiseModel
+from experiments.stepwise import StepwiseGuide, StepwiseModel
 from inference.posterior import Posterior
 from pyromodels.batch import SequenceBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.deep_ar import DeepAR
+from pyromodels.dynamics.global_latent import GlobalLatentPrior
+from pyromodels.dynamics.latent import LatentPrior
 from pyromodels.dynamics.srnn import SRNN
 from pyromodels.emissions.gaussian import Gaussian
 from pyromodels.errors import ShapeError, SpecError
@@ -20,6 +22,7 @@ from pyromodels.models.mixdvae import MixDVAE
 from pyromodels.registry import GUIDES, MODELS
 from pyromodels.testing import build_source_prior, example_anchor, source_prior_specs
 from pyromodels.testing.guide import check_guide
+from pyromodels.testing.source_prior import of_frames
 
 LENGTHS = (6, 3, 1)
 
@@ -72,6 +75,8 @@ def test_sites_have_the_shapes_of_the_table(prior):
     assert trace.nodes["x"]["is_observed"]
     assert torch.equal(trace.nodes["x"]["value"][:, 0, 0], batch.x)
     expected = {"x_z": (3, 1, 1, 6, prior.latent_dim)} if prior.latent_dim else {}
+    if isinstance(prior, GlobalLatentPrior):
+        expected["x_w"] = (3, 1, 1, prior.global_dim)
     assert {name: tuple(value.shape) for name, value in latents(trace).items()} == expected
     trace.compute_log_prob()
     assert trace.nodes["x"]["log_prob"].shape == (3, 1, 1)
@@ -105,21 +110,24 @@ def test_log_joint_knows_nothing_of_the_padding(prior):
         rows = slice(row, row + 1)
         anchor = batch.anchor and Anchor(*(part[rows] for part in batch.anchor))
         one = SequenceBatch(batch.x[rows, :length], batch.mask[rows, :length], anchor)
-        cut = {name: value[rows, ..., :length, :] for name, value in drawn.items()}
+        cut = {
+            name: value[rows, ..., :length, :] if of_frames(value) else value[rows]
+            for name, value in drawn.items()
+        }
         total = total + traced(model, one, cut).log_prob_sum()
     torch.testing.assert_close(traced(model, junk, drawn).log_prob_sum(), total)
 
 
-@pytest.mark.parametrize("predicts", ["position", "increment"])
-def test_log_joint_is_that_of_one_site_a_frame(predicts):
-    model = DynamicalVAE(build_source_prior(
-        {"name": "srnn", "emission": {"name": "gaussian", "predicts": predicts}}
-    ))
-    batch = make_batch(model.prior)
-    drawn = latents(traced(model, batch))
+def test_densities_are_those_of_one_site_a_frame(prior):
+    if not isinstance(prior, LatentPrior):
+        return
+    model, batch = DynamicalVAE(prior), make_batch(prior)
+    drawn = latents(traced(Amortised(model), batch))
     frames = {f"z_{t + 1}": drawn["x_z"][..., t, :] for t in range(batch.num_frames)}
-    expected = traced(StepwiseModel(model), batch, frames).log_prob_sum()
-    torch.testing.assert_close(traced(model, batch, drawn).log_prob_sum(), expected)
+    for at_once, stepwise in ((model, StepwiseModel), (Amortised(model), StepwiseGuide)):
+        expected = traced(stepwise(model), batch, frames).log_prob_sum()
+        actual = traced(at_once, batch, drawn).log_prob_sum()
+        torch.testing.assert_close(actual, expected)
 
 
 def test_without_latents_it_is_the_exact_density():

@@ -93,19 +93,6 @@ def test_bound_given_an_estimate_is_the_density_of_the_message_there(name):
     torch.testing.assert_close(actual, message_log_prob(message, s))
 
 
-@pytest.mark.parametrize("predicts", ["position", "increment"])
-def test_srnn_fed_with_its_predictions_only(predicts):
-    """A history of predictions only is a fixed point: fed with it, the decoder predicts it."""
-    prior = build_source_prior({"name": "srnn", "emission": Gaussian(predicts)})
-    s = values(run_prior(prior))["s"]
-    noise = torch.randn(*s.shape[:-1], 4, dtype=s.dtype)
-    z, anchor = prior.infer(s, noise=noise).z, example_anchor(prior)
-    history = prior.own_history(s, z, anchor=anchor)
-    outputs = prior.emission_parameters(z, prior.emission.see(history))
-    p = prior.emission.conditionals(outputs, history, anchor)
-    torch.testing.assert_close(p.mean[..., 1:, :], history[..., 1:, :])
-
-
 @pytest.mark.parametrize("spec", DEEP, ids=label)
 def test_predict_one_step_is_the_mean_of_the_next_conditional(spec):
     prior = build_source_prior(spec)

@@ -17,11 +17,11 @@ from inference.schedule import FitOptions
 from pyromodels.batch import SequenceBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.path import PathDistribution, diagonal_normal
-from pyromodels.dynamics.srnn import SRNN
 from pyromodels.emissions.gaussian import Gaussian
 from pyromodels.guides.amortised import Amortised
 from pyromodels.models.dvae import DynamicalVAE
 from pyromodels.nets import before
+from pyromodels.registry import DYNAMICS
 
 LENGTHS = (6, 4, 1)
 
@@ -33,16 +33,26 @@ def empty_param_store():
     pyro.clear_param_store()
 
 
-@pytest.fixture(params=["position", "increment"])
+MODELS = [
+    ("position", {}),
+    ("increment", {}),
+    *(("position", {"name": name}) for name in ("vae", "dkf", "rvae", "storn", "vrnn")),
+    ("increment", {"name": "rvae", "causal": False}),
+]
+
+
+@pytest.fixture(params=MODELS, ids=str)
 def problem(request):
-    return make_problem(request.param)
+    predicts, spec = request.param
+    return make_problem(predicts, **spec)
 
 
-def make_problem(predicts="position", lengths=LENGTHS, seed=0):
+def make_problem(predicts="position", lengths=LENGTHS, seed=0, name="srnn", **spec):
     """A model, its guide and three sequences of different lengths."""
     torch.manual_seed(seed)
     emission = Gaussian(predicts, scale="unit")
-    model = DynamicalVAE(SRNN(source_dim=2, latent_dim=3, emission=emission))
+    spec = {"name": name, "source_dim": 2, "latent_dim": 3, "emission": emission, **spec}
+    model = DynamicalVAE(DYNAMICS.build(spec))
     x = 0.3 * torch.randn(len(lengths), max(lengths), 2).cumsum(1)
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     anchor = Anchor(x[:, 0] + 0.1, torch.full_like(x[:, 0], 0.5))

@@ -8,7 +8,7 @@ import torch
 
 from inference.published import box_variance, published_vem
 from inference.published_options import PublishedOptions
-from pyromodels.dynamics.srnn import SRNN
+from pyromodels.published import load_published
 
 ITERATIONS = (1, 10, 70)
 WITHOUT_NOISE = replace(PublishedOptions.REFERENCE, sample_latents=False)
@@ -22,8 +22,7 @@ def reference(mot_data):
 
 @pytest.fixture(scope="module")
 def model(mot_data):
-    weights = torch.load(mot_data / "model_mot.pt", weights_only=True, map_location="cpu")
-    return SRNN.from_published(weights)
+    return load_published(mot_data / "model_mot.pt")
 
 
 def diagonal(covariance):

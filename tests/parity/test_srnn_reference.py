@@ -6,13 +6,10 @@ import torch
 
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.srnn import SRNN
+from pyromodels.published import from_published, load_published
+from pyromodels.published_formats import FORMATS
 
 TOLERANCE = {"rtol": 0.0, "atol": 1e-5}
-
-
-@pytest.fixture(scope="module")
-def weights(mot_data):
-    return torch.load(mot_data / "model_mot.pt", weights_only=True, map_location="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +21,8 @@ def reference(mot_data):
 
 
 @pytest.fixture(scope="module")
-def model(weights):
-    return SRNN.from_published(weights)
+def model(mot_data):
+    return load_published(mot_data / "model_mot.pt")
 
 
 def anchor_of(s):
@@ -107,15 +104,18 @@ def test_step_functions(model, reference):
 def test_weights_that_do_not_fit_are_named(change, words):
     published = SRNN()
     weights = {}
-    from pyromodels.dynamics.srnn import PUBLISHED_KEYS
-
+    modules = {  # theirs have numbered layers
+        theirs.format(i): ours.format(i)
+        for theirs, ours in FORMATS["srnn_tracking"].modules.items()
+        for i in range(2)
+    }
     for key, value in published.state_dict().items():
-        ours = max((o for o in PUBLISHED_KEYS.values() if key.startswith(f"{o}.")), key=len)
-        theirs = next(t for t, o in PUBLISHED_KEYS.items() if o == ours)
-        weights[theirs + key.removeprefix(ours)] = value
-    again = SRNN.from_published(weights)
+        ours, _, parameter = key.rpartition(".")
+        theirs = next(t for t, o in modules.items() if o == ours)
+        weights[f"{theirs}.{parameter}"] = value
+    again = from_published(weights, "srnn_tracking")
     for key, value in again.state_dict().items():
         torch.testing.assert_close(value, published.state_dict()[key])
     change(weights)
     with pytest.raises(ValueError, match=words):
-        SRNN.from_published(weights)
+        from_published(weights, "srnn_tracking")

@@ -1,0 +1,134 @@
+"""STORN, the stochastic recurrent network: one recursion driven by noise and by the past."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pyromodels.dynamics.latent import LatentPrior, standard_normal
+from pyromodels.emissions.base import Emission, Outputs
+from pyromodels.nets import MLP, Heads, State, before, join, lstm_step, run_lstm
+from pyromodels.registry import DYNAMICS
+
+SMALL_ENCODER = {"preset": "storn", "summary_dim": 8, "dims": (8,)}
+
+
+@DYNAMICS.register("storn")
+class STORN(LatentPrior):
+    r"""Stochastic recurrent network: independent latents enter the recursion of an LSTM.
+
+        p(s, z) = \prod_t p(z_t) p(s_t | s_{<t}, z_{1:t})
+        q(z|s)  = \prod_t q(z_t | s_{1:t})                               encoder "storn"
+
+        z_t                 ~ N(0, I)
+        h_t                 = LSTM([dense(z_t), dense(x_{t-1})], h_{t-1}),  h_0 = 0, x_0 = 0
+        s_t | s_<t, z_{1:t}  ~ emission(decoder(h_t))
+        z_t | s_{1:t}        ~ N(encoder(LSTM(x_{1:t})))
+
+    ======  =============  ==================  ==================
+    symbol  name           shape               unit
+    ======  =============  ==================  ==================
+    s       s              (*batch, T, D)      as the data
+    x       x              (*batch, T, D)      what networks see
+    z       z              (*batch, T, L)      1
+    h       memory         (*batch, T, H)      1
+    ======  =============  ==================  ==================
+
+    Departure: the paper's q(z_t) reads s_{<=t} by a plain recurrent network, and its generative
+    network is plain too; both are LSTMs here, as in the published weights.
+
+    Reference: Bayer and Osendorfer, 2014, Learning stochastic recurrent networks; Girin et al.,
+    2021, Dynamical variational autoencoders: a comprehensive review, section 6.
+
+    Args:
+        source_dim: D.
+        latent_dim: L.
+        hidden_dim: H.
+        latent_dims: tanh layers between z and the LSTM.
+        input_dims: tanh layers between x and the LSTM.
+        decoder_dims: tanh layers of the decoder.
+        emission: see `pyromodels.emissions`.
+        encoder: see `pyromodels.encoders`.
+
+    Example:
+        >>> prior = STORN(source_dim=3, emission="spectral")
+        >>> prior.sample_sources("s", 20, batch_shape=torch.Size([2])).shape
+        torch.Size([2, 20, 3])
+    """
+
+    feeds_back = True
+    contract_specs = (
+        {"source_dim": 1, "latent_dim": 1, "hidden_dim": 3},
+        {"source_dim": 3, "latent_dim": 2, "emission": "spectral"},
+    )
+    sizes: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {
+            "latent_dim": 16, "hidden_dim": 128, "latent_dims": (32, 64), "input_dims": (256,),
+            "decoder_dims": (256,),
+            "encoder": {
+                "preset": "storn", "input_dims": (256,), "summary_dim": 128, "dims": (64, 32),
+            },
+        },
+        "small": {
+            "latent_dim": 16, "hidden_dim": 64, "input_dims": (64,), "decoder_dims": (64,),
+            "encoder": {"preset": "storn", "input_dims": (64,), "summary_dim": 64, "dims": (32,)},
+        },
+    }
+
+    def __init__(
+        self,
+        *,
+        source_dim: int = 4,
+        latent_dim: int = 4,
+        hidden_dim: int = 8,
+        latent_dims: Sequence[int] = (),
+        input_dims: Sequence[int] = (4,),
+        decoder_dims: Sequence[int] = (),
+        emission: str | Mapping[str, Any] | Emission = "gaussian",
+        encoder: str | Mapping[str, Any] = SMALL_ENCODER,
+    ) -> None:
+        super().__init__(source_dim=source_dim, latent_dim=latent_dim, emission=emission)
+        self.encoder = self.build_encoder(encoder)
+        self.latent_input = MLP(latent_dim, latent_dims)
+        self.input = MLP(source_dim, input_dims)
+        width = self.latent_input.out_dim + self.input.out_dim
+        self.lstm = nn.LSTM(width, hidden_dim, batch_first=True)
+        self.decoder = Heads((hidden_dim,), decoder_dims, source_dim, self.emission.outputs)
+
+    def latent_parameters(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return p(z_t)."""
+        return standard_normal(z)
+
+    def emission_parameters(self, z: Tensor, x: Tensor) -> Outputs:
+        """Return p(s_t | s_<t, z_{1:t})."""
+        u = join(self.latent_input(z), self.input(before(x)))
+        return self.decoder(run_lstm(self.lstm, u))
+
+    def start(self, batch_shape: torch.Size, like: Tensor) -> "STORNState":
+        """Return h_0 = 0 and x_0 = 0."""
+        zeros = like.new_zeros(batch_shape.numel(), self.lstm.hidden_size)
+        return STORNState((zeros, zeros), like.new_zeros(batch_shape.numel(), self.source_dim))
+
+    def latent_step(self, state: "STORNState") -> tuple[Tensor, Tensor]:
+        """Return p(z_t)."""
+        return standard_normal(state.x.new_zeros(len(state.x), self.latent_dim))
+
+    def emission_step(self, state: "STORNState", z: Tensor) -> Outputs:
+        """Return p(s_t | s_<t, z_{1:t})."""
+        return self.decoder(self._recur(state, z)[0])
+
+    def advance(self, state: "STORNState", z: Tensor, x: Tensor) -> "STORNState":
+        """Return h_t and x_t."""
+        return STORNState(self._recur(state, z), x)
+
+    def _recur(self, state: "STORNState", z: Tensor) -> State:
+        u = torch.cat((self.latent_input(z), self.input(state.x)), -1)
+        return lstm_step(self.lstm, u, state.memory)
+
+
+class STORNState(NamedTuple):
+    """What a STORN knows before frame t."""
+
+    memory: State  # h_{t-1} and the LSTM's cell
+    x: Tensor  # x_{t-1}, shape: (rows, D)

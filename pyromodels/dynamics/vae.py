@@ -1,0 +1,102 @@
+"""VAE, the variational autoencoder: frames that know nothing of each other."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from pyromodels.dynamics.latent import LatentPrior, standard_normal
+from pyromodels.emissions.base import Emission, Outputs
+from pyromodels.nets import Heads
+from pyromodels.registry import DYNAMICS
+
+SMALL_ENCODER = {"preset": "vae", "dims": (16,)}
+
+
+@DYNAMICS.register("vae")
+class VAE(LatentPrior):
+    r"""Variational autoencoder of single frames: what a dynamical one has to beat.
+
+        p(s, z) = \prod_t p(z_t) p(s_t | z_t)
+        q(z|s)  = \prod_t q(z_t | s_t)                                   encoder "vae"
+
+        z_t          ~ N(0, I)
+        s_t | z_t    ~ emission(decoder(z_t))
+        z_t | s_t    ~ N(encoder(x_t))
+
+    ======  =============  ==================  ==================
+    symbol  name           shape               unit
+    ======  =============  ==================  ==================
+    s       s              (*batch, T, D)      as the data
+    x       x              (*batch, T, D)      what networks see
+    z       z              (*batch, T, L)      1
+    ======  =============  ==================  ==================
+
+    Reference: Kingma and Welling, 2014, Auto-encoding variational Bayes; Girin et al., 2021,
+    Dynamical variational autoencoders: a comprehensive review, section 2.
+
+    Args:
+        source_dim: D.
+        latent_dim: L.
+        decoder_dims: tanh layers of the decoder.
+        emission: see `pyromodels.emissions`.
+        encoder: see `pyromodels.encoders`.
+
+    Example:
+        >>> prior = VAE(source_dim=3, emission="spectral")
+        >>> prior.sample_sources("s", 20, batch_shape=torch.Size([2])).shape
+        torch.Size([2, 20, 3])
+    """
+
+    contract_specs = (
+        {"source_dim": 1, "latent_dim": 1},
+        {"source_dim": 3, "latent_dim": 2, "emission": "spectral"},
+    )
+    sizes: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {
+            "latent_dim": 16, "decoder_dims": (32, 64, 128, 256),
+            "encoder": {"preset": "vae", "dims": (256, 128, 64, 32)},
+        },
+        "small": {
+            "latent_dim": 16, "decoder_dims": (128,),
+            "encoder": {"preset": "vae", "dims": (128,)},
+        },
+    }
+
+    def __init__(
+        self,
+        *,
+        source_dim: int = 4,
+        latent_dim: int = 4,
+        decoder_dims: Sequence[int] = (16,),
+        emission: str | Mapping[str, Any] | Emission = "gaussian",
+        encoder: str | Mapping[str, Any] = SMALL_ENCODER,
+    ) -> None:
+        super().__init__(source_dim=source_dim, latent_dim=latent_dim, emission=emission)
+        self.encoder = self.build_encoder(encoder)
+        self.decoder = Heads((latent_dim,), decoder_dims, source_dim, self.emission.outputs)
+
+    def latent_parameters(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return p(z_t)."""
+        return standard_normal(z)
+
+    def emission_parameters(self, z: Tensor, x: Tensor) -> Outputs:
+        """Return p(s_t | z_t)."""
+        return self.decoder(z)
+
+    def start(self, batch_shape: torch.Size, like: Tensor) -> Tensor:
+        """Return the mean of z: there is nothing to remember."""
+        return like.new_zeros(batch_shape.numel(), self.latent_dim)
+
+    def latent_step(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return p(z_t)."""
+        return standard_normal(state)
+
+    def emission_step(self, state: Tensor, z: Tensor) -> Outputs:
+        """Return p(s_t | z_t)."""
+        return self.decoder(z)
+
+    def advance(self, state: Tensor, z: Tensor, x: Tensor) -> Tensor:
+        """Return the state unchanged."""
+        return state

@@ -1,0 +1,160 @@
+"""VRNN, the variational recurrent neural network: everything depends on all of the past."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pyromodels.dynamics.latent import LatentPrior
+from pyromodels.emissions.base import Emission, Outputs
+from pyromodels.nets import MLP, Heads, State, before, join, lstm_step, run_lstm
+from pyromodels.once import once
+from pyromodels.registry import DYNAMICS
+
+SMALL_ENCODER = {"preset": "vrnn", "dims": (8,)}
+
+
+@DYNAMICS.register("vrnn")
+class VRNN(LatentPrior):
+    r"""Variational recurrent neural network: one recursion over frames and latents.
+
+        p(s, z) = \prod_t p(z_t | s_{<t}, z_{<t}) p(s_t | s_{<t}, z_{1:t})
+        q(z|s)  = \prod_t q(z_t | s_{1:t}, z_{<t})                       encoder "vrnn"
+
+        h_{t+1}                = LSTM([a(x_t), b(z_t)], h_t),             h_1 = 0
+        z_t | s_<t, z_<t       ~ N(prior(h_t))
+        s_t | s_<t, z_{1:t}    ~ emission(decoder(b(z_t), h_t))
+        z_t | s_{1:t}, z_<t    ~ N(encoder(a(x_t), h_t))
+
+    a and b are dense layers. Encoder and generative model share h and a.
+
+    ======  ===============  ==================  ==================
+    symbol  name             shape               unit
+    ======  ===============  ==================  ==================
+    s       s                (*batch, T, D)      as the data
+    x       x                (*batch, T, D)      what networks see
+    z       z                (*batch, T, L)      1
+    h       hidden           (*batch, T, H)      1
+    a       features         (*batch, T, U)      1
+    b       latent_features  (*batch, T, V)      1
+    ======  ===============  ==================  ==================
+
+    Reference: Chung et al., 2015, A recurrent latent variable model for sequential data; Girin et
+    al., 2021, Dynamical variational autoencoders: a comprehensive review, section 7.
+
+    Args:
+        source_dim: D.
+        latent_dim: L.
+        hidden_dim: H.
+        input_dims: tanh layers a; U is the last one's size.
+        latent_dims: tanh layers b; V is the last one's size.
+        prior_dims: tanh layers of the prior of z.
+        decoder_dims: tanh layers of the decoder.
+        emission: see `pyromodels.emissions`.
+        encoder: see `pyromodels.encoders`.
+
+    Example:
+        >>> prior = VRNN(source_dim=3, emission="spectral")
+        >>> prior.sample_sources("s", 20, batch_shape=torch.Size([2])).shape
+        torch.Size([2, 20, 3])
+    """
+
+    feeds_back = True
+    context_needs_latents = True
+    contract_specs = (
+        {"source_dim": 1, "latent_dim": 1, "hidden_dim": 3},
+        {"source_dim": 3, "latent_dim": 2, "emission": "spectral"},
+    )
+    sizes: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {
+            "latent_dim": 16, "hidden_dim": 128, "input_dims": (256,), "latent_dims": (32, 64),
+            "prior_dims": (64, 32), "decoder_dims": (256,),
+            "encoder": {"preset": "vrnn", "dims": (64, 32)},
+        },
+        "small": {
+            "latent_dim": 16, "hidden_dim": 64, "input_dims": (64,), "latent_dims": (32,),
+            "prior_dims": (32,), "decoder_dims": (64,),
+            "encoder": {"preset": "vrnn", "dims": (32,)},
+        },
+    }
+
+    def __init__(
+        self,
+        *,
+        source_dim: int = 4,
+        latent_dim: int = 4,
+        hidden_dim: int = 8,
+        input_dims: Sequence[int] = (4,),
+        latent_dims: Sequence[int] = (4,),
+        prior_dims: Sequence[int] = (8,),
+        decoder_dims: Sequence[int] = (16,),
+        emission: str | Mapping[str, Any] | Emission = "gaussian",
+        encoder: str | Mapping[str, Any] = SMALL_ENCODER,
+    ) -> None:
+        super().__init__(source_dim=source_dim, latent_dim=latent_dim, emission=emission)
+        self.context_dim = hidden_dim
+        self.input = MLP(source_dim, input_dims)
+        self.latent_input = MLP(latent_dim, latent_dims)
+        self.encoder = self.build_encoder(encoder)
+        u, v = self.input.out_dim, self.latent_input.out_dim
+        self.lstm = nn.LSTM(u + v, hidden_dim, batch_first=True)
+        self.prior = Heads((hidden_dim,), prior_dims, latent_dim)
+        self.decoder = Heads((v, hidden_dim), decoder_dims, source_dim, self.emission.outputs)
+
+    # ---- what the encoder shares
+
+    @property
+    def features_dim(self) -> int:
+        """U."""
+        return self.input.out_dim
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return a(x_t), shape (*, T, U)."""
+        return once(self, "features", (x,), lambda: self.input(x))
+
+    def latent_features(self, z: Tensor) -> Tensor:
+        """Return b(z_t), shape (*, T, V)."""
+        return once(self, "latent_features", (z,), lambda: self.latent_input(z))
+
+    def hidden(self, z: Tensor, x: Tensor) -> Tensor:
+        """Return h, teacher-forced by one fused LSTM call; row t knows x_<t and z_<t."""
+
+        def compute() -> Tensor:
+            u = join(self.features(x), self.latent_features(z))
+            return before(run_lstm(self.lstm, u))  # h_{t+1} follows frame t; h_1 = 0
+
+        return once(self, "hidden", (z, x), compute)
+
+    def hidden_step(self, state: State) -> Tensor:
+        """Return h_t."""
+        return state[0]
+
+    # ---- every conditional at once
+
+    def latent_parameters(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return p(z_t | h_t)."""
+        return self.prior(self.hidden(z, x))
+
+    def emission_parameters(self, z: Tensor, x: Tensor) -> Outputs:
+        """Return p(s_t | h_t, z_t)."""
+        return self.decoder(self.latent_features(z), self.hidden(z, x))
+
+    # ---- frame by frame
+
+    def start(self, batch_shape: torch.Size, like: Tensor) -> State:
+        """Return h_1 = 0 and the zero cell."""
+        zeros = like.new_zeros(batch_shape.numel(), self.lstm.hidden_size)
+        return zeros, zeros
+
+    def latent_step(self, state: State) -> tuple[Tensor, Tensor]:
+        """Return p(z_t | h_t)."""
+        return self.prior(state[0])
+
+    def emission_step(self, state: State, z: Tensor) -> Outputs:
+        """Return p(s_t | h_t, z_t)."""
+        return self.decoder(self.latent_input(z), state[0])
+
+    def advance(self, state: State, z: Tensor, x: Tensor) -> State:
+        """Return h_{t+1} and its cell."""
+        return lstm_step(self.lstm, torch.cat((self.input(x), self.latent_input(z)), -1), state)

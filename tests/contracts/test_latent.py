@@ -1,0 +1,111 @@
+"""What every dynamical VAE does beyond the contract: its own predictions, forecasts, sizes."""
+
+import pytest
+import torch
+
+from pyromodels.emissions.gaussian import Gaussian
+from pyromodels.emissions.spectral import Spectral
+from pyromodels.errors import SpecError
+from pyromodels.registry import DYNAMICS
+from pyromodels.testing import build_source_prior, example_anchor, run_prior, values
+
+MODELS = {
+    "vae": {},
+    "dkf": {},
+    "rvae": {},
+    "rvae_noncausal": {"causal": False},
+    "storn": {},
+    "vrnn": {},
+    "srnn": {},
+}
+DIRECTIONS = {
+    "vae": "frame", "dkf": "backward", "rvae": "backward", "rvae_noncausal": "both",
+    "storn": "forward", "vrnn": "frame", "srnn": "backward",
+}
+EMISSIONS = {
+    "position": Gaussian("position"), "increment": Gaussian("increment"), "power": Spectral(),
+}
+
+
+@pytest.fixture(params=MODELS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(params=EMISSIONS)
+def prior(name, request):
+    spec = {"name": name.removesuffix("_noncausal"), **MODELS[name]}
+    return build_source_prior({**spec, "emission": EMISSIONS[request.param]})
+
+
+def draw(prior):
+    """s, z by the encoder, an anchor if there can be one."""
+    s = values(run_prior(prior))["s"]
+    noise = torch.randn(*s.shape[:-1], prior.latent_dim, dtype=s.dtype)
+    return s, prior.infer(s, noise=noise).z.detach(), example_anchor(prior)
+
+
+def expected(prior, z, s, anchor):
+    """E[s_t | s_<t, z] of every frame."""
+    law = prior.emission.conditionals(prior.decode(z, prior.see(s)), s, anchor)
+    return law.mean
+
+
+def test_a_history_of_predictions_predicts_itself(prior):
+    s, z, anchor = draw(prior)
+    history = prior.own_history(s, z, anchor=anchor)
+    rest = slice(0 if anchor is None else 1, None)
+    predicted = expected(prior, z, history, anchor)
+    torch.testing.assert_close(predicted[..., rest, :], history[..., rest, :])
+    if anchor is not None:
+        assert torch.equal(history[..., 0, :], s[..., 0, :])
+
+
+def test_scheduled_sampling_without_predictions_is_teacher_forcing(prior):
+    s, _, anchor = draw(prior)
+    noise = torch.randn(*s.shape[:-1], prior.latent_dim, dtype=s.dtype)
+    bounds = [
+        prior.elbo(s, anchor=anchor, z_noise=noise, use_prediction=p) for p in (0.0, 1e-300, 1.0)
+    ]
+    torch.testing.assert_close(bounds[0], bounds[1])
+    differs = prior.feeds_back or prior.emission.needs_anchor
+    assert torch.allclose(bounds[0], bounds[2]) is not differs
+
+
+def test_own_predictions_leave_padding_out(prior):
+    s, z, anchor = draw(prior)
+    mask = (torch.arange(5) < 3).expand(s.shape[:-1])
+    junk = torch.where(mask[..., None], z, torch.full_like(z, 7.0))
+    cut = prior.own_history(s[..., :3, :], z[..., :3, :], anchor=anchor)
+    padded = prior.own_history(s, junk, anchor=anchor, mask=mask)
+    torch.testing.assert_close(padded[..., :3, :], cut)
+
+
+@torch.no_grad()
+def test_a_forecast_is_the_mean_of_prior_and_decoder_frame_after_frame(prior):
+    s, _, _ = draw(prior)
+    z, horizon = prior.infer(s, noise=None).z, 3
+    forecast = prior.predict(s, horizon)
+    assert forecast.shape == (*s.shape[:-2], horizon, prior.source_dim)
+    whole = torch.cat((s, forecast), -2)
+    for _ in range(horizon):
+        longer = torch.cat((z, torch.zeros_like(z[..., :1, :])), -2)
+        x = prior.see(whole[..., : longer.shape[-2], :])
+        mean, _ = prior.latent_parameters(longer, x)
+        z = torch.cat((z, mean[..., -1:, :]), -2)
+    actual = expected(prior, z, whole, example_anchor(prior))[..., -horizon:, :]
+    torch.testing.assert_close(forecast, actual)
+
+
+def test_sizes(name):
+    kind, keywords = DYNAMICS[name.removesuffix("_noncausal")], MODELS[name]
+    assert {"paper", "small"} <= set(kind.sizes)
+    for size in kind.sizes:
+        prior = kind.sized(size, source_dim=7, emission="spectral", **keywords)
+        s = torch.rand(2, 4, 7)
+        assert prior.latent_dim == 16 and prior.elbo(s).isfinite().all()
+        assert prior.decoder_looks_ahead == (name == "rvae_noncausal")
+        assert prior.encoder.direction == DIRECTIONS[name]
+    with pytest.raises(SpecError, match="size of .*'smal'; did you mean 'small'"):
+        kind.sized("smal")
+    assert kind.sized("small", latent_dim=3).latent_dim == 3
