@@ -51,6 +51,10 @@ def main(args: argparse.Namespace) -> int:
     """Generate, measure, print; 0 when done."""
     torch.set_num_threads(args.threads)
     run = open_run(args.out / "speech-3", "speech-3", spec_of(args))
+    models = list(trained_models(args, run))
+    if not models:
+        raise FileNotFoundError(f"{args.out} has no model trained with these options; run "
+                                "`pyromodels table speech-1` with them first")
     data, stft = load_corpus(args, args.out), STFT(args.window, args.hop)
     num_frames = stft.num_frames(round(args.seconds * 16_000))
     train = pieces(list(data.utterances("train")), stft, num_frames, args.num_samples)
@@ -64,18 +68,13 @@ def main(args: argparse.Namespace) -> int:
         "test, exact phase": frechet_log_mel(train, test),
         "test, Griffin-Lim": frechet_log_mel(train, without_phase),
     }
-    found = False
-    for label, model in trained_models(args, run):
-        found = True
+    for label, model in models:
         torch.manual_seed(args.seed)
         signals = generate(model, args.num_samples, num_frames, args.iterations)
         metrics[label] = frechet_log_mel(train, signals)
         for number, signal in enumerate(signals[:3], 1):
             name = label.replace(" ", "-").replace("(", "").replace(")", "")
             write_wav(run.path / f"{name}-{number}.wav", peak_normalise(signal))
-    if not found:
-        raise FileNotFoundError(f"{args.out} has no model trained with these options; run "
-                                "`pyromodels table speech-1` with them first")
     print(f"{'':24}{'frechet_log_mel':>18}{'thesis, FDSD':>16}")
     for label, value in metrics.items():
         quoted = f"{FDSD[label]:.2f}" if label in FDSD else "-"

@@ -56,7 +56,7 @@ def spectrogram(
 ) -> None:
     """Draw one spectrogram, time in seconds and frequency in kilohertz."""
     seconds, kilohertz = extent(values, stft)
-    axes.imshow(values.T, origin="lower", aspect="auto", cmap="magma", vmin=float(limits[0]),
+    axes.imshow(values.T.numpy(), origin="lower", aspect="auto", cmap="magma", vmin=float(limits[0]),
                 vmax=float(limits[1]), extent=(0, seconds, 0, kilohertz))
     axes.set(title=title, xlabel="seconds", ylabel="kHz")
 
@@ -72,7 +72,7 @@ def spread(
         return
     values = decibels(power).std(0)
     seconds, kilohertz = extent(values, stft)
-    image = axes.imshow(values.T, origin="lower", aspect="auto", cmap="cividis", vmin=0.0,
+    image = axes.imshow(values.T.numpy(), origin="lower", aspect="auto", cmap="cividis", vmin=0.0,
                         extent=(0, seconds, 0, kilohertz))
     axes.figure.colorbar(image, ax=axes, label="dB")
     axes.set(title=f"deviation over {len(power)} draws", xlabel="seconds", ylabel="kHz")
@@ -89,7 +89,7 @@ def latents(
     for color, index in zip(PALETTE, busiest, strict=False):
         for number, draw in enumerate(z):
             label = f"z[{index}]" if number == 0 else None
-            axes.plot(seconds, draw[:, index], color=color, alpha=0.6, linewidth=0.9, label=label)
+            axes.plot(seconds, draw[:, index].numpy(), color=color, alpha=0.6, linewidth=0.9, label=label)
     axes.legend(frameon=False, fontsize=8, ncols=2)
     axes.set(title="latents, draws of q(z | x)", xlabel="seconds")
     tidy(axes, grid=True)

@@ -1,0 +1,184 @@
+"""The speech commands end to end on a few synthetic utterances, and the parts they are made of."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from experiments.cli import main
+from experiments.datasets.audio import read_audio
+from experiments.speech import corpus
+from experiments.speech.resynthesis import analyse, decode, resynthesise
+from experiments.speech.store import finished, load_model
+from experiments.speech.swap import Swapped
+from experiments.speech.training import SpeechLoss, SpeechTraining, train_speech
+from experiments.speech.variants import VARIANTS, prior_spec
+from inference.schedule import Weights
+from pyromodels.errors import SpecError
+from pyromodels.guides.amortised import Amortised
+from pyromodels.models.dvae import DynamicalVAE
+from pyromodels.registry import DYNAMICS
+from pyromodels.stft import STFT
+
+SMALL = ["--window", "128", "--hop", "64", "--num-frames", "20", "--epochs", "1", "--batch-size",
+         "16", "--judged-frames", "150"]
+
+
+@pytest.fixture(autouse=True)
+def few_utterances(monkeypatch):
+    monkeypatch.setattr(corpus, "SYNTHETIC", {"train": 4, "valid": 2, "test": 2})
+    monkeypatch.setattr(corpus, "SYNTHETIC_SECONDS", 1.2)
+
+
+@pytest.fixture
+def data(tmp_path):
+    return corpus.synthetic_speech(tmp_path / "speech")
+
+
+def build(name, seed=0):
+    torch.manual_seed(seed)
+    return DYNAMICS.build(prior_spec(name, size="small", num_bins=65, sees="log_power"))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_has_two_sizes_and_its_loss_is_finite(name):
+    model = DynamicalVAE(build(name))
+    guide = Amortised(model)
+    power = torch.rand(3, 8, 65) + 1e-3
+    mask = torch.arange(8) < torch.tensor([[8], [5], [1]])
+    for generating in (False, True):
+        loss = SpeechLoss(guide.eval(), judge_generating=generating)((power, mask), Weights())
+        assert loss.shape == (3,) and loss.isfinite().all()
+    assert model.use_prediction == 0.0
+    assert prior_spec(name, size="paper", num_bins=513, sees="power")["source_dim"] == 513
+
+
+def test_loss_in_training_follows_the_schedule_and_in_validation_does_not():
+    guide = Amortised(DynamicalVAE(build("srnn_ss")))
+    power = torch.rand(2, 8, 65) + 1e-3
+    loss = SpeechLoss(guide, judge_generating=True)
+
+    def value(weights):
+        torch.manual_seed(0)
+        return loss((power,), weights)
+
+    guide.train()
+    taught, own = value(Weights()), value(Weights(use_prediction=1.0))
+    assert not torch.allclose(taught, own)
+    guide.eval()
+    torch.testing.assert_close(value(Weights()), own)
+
+
+@pytest.mark.parametrize("name", ["vae", "srnn_tf", "light"])
+def test_resynthesis_differs_by_mode_only_where_something_is_fed_back(name):
+    prior = build(name).eval()
+    observed = torch.rand(2, 12, 65) + 1e-3
+    drawn = analyse(prior, observed)
+    taught, own = (
+        decode(drawn.networks, drawn.z, observed, mode=mode)
+        for mode in ("teacher_forced", "generation")
+    )
+    assert torch.allclose(taught, own) == (name == "vae")
+    again = decode(drawn.networks, drawn.z, torch.ones_like(observed), mode="generation")
+    torch.testing.assert_close(again, own)  # of the data nothing is left
+
+
+def test_resynthesis_keeps_length_and_phase():
+    prior, stft = build("vae").eval(), STFT(128, 64)
+    signal = torch.sin(torch.arange(1000) * 0.3)
+    made = resynthesise(prior, signal, stft, num_draws=3)
+    assert made.signal.shape == (3, 1000) and made.power.shape == (3, 16, 65)
+    assert not torch.equal(made.signal[0], made.signal[1])
+    expected = torch.polar(made.power[0].sqrt(), stft.analyse(signal).angle())
+    torch.testing.assert_close(made.signal[0], stft.synthesise(expected, 1000))
+    with pytest.raises(ValueError, match="mode: given 'sampling'"):
+        resynthesise(prior, signal, stft, mode="sampling")
+
+
+def test_trained_weights_are_found_again_by_their_training(tmp_path, data):
+    spec = SpeechTraining(model="vae", window=128, hop=64, num_frames=20, epochs=1)
+    trained = train_speech(spec, data, tmp_path / "vae")
+    assert finished(tmp_path / "vae", spec)
+    assert not finished(tmp_path / "vae", SpeechTraining(model="vae", epochs=1))
+    assert not finished(tmp_path / "nowhere", spec)
+    model = load_model(tmp_path / "vae")
+    assert model.stft == STFT(128, 64) and model.record["parameters"] > 0
+    x = torch.rand(1, 5, 65)
+    torch.testing.assert_close(
+        model.prior.infer(x, noise=None).z, trained.prior.infer(x, noise=None).z
+    )
+
+
+def test_run_resynthesis_on_an_empty_machine(tmp_path, capsys):
+    out = tmp_path / "run"
+    arguments = ["run", "resynthesis", "--model", "srnn_ss", *SMALL, "--out", str(out)]
+    assert main([*arguments, "--num-examples", "1", "--num-draws", "2"]) == 0
+    text = capsys.readouterr().out
+    assert "teacher forced" in text and "generation" in text and "SI-SDR" in text
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert math.isfinite(metrics["generation/si_sdr"]) and "generation/pesq_raw" in metrics
+    names = {path.name for path in out.iterdir()}
+    assert {"loss.png", "weights.safetensors", "weights.json"} <= names
+    assert sum(name.endswith(".png") for name in names) == 2
+    sounds = [name for name in names if name.endswith(".wav")]
+    assert len(sounds) == 1 + 2 * 2
+    assert len({len(read_audio(out / name)) for name in sounds}) == 1
+    again = ["run", "resynthesis", "--weights", str(out), "--out", str(tmp_path / "again")]
+    assert main([*again, "--judged-frames", "150", "--num-examples", "0"]) == 0
+    assert json.loads((tmp_path / "again" / "metrics.json").read_text()) == metrics
+
+
+def test_tables_train_once_and_judge_by_seed(tmp_path, capsys):
+    arguments = ["--models", "vae,srnn_ss", "--seeds", "2", *SMALL, "--out", str(tmp_path)]
+    assert main(["table", "speech-1", *arguments]) == 0
+    first = capsys.readouterr().out
+    assert first.count("training in") == 4 and "thesis, VoiceBank" in first and "±" in first
+    assert main(["table", "speech-1", *arguments]) == 0
+    second = capsys.readouterr().out
+    assert "training in" not in second
+    assert second.split("means ±")[1] == first.split("means ±")[1]
+    metrics = json.loads((tmp_path / "speech-1" / "metrics.json").read_text())
+    assert {"vae/generation/estoi", "vae/generation/estoi_se", "vae/parameters"} <= set(metrics)
+    assert main(["table", "speech-3", *SMALL[:-2], "--out", str(tmp_path), "--num-samples", "2",
+                 "--seconds", "0.8", "--iterations", "2"]) == 0
+    text = capsys.readouterr().out
+    assert "VAE" in text and "SRNN (SS)" in text and "test, Griffin-Lim" in text
+    assert list((tmp_path / "speech-3").glob("SRNN-SS-1.wav"))
+
+
+def test_swap_measures_where_f0_goes(tmp_path, capsys):
+    arguments = ["--window", "512", "--hop", "128", "--num-frames", "20", "--epochs", "1"]
+    train = ["train", "dvae", "--model", "light", *arguments, "--out", str(tmp_path / "m")]
+    assert main(train) == 0
+    capsys.readouterr()
+    status = main(["run", "swap", "--weights", str(tmp_path / "m"), "--iterations", "5",
+                   "--num-pairs", "1", "--num-frames", "100", "--out", str(tmp_path / "swap")])
+    text = capsys.readouterr()
+    if status == 0:  # an untrained model may utter nothing that is voiced
+        assert "of the way to the other's" in text.out
+        assert (tmp_path / "swap" / "swap.png").is_file()
+    else:
+        assert "voiced" in text.err
+    assert Swapped(own=100.0, swapped=200.0, other=200.0).moved == pytest.approx(1.0)
+    assert Swapped(own=100.0, swapped=100.0, other=200.0).moved == pytest.approx(0.0)
+
+
+def test_bench_prints_every_rival(tmp_path, capsys):
+    assert main(["bench", "dvae", "--quick", "--json", str(tmp_path / "rows.json")]) == 0
+    text = capsys.readouterr().out
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    for words in ("vae, a site a frame", "srnn, plain torch", "hit, T = 20, cached"):
+        assert words in text and words in {row["name"] for row in rows}
+    assert all(row["seconds"]["median"] > 0 for row in rows)
+
+
+def test_wrong_words_are_named(tmp_path, capsys):
+    with pytest.raises(SpecError, match="unknown size of dkf 'tiny'; .*small"):
+        prior_spec("dkf", size="tiny", num_bins=5, sees="power")
+    assert main(["table", "speech-1", "--models", "vea", "--out", str(tmp_path)]) == 2
+    assert "did you mean 'vae'" in capsys.readouterr().err
+    assert main(["table", "speech-3", "--out", str(tmp_path)]) == 2
+    assert "table speech-1" in capsys.readouterr().err
+    assert main(["run", "swap", "--weights", str(tmp_path / "none")]) == 2
+    assert "missing" in capsys.readouterr().err
