@@ -56,8 +56,9 @@ def spectrogram(
 ) -> None:
     """Draw one spectrogram, time in seconds and frequency in kilohertz."""
     seconds, kilohertz = extent(values, stft)
-    axes.imshow(values.T.numpy(), origin="lower", aspect="auto", cmap="magma", vmin=float(limits[0]),
-                vmax=float(limits[1]), extent=(0, seconds, 0, kilohertz))
+    low, high = (float(limit) for limit in limits)
+    axes.imshow(values.T.numpy(), origin="lower", aspect="auto", cmap="magma", vmin=low, vmax=high,
+                extent=(0, seconds, 0, kilohertz))
     axes.set(title=title, xlabel="seconds", ylabel="kHz")
 
 
@@ -89,7 +90,8 @@ def latents(
     for color, index in zip(PALETTE, busiest, strict=False):
         for number, draw in enumerate(z):
             label = f"z[{index}]" if number == 0 else None
-            axes.plot(seconds, draw[:, index].numpy(), color=color, alpha=0.6, linewidth=0.9, label=label)
+            values = draw[:, index].numpy()
+            axes.plot(seconds, values, color=color, alpha=0.6, linewidth=0.9, label=label)
     axes.legend(frameon=False, fontsize=8, ncols=2)
     axes.set(title="latents, draws of q(z | x)", xlabel="seconds")
     tidy(axes, grid=True)

@@ -40,7 +40,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add("--hop", type=int, default=DEFAULT.hop, help="samples")
     add("--epochs", type=int, default=DEFAULT.epochs)
     add("--batch-size", type=int, default=DEFAULT.batch_size)
-    add("--learning-rate", type=float, default=DEFAULT.learning_rate)
+    add("--learning-rate", type=float, help="default: the model's own")
     add("--patience", type=int, default=DEFAULT.patience,
         help="epochs without a better validation bound")
     add("--autocast", choices=("none", "bf16", "fp16"), default=DEFAULT.autocast)

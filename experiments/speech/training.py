@@ -42,7 +42,7 @@ class SpeechTraining:
         hop: samples.
         epochs: most epochs.
         batch_size: segments in a minibatch.
-        learning_rate: of Adam; falls along a half cosine to a thirtieth.
+        learning_rate: of Adam; falls along a half cosine to a thirtieth. None: the model's own.
         patience: epochs without a better validation bound.
         autocast: precision of the networks, see `FitOptions`.
         seed: of weights, order and noise.
@@ -54,9 +54,9 @@ class SpeechTraining:
     num_frames: int = 50
     window: int = 1024
     hop: int = 256
-    epochs: int = 60
-    batch_size: int = 32
-    learning_rate: float = 2e-3
+    epochs: int = 50
+    batch_size: int = 16
+    learning_rate: float | None = None
     patience: int = 20
     autocast: Literal["none", "bf16", "fp16"] = "none"
     seed: int = 0
@@ -72,11 +72,17 @@ class SpeechTraining:
         return prior_spec(self.model, size=self.size, num_bins=bins, sees=self.sees)
 
     def options(self) -> FitOptions:
-        """Return how it is trained; predictions take over between 20 and 60 % of the epochs."""
-        sampled = variant(self.model).scheduled_sampling
+        """Return how it is trained.
+
+        The KL term grows over a third of the epochs: at full weight from the start, half of the
+        latents never come to life. A model's own predictions take over between 20 and 60 %.
+        """
+        chosen = variant(self.model)
+        rate = self.learning_rate or chosen.learning_rate
+        sampled = chosen.scheduled_sampling
         return FitOptions(
-            epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate,
-            final_learning_rate=self.learning_rate / 30, kl_warm_up=max(1, self.epochs // 10),
+            epochs=self.epochs, batch_size=self.batch_size, learning_rate=rate,
+            final_learning_rate=rate / 30, kl_warm_up=max(1, self.epochs // 3),
             sampling=(self.epochs // 5, 3 * self.epochs // 5, 1.0) if sampled else None,
             patience=self.patience, autocast=self.autocast, seed=self.seed,
         )

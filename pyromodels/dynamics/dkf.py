@@ -73,10 +73,10 @@ class DKF(LatentPrior):
             },
         },
         "small": {
-            "latent_dim": 16, "gate_dim": 16, "decoder_dims": (64,),
+            "latent_dim": 16, "gate_dim": 32, "decoder_dims": (128, 128),
             "encoder": {
-                "preset": "dkf", "input_dims": (64,), "summary_dim": 64,
-                "feedback_dims": (64,), "combine": "average", "dims": (32,),
+                "preset": "dkf", "input_dims": (128,), "summary_dim": 128,
+                "feedback_dims": (64, 128), "combine": "average", "dims": (64,),
             },
         },
     }

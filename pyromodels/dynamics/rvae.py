@@ -79,10 +79,9 @@ class RVAE(LatentPrior):
             "encoder": {"summary_dim": 128, "feedback_dim": 128, "dims": (128,)},
         },
         "small": {
-            "latent_dim": 16, "hidden_dim": 64,
+            "latent_dim": 16, "hidden_dim": 128,
             "encoder": {
-                "input_dims": (64,), "summary_dim": 64, "feedback_dim": 32,
-                "dims": (32,),
+                "input_dims": (128,), "summary_dim": 128, "feedback_dim": 64, "dims": (64,),
             },
         },
     }

@@ -84,10 +84,10 @@ class SRNN(LatentPrior):
             },
         },
         "small": {
-            "latent_dim": 16, "hidden_dim": 64, "input_dims": (64,), "prior_dims": (32,),
-            "decoder_dims": (64,),
+            "latent_dim": 16, "hidden_dim": 128, "input_dims": (128,), "prior_dims": (64,),
+            "decoder_dims": (128,),
             "encoder": {
-                "preset": "srnn", "input_dims": (64,), "summary_dim": 64, "dims": (32,)
+                "preset": "srnn", "input_dims": (128,), "summary_dim": 128, "dims": (64,)
             },
         },
     }

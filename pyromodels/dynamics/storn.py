@@ -71,8 +71,10 @@ class STORN(LatentPrior):
             },
         },
         "small": {
-            "latent_dim": 16, "hidden_dim": 64, "input_dims": (64,), "decoder_dims": (64,),
-            "encoder": {"preset": "storn", "input_dims": (64,), "summary_dim": 64, "dims": (32,)},
+            "latent_dim": 16, "hidden_dim": 128, "input_dims": (128,), "decoder_dims": (128,),
+            "encoder": {
+                "preset": "storn", "input_dims": (128,), "summary_dim": 128, "dims": (64,)
+            },
         },
     }
 

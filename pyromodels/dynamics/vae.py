@@ -59,8 +59,8 @@ class VAE(LatentPrior):
             "encoder": {"preset": "vae", "dims": (256, 128, 64, 32)},
         },
         "small": {
-            "latent_dim": 16, "decoder_dims": (128,),
-            "encoder": {"preset": "vae", "dims": (128,)},
+            "latent_dim": 16, "decoder_dims": (128, 128),
+            "encoder": {"preset": "vae", "dims": (128, 128)},
         },
     }
 
