@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pyromodels.errors import SpecError, mismatch, unknown
-from pyromodels.nets import MLP, Heads, before, lstm_step, rows, run_lstm, run_lstm_backward
+from pyromodels.nets import MLP, Heads, before, driven, lstm_step, rows, run_lstm, run_lstm_backward
 from pyromodels.registry import check_call
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -214,7 +214,7 @@ class Encoder(nn.Module):
         g = self.summary(networks, x, mask)
         if not self.recurs:
             mean, log_variance = self.head(g)
-            z = mean if noise is None else mean + (0.5 * log_variance).exp() * noise
+            z = driven(mean, log_variance, noise)
             mean, log_variance = mean.expand_as(z), log_variance.expand_as(z)
             return Inferred(z, mean, log_variance)
         head = self.head.split()
@@ -239,7 +239,7 @@ class Encoder(nn.Module):
             if self.context_recurs:
                 recurs[len(head.shares) - 1] = networks.hidden_step(state)
             mean, log_variance = head.step(known_t, recurs)
-            z = mean if noise_t is None else mean + (0.5 * log_variance).exp() * noise_t
+            z = driven(mean, log_variance, noise_t)
             sequence.append((z, mean, log_variance))
             if self.context_recurs:
                 state = networks.advance(state, z, frames[t])

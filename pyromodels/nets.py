@@ -173,6 +173,15 @@ def join(
     return torch.cat([x.expand(*batch, x.shape[-1]) for x in inputs], -1)
 
 
+def driven(
+    mean: Tensor,  # shape: (*, L)
+    log_variance: Tensor,  # shape: (*, L)
+    noise: Tensor | None,  # shape: (*, L); None: the mean is taken
+) -> Tensor:  # shape: (*, L)
+    """Return the draw that the noise drives."""
+    return mean if noise is None else mean + (0.5 * log_variance).exp() * noise
+
+
 def before(
     v: Tensor,  # shape: (*, T, X)
 ) -> Tensor:  # shape: (*, T, X)

@@ -16,6 +16,7 @@ from pyromodels.dynamics.latent import LatentPrior
 from pyromodels.dynamics.latent_paths import LatentPaths, gaussian
 from pyromodels.emissions.base import Emission, Outputs, make_emission
 from pyromodels.encoders import Encoder, Inferred, make_encoder
+from pyromodels.nets import driven
 from pyromodels.once import once, one_evaluation
 
 Parameters = tuple[Tensor, Tensor]
@@ -364,12 +365,3 @@ class GivenGlobal(LatentPrior):
         """Return q(z_{1:T} | s_{1:T}, w), event (T, L)."""
         path = super().posterior(s, mask=mask, encoder=encoder)
         return path.expand(torch.broadcast_shapes(path.batch_shape, self.w.shape[:-1]))
-
-
-def driven(
-    mean: Tensor,  # shape: (*, L)
-    log_variance: Tensor,  # shape: (*, L)
-    noise: Tensor | None,  # shape: (*, L); None: the mean is taken
-) -> Tensor:  # shape: (*, L)
-    """Return the draw that the noise drives."""
-    return mean if noise is None else mean + (0.5 * log_variance).exp() * noise

@@ -11,15 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from pyromodels import attention
-from pyromodels.dynamics.global_latent import (
-    GivenGlobal,
-    GlobalLatentPrior,
-    Parameters,
-    driven,
-)
+from pyromodels.dynamics.global_latent import GivenGlobal, GlobalLatentPrior, Parameters
 from pyromodels.emissions.base import Emission, Outputs
 from pyromodels.encoders import Inferred
-from pyromodels.nets import MLP, Heads, before, rows
+from pyromodels.nets import MLP, Heads, before, driven, join, rows
 from pyromodels.once import once
 
 Streams = tuple[Tensor, Tensor]
@@ -141,7 +136,7 @@ class HierarchicalTransformer(GlobalLatentPrior):
         w: Tensor,  # shape: (*, L_w)
     ) -> Streams:
         """Return what the decoder of s reads at frame t."""
-        latents = self.latent_embedding(joined(z, w))
+        latents = self.latent_embedding(join(z, w))
         return (embedded, latents) if self.inverted else (latents, embedded)
 
     # ---- all frames at once
@@ -327,17 +322,11 @@ class HierarchicalEncoder(nn.Module):
         return Inferred(z, mean.expand_as(z), log_variance.expand_as(z))
 
     def _local_parameters(self, x: Tensor, w: Tensor, mask: Tensor | None) -> Parameters:
-        frames = self.embedding(joined(self._features(x), w.unsqueeze(-2)))
+        frames = self.embedding(join(self._features(x), w.unsqueeze(-2)))
         return self.latent_head(self.encoder(*_placed((frames,)), mask=mask))
 
     def _features(self, x: Tensor) -> Tensor:
         return once(self, "features", (x,), lambda: self.features(x))
-
-
-def joined(*parts: Tensor) -> Tensor:
-    """Return the concatenation along the last dimension; the batch dims broadcast."""
-    batch = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
-    return torch.cat([part.expand(*batch, part.shape[-1]) for part in parts], -1)
 
 
 def _placed(

@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 
 from pyromodels import attention
-from pyromodels.dynamics.hierarchical import HierarchicalTransformer, Streams, joined
+from pyromodels.dynamics.hierarchical import HierarchicalTransformer, Streams
+from pyromodels.nets import join
 from pyromodels.registry import DYNAMICS
 
 
@@ -60,4 +61,4 @@ class HiT(HierarchicalTransformer):
 
     def latent_streams(self, z_before: Tensor, embedded: Tensor, w: Tensor) -> Streams:
         """Return queries of [e_t, w], memory of z_{t-1}."""
-        return self.query_embedding(joined(embedded, w)), self.memory_embedding(z_before)
+        return self.query_embedding(join(embedded, w)), self.memory_embedding(z_before)

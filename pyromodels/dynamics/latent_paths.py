@@ -12,7 +12,7 @@ from pyromodels.distributions.coupled import CoupledPaths, RollOut
 from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.path import PathDistribution, diagonal_normal
 from pyromodels.encoders import Encoder, Inferred
-from pyromodels.nets import rows
+from pyromodels.nets import driven, rows
 
 if TYPE_CHECKING:
     from pyromodels.dynamics.latent import LatentPrior
@@ -101,8 +101,7 @@ class LatentPaths(CoupledPaths):
         frames = rows(x.expand(*noise.shape[:-1], x.shape[-1])).unbind(1)
         state, path = networks.start(noise.shape[:-2], noise), []
         for noise_t, x_t in zip(draws, frames, strict=True):
-            mean, log_variance = networks.latent_step(state)
-            z = mean + (0.5 * log_variance).exp() * noise_t
+            z = driven(*networks.latent_step(state), noise_t)
             state = networks.advance(state, z, x_t)
             path.append(z)
         return torch.stack(path, 1).reshape(noise.shape)
@@ -120,8 +119,7 @@ class LatentPaths(CoupledPaths):
         for t in range(self.num_steps):
             z_t = given[:, t]
             if not z_is_known:
-                mean, log_variance = networks.latent_step(state)
-                z_t = mean + (0.5 * log_variance).exp() * z_t
+                z_t = driven(*networks.latent_step(state), z_t)
             if t == 0 and self.anchor is not None:
                 following = self._first(source_noise[..., 0, :])
             else:

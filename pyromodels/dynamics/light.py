@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from pyromodels import attention
-from pyromodels.dynamics.hierarchical import HierarchicalTransformer, Streams, joined
+from pyromodels.dynamics.hierarchical import HierarchicalTransformer, Streams
+from pyromodels.nets import join
 from pyromodels.registry import DYNAMICS
 
 
@@ -41,4 +42,4 @@ class LigHT(HierarchicalTransformer):
 
     def latent_streams(self, z_before: Tensor, embedded: Tensor, w: Tensor) -> Streams:
         """Return queries of [z_{t-1}, w], memory e_t."""
-        return self.latent_embedding(joined(z_before, w)), embedded
+        return self.latent_embedding(join(z_before, w)), embedded

@@ -36,6 +36,7 @@ def mixdvae_layout(model: "MixDVAE", batch: MixtureBatch) -> Layout:
         event_dims={
             "s": ("frame", "feature" if observed else "coordinate", "component"),
             "s_z": ("frame", "latent"),
+            "s_w": ("global_latent",),
             "v": ("frame",),
             "o": ("feature",),
         },
