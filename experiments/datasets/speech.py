@@ -16,13 +16,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from experiments.datasets.audio import read_audio, segments, trim_silence
+from experiments.datasets.audio import peak_normalise, read_audio, segments, trim_silence
 from pyromodels.errors import mismatch, unknown
 from pyromodels.stft import STFT
 
 __all__ = ["SpeechData", "Utterance", "load_speech_folder", "load_voicebank", "load_wsj0",
-           "power_segments"]
+           "padded_segments", "power_segments"]
 
 SPLITS = ("train", "valid", "test")
 VOICEBANK_VALIDATION = ("p226", "p287")
@@ -156,20 +157,55 @@ def power_segments(
     Raises:
         ValueError: if a power is 0 and ``floor`` is 0, or no file is long enough; it names both.
     """
-    parts = []
-    for utterance in data.utterances(split):
-        power = stft.analyse(segments(utterance.signal, num_frames, stft)).abs().square()
-        silent = int((power == 0).sum())
-        if silent and not floor > 0:
-            raise ValueError(f"{data.name}: {utterance.name} has {silent} time-frequency bins of "
-                             "power 0 (digital silence), whose logarithm is infinite; give a "
-                             "floor such as 1e-10, or remove the file")
-        parts.append(power.clamp_min(floor))
+    parts = [
+        _power(data, u.name, segments(u.signal, num_frames, stft), stft, floor)
+        for u in data.utterances(split)
+    ]
     found = torch.cat(parts)
     if len(found) == 0:
         raise ValueError(f"{data.name}: none of the {len(parts)} files of {split} has num_frames="
                          f"{num_frames} frames of hop {stft.hop}; give fewer")
     return found
+
+
+def padded_segments(
+    data: SpeechData,
+    split: str,
+    num_frames: int,
+    stft: STFT,
+    *,
+    shortest: int,
+    floor: float = 0.0,
+) -> tuple[Tensor, Tensor]:           # float32, shape: (S, T, F); bool, shape: (S, T)
+    """Return power spectrograms of all pieces, the last of each file too, and where frames are.
+
+    As ``power_segments``, but that the rest of a file is kept and padded with zeros if it has
+    ``shortest`` frames: long segments would otherwise leave out every short utterance.
+
+    Raises:
+        ValueError: as ``power_segments``, or for ``shortest`` outside 2 ... ``num_frames``.
+    """
+    if not 2 <= shortest <= num_frames:
+        raise ValueError(mismatch("shortest", given=shortest, expected=f"2 to {num_frames}"))
+    length, parts = stft.num_samples(num_frames), []
+    for utterance in data.utterances(split):
+        for piece in utterance.signal.split(length):
+            if stft.num_frames(len(piece)) >= shortest:
+                parts.append(_power(data, utterance.name, peak_normalise(piece), stft, floor))
+    if not parts:
+        raise ValueError(f"{data.name}: no file of {split} has {shortest} frames of hop {stft.hop}")
+    counts = torch.tensor([len(part) for part in parts])
+    return pad_sequence(parts, batch_first=True), torch.arange(counts.max()) < counts[:, None]
+
+
+def _power(data: SpeechData, name: str, signals: Tensor, stft: STFT, floor: float) -> Tensor:
+    power = stft.analyse(signals).abs().square()
+    silent = int((power == 0).sum())
+    if silent and not floor > 0:
+        raise ValueError(f"{data.name}: {name} has {silent} time-frequency bins of "
+                         "power 0 (digital silence), whose logarithm is infinite; give a "
+                         "floor such as 1e-10, or remove the file")
+    return power.clamp_min(floor)
 
 
 def _audio(folder: Path, pattern: str, hint: str = "") -> tuple[Path, ...]:

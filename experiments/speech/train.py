@@ -35,11 +35,11 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add("--size", default=DEFAULT.size, help="small, paper, or another of the model's sizes")
     add("--sees", choices=("power", "log_power"), default=DEFAULT.sees,
         help="what the networks read; the published ones read power")
-    add("--num-frames", type=int, default=DEFAULT.num_frames, metavar="T", help="of a segment")
+    add("--num-frames", type=int, metavar="T", help="of a segment; default: the model's own")
     add("--window", type=int, default=DEFAULT.window, help="of the transform, samples")
     add("--hop", type=int, default=DEFAULT.hop, help="samples")
     add("--epochs", type=int, default=DEFAULT.epochs)
-    add("--batch-size", type=int, default=DEFAULT.batch_size)
+    add("--batch-size", type=int, help="default: the model's own")
     add("--learning-rate", type=float, help="default: the model's own")
     add("--patience", type=int, default=DEFAULT.patience,
         help="epochs without a better validation bound")

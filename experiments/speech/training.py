@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from experiments.datasets.speech import SpeechData, power_segments
-from experiments.speech.variants import prior_spec, variant
+from experiments.datasets.speech import SpeechData, padded_segments, power_segments
+from experiments.speech.variants import Recipe, prior_spec, variant
 from experiments.weights import save_prior
 from inference.fit import FitResult, fit
 from inference.path_elbo import PathELBO
@@ -37,12 +37,13 @@ class SpeechTraining:
         model: a name of `experiments.speech.variants.VARIANTS`.
         size: one of its prior's `sizes`.
         sees: what the networks read, "power" (as published) or "log_power".
-        num_frames: T of a training segment; 150 in the thesis for WSJ0, 100 for VoiceBank.
+        num_frames: T of a training segment; 150 in the thesis for WSJ0, 100 for VoiceBank. None,
+            here and below: the model's own, see `experiments.speech.variants.Recipe`.
         window: of the short-time Fourier transform, samples.
         hop: samples.
         epochs: most epochs.
         batch_size: segments in a minibatch.
-        learning_rate: of Adam; falls along a half cosine to a thirtieth. None: the model's own.
+        learning_rate: of Adam; falls along a half cosine to a thirtieth.
         patience: epochs without a better validation bound.
         autocast: precision of the networks, see `FitOptions`.
         seed: of weights, order and noise.
@@ -51,15 +52,22 @@ class SpeechTraining:
     model: str = "srnn_ss"
     size: str = "small"
     sees: Literal["power", "log_power"] = "log_power"
-    num_frames: int = 50
+    num_frames: int | None = None
     window: int = 1024
     hop: int = 256
     epochs: int = 50
-    batch_size: int = 16
+    batch_size: int | None = None
     learning_rate: float | None = None
     patience: int = 20
     autocast: Literal["none", "bf16", "fp16"] = "none"
     seed: int = 0
+
+    @property
+    def recipe(self) -> Recipe:
+        """The model's own, overridden by what is said here."""
+        given = {name: getattr(self, name) for name in Recipe._fields if hasattr(self, name)}
+        said = {name: value for name, value in given.items() if value is not None}
+        return variant(self.model).recipe._replace(**said)
 
     @property
     def stft(self) -> STFT:
@@ -77,14 +85,23 @@ class SpeechTraining:
         The KL term grows over a third of the epochs: at full weight from the start, half of the
         latents never come to life. A model's own predictions take over between 20 and 60 %.
         """
-        chosen = variant(self.model)
-        rate = self.learning_rate or chosen.learning_rate
-        sampled = chosen.scheduled_sampling
+        recipe, sampled = self.recipe, variant(self.model).scheduled_sampling
         return FitOptions(
-            epochs=self.epochs, batch_size=self.batch_size, learning_rate=rate,
-            final_learning_rate=rate / 30, kl_warm_up=max(1, self.epochs // 3),
+            epochs=self.epochs, batch_size=recipe.batch_size, learning_rate=recipe.learning_rate,
+            final_learning_rate=recipe.learning_rate / 30,
+            kl_warm_up=max(1, self.epochs // 3),
             sampling=(self.epochs // 5, 3 * self.epochs // 5, 1.0) if sampled else None,
             patience=self.patience, autocast=self.autocast, seed=self.seed,
+        )
+
+    def segments(self, data: SpeechData, split: str) -> tuple[Tensor, ...]:
+        """Return power (S, T, F) and, of padded segments, the mask (S, T)."""
+        recipe = self.recipe
+        if recipe.shortest is None:
+            return (power_segments(data, split, recipe.num_frames, self.stft, floor=POWER_FLOOR),)
+        return padded_segments(
+            data, split, recipe.num_frames, self.stft,
+            shortest=min(recipe.shortest, recipe.num_frames), floor=POWER_FLOOR,
         )
 
 
@@ -138,7 +155,7 @@ def train_speech(
     prior = DYNAMICS.build(spec.prior()).to(device)
     guide = Amortised(DynamicalVAE(prior))
     segments = [
-        (power_segments(data, split, spec.num_frames, spec.stft, floor=POWER_FLOOR).to(device),)
+        tuple(part.to(device) for part in spec.segments(data, split))
         for split in ("train", "valid")
     ]
     loss = SpeechLoss(guide, judge_generating=variant(spec.model).scheduled_sampling)
@@ -148,7 +165,7 @@ def train_speech(
     )
     record = {
         "training": dataclasses.asdict(spec),
-        "data": {"name": data.name, "segments": [len(s) for (s,) in segments]},
+        "data": {"name": data.name, "segments": [len(power) for power, *_ in segments]},
         "parameters": num_parameters(prior),
         "best_epoch": result.best_epoch,
         "epochs": len(result.history),

@@ -75,8 +75,8 @@ class DKF(LatentPrior):
         "small": {
             "latent_dim": 16, "gate_dim": 32, "decoder_dims": (128, 128),
             "encoder": {
-                "preset": "dkf", "input_dims": (128,), "summary_dim": 128,
-                "feedback_dims": (64, 128), "combine": "average", "dims": (64,),
+                "preset": "dkf", "summary_dim": 128, "feedback_dims": (64, 128),
+                "combine": "average", "dims": (128,),
             },
         },
     }

@@ -83,6 +83,7 @@ class GlobalLatentPrior(SourcePrior):
     block_dim = 1
     message_is_exact = False
     context_dim = 0
+    feeds_back = True
     encoder: GlobalEncoder
 
     def __init__(

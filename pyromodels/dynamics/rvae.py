@@ -80,9 +80,7 @@ class RVAE(LatentPrior):
         },
         "small": {
             "latent_dim": 16, "hidden_dim": 128,
-            "encoder": {
-                "input_dims": (128,), "summary_dim": 128, "feedback_dim": 64, "dims": (64,),
-            },
+            "encoder": {"summary_dim": 128, "feedback_dim": 128, "dims": (128,)},
         },
     }
 

@@ -84,11 +84,9 @@ class SRNN(LatentPrior):
             },
         },
         "small": {
-            "latent_dim": 16, "hidden_dim": 128, "input_dims": (128,), "prior_dims": (64,),
+            "latent_dim": 16, "hidden_dim": 128, "input_dims": (), "prior_dims": (64,),
             "decoder_dims": (128,),
-            "encoder": {
-                "preset": "srnn", "input_dims": (128,), "summary_dim": 128, "dims": (64,)
-            },
+            "encoder": {"preset": "srnn", "summary_dim": 128, "dims": (128,)},
         },
     }
 

@@ -71,10 +71,8 @@ class STORN(LatentPrior):
             },
         },
         "small": {
-            "latent_dim": 16, "hidden_dim": 128, "input_dims": (128,), "decoder_dims": (128,),
-            "encoder": {
-                "preset": "storn", "input_dims": (128,), "summary_dim": 128, "dims": (64,)
-            },
+            "latent_dim": 16, "hidden_dim": 128, "input_dims": (), "decoder_dims": (128,),
+            "encoder": {"preset": "storn", "summary_dim": 128, "dims": (128,)},
         },
     }
 

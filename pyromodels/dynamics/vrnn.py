@@ -73,9 +73,9 @@ class VRNN(LatentPrior):
             "encoder": {"preset": "vrnn", "dims": (64, 32)},
         },
         "small": {
-            "latent_dim": 16, "hidden_dim": 128, "input_dims": (128,), "latent_dims": (64,),
+            "latent_dim": 16, "hidden_dim": 128, "input_dims": (), "latent_dims": (64,),
             "prior_dims": (64,), "decoder_dims": (128,),
-            "encoder": {"preset": "vrnn", "dims": (64,)},
+            "encoder": {"preset": "vrnn", "dims": (128,)},
         },
     }
 
