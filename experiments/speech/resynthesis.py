@@ -20,6 +20,11 @@ MODES: tuple[Mode, ...] = ("teacher_forced", "generation")
 """Fed with the true frames, or with its own expected powers."""
 
 
+def modes_of(prior: SpeechPrior) -> tuple[Mode, ...]:
+    """Return the histories in which a model differs: one where nothing is fed back."""
+    return MODES if prior.feeds_back else ("generation",)
+
+
 class Resynthesis(NamedTuple):
     """Draws of a signal's power, and the signals they make with the phase of the original."""
 

@@ -17,10 +17,9 @@ from experiments.records import RunFolder, open_run, spec_of
 from experiments.speech import corpus, plots, rows
 from experiments.speech.corpus import Utterance, load_corpus, test_utterances
 from experiments.speech.resynthesis import (
-    MODES,
-    Mode,
     judge,
     mean_figures,
+    modes_of,
     prepared,
     resynthesise,
 )
@@ -56,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
     print(f"\n{len(utterances)} test utterances of {data.name}, "
           f"{num_parameters(model.prior):,} parameters\n{rows.header()}")
     metrics: dict[str, float] = {}
-    for mode in modes_of(model):
+    for mode in modes_of(model.prior):
         figures = mean_figures(list(judge(
             model.prior, utterances, model.stft, mode=mode, num_frames=num_frames, seed=args.seed
         )))
@@ -82,11 +81,6 @@ def model_of(args: argparse.Namespace, run: RunFolder) -> SpeechModel:
     return SpeechModel(trained.prior, spec.stft, {})
 
 
-def modes_of(model: SpeechModel) -> tuple[Mode, ...]:
-    """Return the histories in which a model differs: one where nothing is fed back."""
-    return MODES if model.prior.feeds_back else ("generation",)
-
-
 def write_example(
     folder: Path,
     model: SpeechModel,
@@ -100,7 +94,7 @@ def write_example(
     write_wav(folder / f"{utterance.name}.wav", signal)
     draws = {
         mode: resynthesise(model.prior, signal, model.stft, mode=mode, num_draws=num_draws)
-        for mode in modes_of(model)
+        for mode in modes_of(model.prior)
     }
     for mode, made in draws.items():
         for number, rebuilt in enumerate(peak_normalise(made.signal.cpu()), 1):

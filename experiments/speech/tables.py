@@ -19,8 +19,7 @@ from experiments.datasets.speech import SpeechData, Utterance
 from experiments.records import RunFolder, open_run, replacing, spec_of
 from experiments.speech import corpus, rows
 from experiments.speech.corpus import load_corpus, test_utterances
-from experiments.speech.resynthesis import Mode, judge, mean_figures
-from experiments.speech.run import modes_of
+from experiments.speech.resynthesis import Mode, judge, mean_figures, modes_of
 from experiments.speech.store import SpeechModel, finished, load_model
 from experiments.speech.train import add_training_arguments, print_epoch, training_of
 from experiments.speech.training import SpeechTraining, num_parameters, train_speech
@@ -123,7 +122,7 @@ def judged_figures(
         mode: mean_figures(list(
             judge(model.prior, utterances, model.stft, mode=mode, num_frames=num_frames)
         ))
-        for mode in modes_of(model)
+        for mode in modes_of(model.prior)
     }
     with replacing(path) as part:
         content = {"question": question, "figures": figures}

@@ -11,6 +11,7 @@ from experiments.datasets.speech import (
     load_speech_folder,
     load_voicebank,
     load_wsj0,
+    padded_segments,
     power_segments,
 )
 from experiments.datasets.speech_synthesis import synthesise
@@ -128,6 +129,23 @@ def test_digital_silence_is_refused_unless_a_floor_is_given(corpus):
 def test_files_too_short_are_said_so(corpus):
     with pytest.raises(ValueError, match="none of the 1 files of test has num_frames=150"):
         power_segments(corpus, "test", 150, STFT())
+
+
+def test_padded_segments_keep_the_rest_of_a_file(corpus):
+    stft = STFT(512, 256)
+    power, mask = padded_segments(corpus, "train", 20, stft, shortest=5, floor=1e-10)
+    signal = trim_silence(read_audio(corpus.train[0]))
+    whole, rest = divmod(len(signal), 19 * 256)
+    counts = [20] * whole + ([1 + rest // 256] if 1 + rest // 256 >= 5 else [])
+    assert mask.sum(-1).tolist() == counts and not power[~mask].any()
+    last = peak_normalise(signal[(len(counts) - 1) * 19 * 256:][: 19 * 256])
+    expected = stft.analyse(last).abs().square().clamp_min(1e-10)
+    torch.testing.assert_close(power[-1, : counts[-1]], expected)
+    torch.testing.assert_close(power[:2], power_segments(corpus, "train", 20, stft)[:2])
+    with pytest.raises(ValueError, match="shortest: given 30; expected 2 to 20"):
+        padded_segments(corpus, "train", 20, stft, shortest=30)
+    with pytest.raises(ValueError, match="no file of test has 200 frames"):
+        padded_segments(corpus, "test", 400, stft, shortest=200)
 
 
 def test_the_recordings(audio_data):
