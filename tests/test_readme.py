@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 
+import pyro
 import pytest
+import torch
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-YOURS, TRACKING = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SPEECH, YOURS, TRACKING = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_example_runs_and_its_bound_rises():
@@ -15,6 +17,17 @@ def test_the_example_runs_and_its_bound_rises():
     losses = names["losses"]
     assert losses[-1] < losses[0]
     assert {"posterior", "log_likelihood", "observed_data"} <= set(names["data"].groups())
+
+
+def test_a_speech_model_is_built_of_three_parts_and_learns():
+    names: dict[str, object] = {}
+    torch.manual_seed(0)
+    exec(SPEECH, names)
+    assert names["losses"][-1] < 0.7 * names["losses"][0]
+    assert names["new"].shape == (8, 1, 1, 20, 65)
+    other = names["PathELBO"]()(names["model"], names["other"])
+    assert torch.isfinite(other(names["batch"]))
+    pyro.clear_param_store()
 
 
 def test_your_own_program_is_fitted_and_judged():
