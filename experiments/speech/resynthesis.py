@@ -9,18 +9,18 @@ from torch import Tensor
 from experiments.datasets.audio import peak_normalise
 from experiments.datasets.speech import Utterance
 from experiments.metrics.speech import speech_metrics
+from pyromodels.dynamics.encoded import EncodedPrior
 from pyromodels.dynamics.global_latent import GlobalLatentPrior
 from pyromodels.dynamics.latent import LatentPrior
 from pyromodels.errors import mismatch
 from pyromodels.stft import STFT
 
-SpeechPrior = LatentPrior | GlobalLatentPrior
 Mode = Literal["teacher_forced", "generation"]
 MODES: tuple[Mode, ...] = ("teacher_forced", "generation")
 """Fed with the true frames, or with its own expected powers."""
 
 
-def modes_of(prior: SpeechPrior) -> tuple[Mode, ...]:
+def modes_of(prior: EncodedPrior) -> tuple[Mode, ...]:
     """Return the histories in which a model differs: one where nothing is fed back."""
     return MODES if prior.feeds_back else ("generation",)
 
@@ -35,7 +35,7 @@ class Resynthesis(NamedTuple):
 
 @torch.no_grad()
 def resynthesise(
-    prior: SpeechPrior,
+    prior: EncodedPrior,
     signal: Tensor,  # shape: (n,), peak 1
     stft: STFT,
     *,
@@ -76,7 +76,7 @@ class Analysed(NamedTuple):
 
 
 def analyse(
-    prior: SpeechPrior,
+    prior: EncodedPrior,
     observed: Tensor,  # power, shape: (*batch, T, F)
 ) -> Analysed:
     """Draw the latents from the encoder."""
@@ -108,7 +108,7 @@ def prepared(utterance: Utterance, stft: STFT, num_frames: int | None) -> Tensor
 
 
 def judge(
-    prior: SpeechPrior,
+    prior: EncodedPrior,
     utterances: Sequence[Utterance],
     stft: STFT,
     *,

@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.speech.resynthesis import SpeechPrior
 from experiments.speech.training import SpeechTraining
 from experiments.weights import read_prior
+from pyromodels.dynamics.encoded import EncodedPrior
 from pyromodels.errors import SpecError, mismatch
 from pyromodels.published import load_published
 from pyromodels.stft import STFT
@@ -16,7 +16,7 @@ from pyromodels.stft import STFT
 class SpeechModel(NamedTuple):
     """A model with the transform it was trained on, and its record."""
 
-    prior: SpeechPrior
+    prior: EncodedPrior
     stft: STFT
     record: dict[str, Any]
 
@@ -34,7 +34,7 @@ def load_model(path: Path) -> SpeechModel:
         return SpeechModel(prior, stft, {"published": path.name})
     path = path / "weights.safetensors" if path.is_dir() else path
     prior, record = read_prior(path.with_suffix(".safetensors"), path.with_suffix(".json"))
-    if not isinstance(prior, SpeechPrior) or "training" not in record:
+    if not isinstance(prior, EncodedPrior) or "training" not in record:
         raise SpecError(
             mismatch(str(path), given=type(prior).__name__, expected="a model of `train dvae`")
         )

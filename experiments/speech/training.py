@@ -18,8 +18,7 @@ from inference.path_elbo import PathELBO
 from inference.schedule import FitOptions, Weights
 from inference.seeding import seed_all
 from pyromodels.batch import SequenceBatch
-from pyromodels.dynamics.global_latent import GlobalLatentPrior
-from pyromodels.dynamics.latent import LatentPrior
+from pyromodels.dynamics.encoded import EncodedPrior
 from pyromodels.guides.amortised import Amortised
 from pyromodels.models.dvae import DynamicalVAE
 from pyromodels.registry import DYNAMICS
@@ -135,7 +134,7 @@ class SpeechLoss:
 class TrainedSpeech(NamedTuple):
     """A model of speech and what its training came to."""
 
-    prior: LatentPrior | GlobalLatentPrior
+    prior: EncodedPrior
     spec: SpeechTraining
     fit: FitResult
 

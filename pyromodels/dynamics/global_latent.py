@@ -11,13 +11,14 @@ from torch.distributions import kl_divergence
 
 from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution, diagonal_normal
-from pyromodels.dynamics.base import SourcePrior, Statement
+from pyromodels.dynamics.base import Statement
+from pyromodels.dynamics.encoded import EncodedPrior
 from pyromodels.dynamics.latent import LatentPrior
 from pyromodels.dynamics.latent_paths import LatentPaths, gaussian
-from pyromodels.emissions.base import Emission, Outputs, make_emission
-from pyromodels.encoders import Encoder, Inferred, make_encoder
+from pyromodels.emissions.base import Emission, Outputs
+from pyromodels.encoders import Encoder, Inferred
 from pyromodels.nets import driven
-from pyromodels.once import once, one_evaluation
+from pyromodels.once import one_evaluation
 
 Parameters = tuple[Tensor, Tensor]
 """Mean and log variance of a diagonal Gaussian."""
@@ -53,7 +54,7 @@ class GlobalEncoder(Protocol):
         """Return z driven by the noise."""
 
 
-class GlobalLatentPrior(SourcePrior):
+class GlobalLatentPrior(EncodedPrior):
     r"""A dynamical VAE with w, a latent of the whole sequence.
 
         p(s, z, w)   = p(w) \prod_t p(z_t | s_{<t}, z_{<t}, w) p(s_t | s_{<t}, z_{<=t}, w)
@@ -80,9 +81,6 @@ class GlobalLatentPrior(SourcePrior):
         emission: what becomes of the decoder's outputs; an object, a name or a table.
     """
 
-    block_dim = 1
-    message_is_exact = False
-    context_dim = 0
     feeds_back = True
     encoder: GlobalEncoder
 
@@ -94,20 +92,9 @@ class GlobalLatentPrior(SourcePrior):
         global_dim: int,
         emission: str | Mapping[str, Any] | Emission,
     ) -> None:
-        super().__init__()
-        self.source_dim, self.latent_dim, self.global_dim = source_dim, latent_dim, global_dim
-        self.emission = make_emission(emission)
-        self.emission.check_source_dim(source_dim)
+        super().__init__(source_dim=source_dim, latent_dim=latent_dim, emission=emission)
+        self.global_dim = global_dim
         self.register_buffer("zeros", torch.zeros(global_dim), persistent=False)
-
-    @property
-    def has_gaussian_message(self) -> bool:
-        """Whether its frames are Gaussian."""
-        return self.emission.has_gaussian_message
-
-    def build_encoder(self, spec: str | Mapping[str, Any]) -> Encoder:
-        """Return another encoder of z, which does not read w; see `pyromodels.encoders`."""
-        return make_encoder(self, spec, source_dim=self.source_dim, latent_dim=self.latent_dim)
 
     # ---- what a model states: every conditional at once; w broadcasts over frames
 
@@ -137,27 +124,6 @@ class GlobalLatentPrior(SourcePrior):
         w: Tensor,  # shape: (rows, L_w)
     ) -> Any:
         """Return the state before the first frame."""
-
-    @abstractmethod
-    def latent_step(self, state: Any) -> Parameters:  # each (rows, L)
-        """Return p(z_t | state)."""
-
-    @abstractmethod
-    def emission_step(
-        self,
-        state: Any,
-        z: Tensor,  # z_t, shape: (rows, L)
-    ) -> Outputs:  # each (rows, D)
-        """Return the decoder's outputs, p(s_t | state, z_t)."""
-
-    @abstractmethod
-    def advance(
-        self,
-        state: Any,
-        z: Tensor,  # z_t, shape: (rows, L)
-        x: Tensor,  # x_t, shape: (rows, D)
-    ) -> Any:
-        """Return the state after frame t."""
 
     # ---- Pyro statements
 
@@ -223,13 +189,6 @@ class GlobalLatentPrior(SourcePrior):
         return GivenGlobal(self, w)
 
     # ---- what inference uses without Pyro
-
-    def see(
-        self,
-        s: Tensor,  # shape: (*, T, D)
-    ) -> Tensor:  # x, shape: (*, T, D)
-        """Return what the networks see of a trajectory."""
-        return once(self, "see", (s,), lambda: self.emission.see(s))
 
     def infer(
         self,

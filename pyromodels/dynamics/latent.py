@@ -1,8 +1,7 @@
 """What every dynamical VAE is: generative networks, an encoder, an emission."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import pyro
 import torch
@@ -10,16 +9,16 @@ from torch import Tensor
 
 from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution
-from pyromodels.dynamics.base import SourcePrior, Statement
+from pyromodels.dynamics.base import Statement
+from pyromodels.dynamics.encoded import EncodedPrior
 from pyromodels.dynamics.latent_paths import EncoderPath, LatentPaths
-from pyromodels.emissions.base import Emission, Outputs, make_emission, refuse_no_anchor
-from pyromodels.encoders import Encoder, Inferred, make_encoder
-from pyromodels.errors import SpecError, unknown
+from pyromodels.emissions.base import Outputs, refuse_no_anchor
+from pyromodels.encoders import Encoder, Inferred
 from pyromodels.nets import rows
-from pyromodels.once import once, one_evaluation
+from pyromodels.once import one_evaluation
 
 
-class LatentPrior(SourcePrior):
+class LatentPrior(EncodedPrior):
     r"""A dynamical VAE, p(s, z) = \prod_t p(z_t | s_{<t}, z_{<t}) p(s_t | s_{<t}, z_{<=t}).
 
     A subclass states its generative conditionals twice, all frames at once (`latent_parameters`,
@@ -36,63 +35,11 @@ class LatentPrior(SourcePrior):
     h       hidden         (*batch, T, H)      1
     ======  =============  ==================  ====================================
 
-    Args:
-        source_dim: D.
-        latent_dim: L.
-        emission: what becomes of the decoder's outputs; an object, a name or a table.
-
-    A subclass builds `self.encoder` once its networks are there.
+    Args: see `EncodedPrior`.
     """
 
-    block_dim = 1
-    message_is_exact = False
-    context_dim: int = 0
-    """H: size of what an encoder may share; 0 where there is nothing to share."""
-    context_needs_latents: bool = False
-    """Whether h_t depends on z_{<t}."""
-    feeds_back: bool = False
-    """Whether anything depends on s_{<t}: then generation differs from teacher forcing."""
     decoder_looks_ahead: bool = False
     """Whether p(s_t | .) reads z_{1:T}; p(z) then reads no s, and is drawn before any s."""
-    sizes: ClassVar[dict[str, dict[str, Any]]] = {}
-    """Keyword arguments by the name of a size: "paper" as published, "small" for two CPU cores."""
-
-    def __init__(
-        self,
-        *,
-        source_dim: int,
-        latent_dim: int,
-        emission: str | Mapping[str, Any] | Emission,
-    ) -> None:
-        super().__init__()
-        self.source_dim, self.latent_dim = source_dim, latent_dim
-        self.emission = make_emission(emission)
-        self.emission.check_source_dim(source_dim)
-
-    @classmethod
-    def sized(cls, size: str, **keywords: Any) -> Self:
-        """Return a model of one of the sizes it knows; keywords are added, or override.
-
-        Raises:
-            SpecError: unknown size.
-
-        Example:
-            >>> from pyromodels.dynamics.srnn import SRNN
-            >>> SRNN.sized("small", source_dim=513, emission="spectral", latent_dim=8).latent_dim
-            8
-        """
-        if size not in cls.sizes:
-            raise SpecError(unknown(f"size of {cls.__name__}", given=size, known=cls.sizes))
-        return cls(**{**cls.sizes[size], **keywords})
-
-    def build_encoder(self, spec: str | Mapping[str, Any]) -> Encoder:
-        """Return a new encoder for these networks; see `pyromodels.encoders.make_encoder`."""
-        return make_encoder(self, spec, source_dim=self.source_dim, latent_dim=self.latent_dim)
-
-    @property
-    def has_gaussian_message(self) -> bool:
-        """Whether its frames are Gaussian."""
-        return self.emission.has_gaussian_message
 
     # ---- what a model states: every conditional at once
 
@@ -121,27 +68,6 @@ class LatentPrior(SourcePrior):
         like: Tensor,  # for dtype and device
     ) -> Any:
         """Return the state before the first frame."""
-
-    @abstractmethod
-    def latent_step(self, state: Any) -> tuple[Tensor, Tensor]:  # mean, log variance; (rows, L)
-        """Return p(z_t | state)."""
-
-    @abstractmethod
-    def emission_step(
-        self,
-        state: Any,
-        z: Tensor,  # z_t, shape: (rows, L)
-    ) -> Outputs:  # each (rows, D)
-        """Return the decoder's outputs, p(s_t | state, z_t)."""
-
-    @abstractmethod
-    def advance(
-        self,
-        state: Any,
-        z: Tensor,  # z_t, shape: (rows, L)
-        x: Tensor,  # x_t, shape: (rows, D)
-    ) -> Any:
-        """Return the state after frame t."""
 
     # ---- a decoder that reads z_{>t} overrides these two
 
@@ -258,13 +184,6 @@ class LatentPrior(SourcePrior):
         return EncoderPath(self, self.encoder if encoder is None else encoder, s, mask)
 
     # ---- what inference uses without Pyro
-
-    def see(
-        self,
-        s: Tensor,  # shape: (*, T, D)
-    ) -> Tensor:  # x, shape: (*, T, D)
-        """Return what the networks see of a trajectory."""
-        return once(self, "see", (s,), lambda: self.emission.see(s))
 
     def infer(
         self,

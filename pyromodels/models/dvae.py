@@ -7,16 +7,12 @@ from torch import Tensor, nn
 from pyromodels.batch import SequenceBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.base import SourcePrior
-from pyromodels.dynamics.global_latent import GlobalLatentPrior
-from pyromodels.dynamics.latent import LatentPrior
+from pyromodels.dynamics.encoded import EncodedPrior
 from pyromodels.errors import ShapeError, mismatch
 from pyromodels.layout import Layout
 from pyromodels.parameters import register
 from pyromodels.plates import MAX_PLATE_NESTING, batch_plate, source_plate
 from pyromodels.registry import MODELS
-
-LATENT_PRIORS = (LatentPrior, GlobalLatentPrior)
-"""Those that need no anchor where their emission needs none, and take scheduled sampling."""
 
 
 @MODELS.register("dvae")
@@ -73,7 +69,7 @@ class DynamicalVAE(nn.Module):
         """Run the program; returns x, shape (*, B, 1, 1, T, X). `generate` draws x as well."""
         register(self)
         x, anchor, mask = self.trajectories(batch)
-        keywords = self._of_a_latent_prior(x) if isinstance(self.prior, LATENT_PRIORS) else {}
+        keywords = self._of_an_encoded_prior(x) if isinstance(self.prior, EncodedPrior) else {}
         with batch_plate(batch.num_sequences), source_plate(1):
             with pyro.poutine.condition(data={} if generate else {"x": x}):
                 # p(z_t | x_<t, z_<t) p(x_t | x_<t, z_<=t), all t
@@ -117,7 +113,7 @@ class DynamicalVAE(nn.Module):
         return batch.x[:, None, None], anchor, batch.mask[:, None, None]
 
     def _needs_anchor(self) -> bool:
-        return not isinstance(self.prior, LATENT_PRIORS) or self.prior.emission.needs_anchor
+        return not isinstance(self.prior, EncodedPrior) or self.prior.emission.needs_anchor
 
-    def _of_a_latent_prior(self, x: Tensor) -> dict[str, float | torch.Size]:
+    def _of_an_encoded_prior(self, x: Tensor) -> dict[str, float | torch.Size]:
         return {"batch_shape": x.shape[:-2], "use_prediction": self.use_prediction}
