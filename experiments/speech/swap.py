@@ -74,7 +74,11 @@ def main(args: argparse.Namespace) -> int:
         rebuilt = swap(model, first, second, args.num_frames, args.iterations)
         names = (first.name, second.name)
         for i, j in ((0, 1), (1, 0)):
-            result = Swapped(*(median_f0(rebuilt[key]) for key in ((i, i), (i, j), (j, j))))
+            try:
+                result = Swapped(*(median_f0(rebuilt[key]) for key in ((i, i), (i, j), (j, j))))
+            except ValueError:
+                print(f"{names[i][:42]:44}nothing voiced in what was rebuilt")
+                continue
             results.append(result)
             print(f"{names[i][:42]:44}{result.own:>8.0f}{result.swapped:>9.0f}{result.other:>8.0f}"
                   f"{100 * result.moved:>7.0f}%")
@@ -82,6 +86,9 @@ def main(args: argparse.Namespace) -> int:
             for (i, j), signal in rebuilt.items():
                 write_wav(run.path / f"z-{names[i]}-w-{names[j]}.wav", peak_normalise(signal))
             plots.swap(rebuilt, names, model.stft, run.path / "swap.png")
+    if not results:
+        raise ValueError(f"weights {args.weights}: nothing that they rebuild with histories of "
+                         f"their own is voiced, so w moves no F0; listen to {run.path}")
     moved = torch.tensor([result.moved for result in results])
     error = moved.std() / len(moved) ** 0.5 if len(moved) > 1 else torch.tensor(math.nan)
     print(f"F0 goes {100 * moved.mean():.0f} ± {100 * error:.0f} % of the way to the other's")
