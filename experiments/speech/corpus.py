@@ -14,6 +14,7 @@ from experiments.datasets.speech import (
     load_wsj0,
 )
 from experiments.datasets.speech_synthesis import synthesise
+from inference import distributed
 from pyromodels.errors import SpecError, mismatch
 
 LAYOUTS: dict[str, Callable[[Path], SpeechData]] = {
@@ -43,11 +44,14 @@ def load_corpus(args: argparse.Namespace, folder: Path) -> SpeechData:
     """Return the data asked for; synthetic ones are written to `folder` first, once."""
     if args.data is not None:
         return LAYOUTS[args.layout](args.data)
-    return synthetic_speech(folder / "synthetic-speech")
+    place = folder / "synthetic-speech"
+    if distributed.is_first():
+        write_synthetic_speech(place)
+    return load_speech_folder(distributed.from_first(place))  # the others wait for the first
 
 
-def synthetic_speech(folder: Path) -> SpeechData:
-    """Write the synthesiser's utterances as wav files, where they are not there, and load them."""
+def write_synthetic_speech(folder: Path) -> None:
+    """Write the synthesiser's utterances as wav files, where they are not there."""
     for number, (split, count) in enumerate(SYNTHETIC.items()):
         place = folder / split
         place.mkdir(parents=True, exist_ok=True)
@@ -55,7 +59,6 @@ def synthetic_speech(folder: Path) -> SpeechData:
             continue
         for i, utterance in enumerate(synthesise(count, SYNTHETIC_SECONDS, seed=number)):
             write_wav(place / f"speaker{utterance.speaker}-{i:03d}.wav", utterance.signal)
-    return load_speech_folder(folder)
 
 
 def test_utterances(data: SpeechData, chosen: Path | None = None) -> list[Utterance]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments.datasets.audio import peak_normalise, write_wav
+from experiments.datasets.audio import SAMPLE_RATE, peak_normalise, write_wav
 from experiments.datasets.speech import Utterance
 from experiments.metrics.frechet import frechet_log_mel
 from experiments.records import open_run, spec_of
@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> int:
         raise FileNotFoundError(f"{args.out} has no model trained with these options; run "
                                 "`pyromodels table speech-1` with them first")
     data, stft = load_corpus(args, args.out), STFT(args.window, args.hop)
-    num_frames = stft.num_frames(round(args.seconds * 16_000))
+    num_frames = stft.num_frames(round(args.seconds * SAMPLE_RATE))
     train = pieces(list(data.utterances("train")), stft, num_frames, args.num_samples)
     test = pieces(list(data.utterances("test")), stft, num_frames, args.num_samples)
     generator = torch.Generator().manual_seed(args.seed)
@@ -94,9 +94,8 @@ def pieces(
     length = stft.num_samples(num_frames)
     long_enough = [u.signal for u in utterances if len(u.signal) >= length]
     if len(long_enough) < 2:
-        raise ValueError(
-            mismatch("seconds", given=f"{length / 16_000:.1f}", expected="two utterances so long")
-        )
+        given = f"{length / SAMPLE_RATE:.1f}"
+        raise ValueError(mismatch("seconds", given=given, expected="two utterances so long"))
     step = max(1, len(long_enough) // count)
     return [peak_normalise(signal[:length]) for signal in long_enough[::step][:count]]
 

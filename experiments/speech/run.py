@@ -74,8 +74,8 @@ def model_of(args: argparse.Namespace, run: RunFolder) -> SpeechModel:
         model = load_model(args.weights)
         return model._replace(prior=model.prior.to(args.device))
     spec = training_of(args)
-    if args.data is None and args.epochs == spec.epochs:
-        spec = dataclasses.replace(spec, epochs=min(spec.epochs, SYNTHETIC_EPOCHS))
+    if args.data is None and args.epochs is None:
+        spec = dataclasses.replace(spec, epochs=SYNTHETIC_EPOCHS)
     trained = train(spec, args, run, device=args.device)
     plots.loss_curves(trained.fit.history, run.path / "loss.png")
     return SpeechModel(trained.prior, spec.stft, {})

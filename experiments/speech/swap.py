@@ -40,7 +40,13 @@ class Swapped(NamedTuple):
 
     @property
     def moved(self) -> float:
-        """How far F0 went to the other speaker's, in parts of the way, on a logarithmic scale."""
+        """How far F0 went to the other speaker's, in parts of the way, on a logarithmic scale.
+
+        Raises:
+            ValueError: where there is no way between the two.
+        """
+        if self.own == self.other:
+            raise ValueError("both are rebuilt with one F0")
         return math.log(self.swapped / self.own) / math.log(self.other / self.own)
 
 
@@ -69,19 +75,20 @@ def main(args: argparse.Namespace) -> int:
     if not pairs:
         raise ValueError(f"data: no two test utterances whose median F0 differs by {APART:g} times")
     print(f"{'median F0, Hz':44}{'own w':>8}{'other w':>9}{'other':>8}{'moved':>8}")
-    results: list[Swapped] = []
+    results: list[float] = []
     for first, second in pairs:
         rebuilt = swap(model, first, second, args.num_frames, args.iterations)
         names = (first.name, second.name)
         for i, j in ((0, 1), (1, 0)):
             try:
                 result = Swapped(*(median_f0(rebuilt[key]) for key in ((i, i), (i, j), (j, j))))
-            except ValueError:
-                print(f"{names[i][:42]:44}nothing voiced in what was rebuilt")
+                moved = result.moved
+            except ValueError as error:
+                print(f"{names[i][:42]:44}{error}")
                 continue
-            results.append(result)
+            results.append(moved)
             print(f"{names[i][:42]:44}{result.own:>8.0f}{result.swapped:>9.0f}{result.other:>8.0f}"
-                  f"{100 * result.moved:>7.0f}%")
+                  f"{100 * moved:>7.0f}%")
         if (first, second) == pairs[0]:
             for (i, j), signal in rebuilt.items():
                 write_wav(run.path / f"z-{names[i]}-w-{names[j]}.wav", peak_normalise(signal))
@@ -89,7 +96,7 @@ def main(args: argparse.Namespace) -> int:
     if not results:
         raise ValueError(f"weights {args.weights}: nothing that they rebuild with histories of "
                          f"their own is voiced, so w moves no F0; listen to {run.path}")
-    moved = torch.tensor([result.moved for result in results])
+    moved = torch.tensor(results)
     error = moved.std() / len(moved) ** 0.5 if len(moved) > 1 else torch.tensor(math.nan)
     print(f"F0 goes {100 * moved.mean():.0f} ± {100 * error:.0f} % of the way to the other's")
     run.write_metrics({"moved": moved.mean(), "moved_se": error, "pairs": len(pairs)})

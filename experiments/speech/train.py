@@ -38,7 +38,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add("--num-frames", type=int, metavar="T", help="of a segment; default: the model's own")
     add("--window", type=int, default=DEFAULT.window, help="of the transform, samples")
     add("--hop", type=int, default=DEFAULT.hop, help="samples")
-    add("--epochs", type=int, default=DEFAULT.epochs)
+    add("--epochs", type=int, help=f"default: {DEFAULT.epochs}")
     add("--batch-size", type=int, help="default: the model's own")
     add("--learning-rate", type=float, help="default: the model's own")
     add("--patience", type=int, default=DEFAULT.patience,
@@ -53,9 +53,8 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 def training_of(args: argparse.Namespace) -> SpeechTraining:
     """Return what the options ask for."""
-    return SpeechTraining(
-        **{field.name: getattr(args, field.name) for field in dataclasses.fields(SpeechTraining)}
-    )
+    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(SpeechTraining)}
+    return SpeechTraining(**{name: value for name, value in given.items() if value is not None})
 
 
 def main(args: argparse.Namespace) -> int:
@@ -63,7 +62,9 @@ def main(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     with distributed.start(args.device) as device:
         spec = training_of(args)
-        run = open_run(args.out, "train-dvae", {**dataclasses.asdict(spec), "prior": spec.prior()})
+        asked = {**dataclasses.asdict(spec), "prior": spec.prior()}
+        run = distributed.is_first() and open_run(args.out, "train-dvae", asked)
+        run = distributed.from_first(run)
         trained = train(spec, args, run, device=device)
         if distributed.is_first():
             run.write_metrics({

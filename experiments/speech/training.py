@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from experiments.datasets.speech import SpeechData, padded_segments, power_segments
 from experiments.speech.variants import Recipe, prior_spec, variant
 from experiments.weights import save_prior
+from inference import distributed
 from inference.fit import FitResult, fit
 from inference.path_elbo import PathELBO
 from inference.schedule import FitOptions, Weights
@@ -171,7 +172,8 @@ def train_speech(
         "seconds": sum(r["seconds"] for r in result.history),
         "loss_nats_per_frame": result.best_loss,
     }
-    save_prior(folder / "weights.safetensors", prior, spec.prior(), record)
+    if distributed.is_first():
+        save_prior(folder / "weights.safetensors", prior, spec.prior(), record)
     return TrainedSpeech(prior.eval(), spec, result)
 
 

@@ -19,8 +19,7 @@ class Spectral(Emission):
 
     A trajectory is a power spectrogram (*, T, F), linear, not in decibels. With `sees="power"`, as
     published, networks see it as it is and their output is log v_t. Over the thirteen decades of
-    peak-normalised speech they learn far faster in logarithms (`sees="log_power"`), where all they
-    see and say is of order one:
+    peak-normalised speech all they see and say is of order one in logarithms (`sees="log_power"`):
 
         x_t = (log(P_t + floor) - centre) / spread,     log v_t = centre + spread * output_t
 
