@@ -47,5 +47,7 @@ def finished(folder: Path, spec: SpeechTraining) -> bool:
     record = folder / "weights.json"
     if not record.is_file():
         return False
-    made = json.loads(record.read_text(encoding="utf-8")).get("training")
-    return made == json.loads(json.dumps(dataclasses.asdict(spec)))
+    made = json.loads(record.read_text(encoding="utf-8")).get("training", {})
+    if made.keys() != dataclasses.asdict(spec).keys():
+        return False
+    return SpeechTraining(**made).resolved() == spec.resolved()

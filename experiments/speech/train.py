@@ -38,7 +38,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add("--num-frames", type=int, metavar="T", help="of a segment; default: the model's own")
     add("--window", type=int, default=DEFAULT.window, help="of the transform, samples")
     add("--hop", type=int, default=DEFAULT.hop, help="samples")
-    add("--epochs", type=int, help=f"default: {DEFAULT.epochs}")
+    add("--epochs", type=int, help="default: the model's own")
     add("--batch-size", type=int, help="default: the model's own")
     add("--learning-rate", type=float, help="default: the model's own")
     add("--patience", type=int, default=DEFAULT.patience,

@@ -41,7 +41,7 @@ class SpeechTraining:
             here and below: the model's own, see `experiments.speech.variants.Recipe`.
         window: of the short-time Fourier transform, samples.
         hop: samples.
-        epochs: most epochs.
+        epochs: most epochs; more of them help recurrent models, whose cosine then falls later.
         batch_size: segments in a minibatch.
         learning_rate: of Adam; falls along a half cosine to a thirtieth.
         patience: epochs without a better validation bound.
@@ -55,7 +55,7 @@ class SpeechTraining:
     num_frames: int | None = None
     window: int = 1024
     hop: int = 256
-    epochs: int = 50
+    epochs: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
     patience: int = 20
@@ -68,6 +68,13 @@ class SpeechTraining:
         given = {name: getattr(self, name) for name in Recipe._fields if hasattr(self, name)}
         said = {name: value for name, value in given.items() if value is not None}
         return variant(self.model).recipe._replace(**said)
+
+    def resolved(self) -> "SpeechTraining":
+        """Return the same training with all numbers said."""
+        recipe = self.recipe._asdict()
+        return dataclasses.replace(
+            self, **{name: value for name, value in recipe.items() if hasattr(self, name)}
+        )
 
     @property
     def stft(self) -> STFT:
@@ -87,10 +94,10 @@ class SpeechTraining:
         """
         recipe, sampled = self.recipe, variant(self.model).scheduled_sampling
         return FitOptions(
-            epochs=self.epochs, batch_size=recipe.batch_size, learning_rate=recipe.learning_rate,
+            epochs=recipe.epochs, batch_size=recipe.batch_size, learning_rate=recipe.learning_rate,
             final_learning_rate=recipe.learning_rate / 30,
-            kl_warm_up=max(1, self.epochs // 3),
-            sampling=(self.epochs // 5, 3 * self.epochs // 5, 1.0) if sampled else None,
+            kl_warm_up=max(1, recipe.epochs // 3),
+            sampling=(recipe.epochs // 5, 3 * recipe.epochs // 5, 1.0) if sampled else None,
             patience=self.patience, autocast=self.autocast, seed=self.seed,
         )
 
@@ -164,7 +171,7 @@ def train_speech(
         resume=resume, max_seconds=max_seconds, on_epoch=on_epoch,
     )
     record = {
-        "training": dataclasses.asdict(spec),
+        "training": dataclasses.asdict(spec.resolved()),
         "data": {"name": data.name, "segments": [len(power) for power, *_ in segments]},
         "parameters": num_parameters(prior),
         "best_epoch": result.best_epoch,

@@ -23,12 +23,15 @@ class Recipe(NamedTuple):
     learning_rate: float  # in the first epoch
     num_frames: int  # T of a segment
     batch_size: int
+    epochs: int
     shortest: int | None = None  # frames of the last piece of a file; None: whole segments only
 
 
-RECURRENT = Recipe(learning_rate=2e-3, num_frames=50, batch_size=16)
+RECURRENT = Recipe(learning_rate=2e-3, num_frames=50, batch_size=16, epochs=90)
 """The segments of the published LSTM models."""
-TRANSFORMER = Recipe(learning_rate=5e-4, num_frames=150, batch_size=6, shortest=50)
+TRANSFORMER = Recipe(
+    learning_rate=5e-4, num_frames=150, batch_size=6, epochs=50, shortest=50
+)
 """Transformers count frames, and know those they were trained on: the segments of the thesis."""
 
 
@@ -93,6 +96,8 @@ VARIANTS: dict[str, Variant] = {
         quoted_teacher_forced=Quoted(0.038, 11.7, 3.59, 0.93),
         quoted_wsj0=Quoted(0.030, 10.1, 3.55, 0.91),
     ),
+    "hit_ss": Variant("HiT-DVAE (SS)", "hit", scheduled_sampling=True, recipe=TRANSFORMER),
+    "light_ss": Variant("LigHT-DVAE (SS)", "light", scheduled_sampling=True, recipe=TRANSFORMER),
     "hit_inv": Variant(
         "HiT-DVAE-Inv-s", "hit", {"inverted": True}, recipe=TRANSFORMER,
         quoted=Quoted(0.079, 3.8, 2.61, 0.75),
