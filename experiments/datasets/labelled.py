@@ -1,4 +1,4 @@
-"""Labelled sequences of unequal length, in three splits: what a classifier is trained and judged on."""
+"""Labelled sequences of unequal length, in three splits: a classification problem."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -99,7 +99,8 @@ class LabelledData:
         """
         missing = [name for name in classes if name not in self.classes]
         if missing:
-            raise ValueError(mismatch("classes", given=missing[0], expected=", ".join(self.classes)))
+            known = ", ".join(self.classes)
+            raise ValueError(mismatch("classes", given=missing[0], expected=known))
         numbers = torch.full((len(self.classes),), -1)
         for number, name in enumerate(classes):
             numbers[self.classes.index(name)] = number
