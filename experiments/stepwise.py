@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pyromodels.batch import SequenceBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.path import diagonal_normal
+from pyromodels.dynamics.global_latent import GlobalLatentPrior
 from pyromodels.dynamics.latent import LatentPrior
 from pyromodels.dynamics.latent_paths import gaussian
 from pyromodels.encoders import Encoder
@@ -19,7 +20,7 @@ from pyromodels.plates import MAX_PLATE_NESTING, batch_plate, source_plate
 
 
 class StepwiseModel(nn.Module):
-    """p(x, z) of a `DynamicalVAE`, sites "z_1", "x_1", "z_2", ...
+    """p(x, z) of a `DynamicalVAE`, sites "z_1", "x_1", "z_2", ...; before them "w" if it has one.
 
     Its parameters are those of the model it is given.
     """
@@ -33,12 +34,15 @@ class StepwiseModel(nn.Module):
     def forward(self, batch: SequenceBatch) -> None:
         """Run the program."""
         register(self)
-        prior: LatentPrior = self.model.prior
+        prior: LatentPrior | GlobalLatentPrior = self.model.prior
         x, anchor, mask = self.model.trajectories(batch)
         shape, num_frames = x.shape[:-2], batch.num_frames
         seen = rows(prior.see(x)).unbind(1)
-        state, path = prior.start(shape, x), []
         with batch_plate(batch.num_sequences), source_plate(1):
+            if isinstance(prior, GlobalLatentPrior):
+                w = pyro.sample("w", prior.global_prior().expand(shape))  # p(w)
+                prior = prior.given(w)
+            state, path = prior.start(shape, x), []
             if prior.decoder_looks_ahead:  # p(z) reads no x, and all of z comes before any x
                 for t in range(num_frames):
                     with pyro.poutine.mask(mask=mask[..., t]):
@@ -59,7 +63,7 @@ class StepwiseModel(nn.Module):
 
 
 class StepwiseGuide(nn.Module):
-    """q(z | x) of the same model's encoder, sites "z_1", "z_2", ..."""
+    """q(z | x) of the same model's encoder, sites "z_1", "z_2", ...; before them "w" if any."""
 
     max_plate_nesting = MAX_PLATE_NESTING
 
@@ -70,30 +74,55 @@ class StepwiseGuide(nn.Module):
     def forward(self, batch: SequenceBatch) -> None:
         """Run the guide."""
         register(self)
-        prior: LatentPrior = self.model.prior
+        prior: LatentPrior | GlobalLatentPrior = self.model.prior
         x, _, mask = self.model.trajectories(batch)
-        shape, seen, encoder = x.shape[:-2], prior.see(x), prior.encoder
-        summary = encoder.summary(prior, seen, mask)
-        z, memory = x.new_zeros(*shape, prior.latent_dim), None
-        state = prior.start(shape, x) if encoder.context_recurs else None
         with batch_plate(batch.num_sequences), source_plate(1):
-            for t in range(batch.num_frames):
-                with pyro.poutine.mask(mask=mask[..., t]):
-                    # q(z_t | x, z_<t)
-                    parts = [summary[..., t, :]]
-                    if encoder.feedback != "none":
-                        fed, memory = feedback(encoder, z, memory)
-                        parts.append(fed)
-                    if encoder.context_recurs:
-                        parts.append(prior.hidden_step(state).reshape(*shape, -1))
-                    if encoder.combine == "average":
-                        parts = [torch.stack(parts).mean(0)]
-                    z = pyro.sample(f"z_{t + 1}", gaussian(*encoder.head(*parts)))
-                    if encoder.context_recurs:
-                        frame = (z, seen[..., t, :])
-                        state = prior.advance(
-                            state, *(v.reshape(shape.numel(), -1) for v in frame)
-                        )
+            if isinstance(prior, GlobalLatentPrior):
+                infer_given_global(prior, x, mask)
+            else:
+                infer_frame_by_frame(prior, x, mask)
+
+
+def infer_frame_by_frame(
+    prior: LatentPrior,
+    x: Tensor,  # shape: (*batch, T, X)
+    mask: Tensor,  # shape: (*batch, T)
+) -> None:
+    """z_t ~ q(z_t | x, z_<t), t = 1..T."""
+    shape, seen, encoder = x.shape[:-2], prior.see(x), prior.encoder
+    summary = encoder.summary(prior, seen, mask)
+    z, memory = x.new_zeros(*shape, prior.latent_dim), None
+    state = prior.start(shape, x) if encoder.context_recurs else None
+    for t in range(x.shape[-2]):
+        with pyro.poutine.mask(mask=mask[..., t]):
+            # q(z_t | x, z_<t)
+            parts = [summary[..., t, :]]
+            if encoder.feedback != "none":
+                fed, memory = feedback(encoder, z, memory)
+                parts.append(fed)
+            if encoder.context_recurs:
+                parts.append(prior.hidden_step(state).reshape(*shape, -1))
+            if encoder.combine == "average":
+                parts = [torch.stack(parts).mean(0)]
+            z = pyro.sample(f"z_{t + 1}", gaussian(*encoder.head(*parts)))
+            if encoder.context_recurs:
+                frame = (z, seen[..., t, :])
+                state = prior.advance(state, *(v.reshape(shape.numel(), -1) for v in frame))
+
+
+def infer_given_global(
+    prior: GlobalLatentPrior,
+    x: Tensor,  # shape: (*batch, T, X)
+    mask: Tensor,  # shape: (*batch, T)
+) -> None:
+    """w ~ q(w | x), then z_t ~ q(z_t | x, w), t = 1..T, none of which reads another z."""
+    w = pyro.sample("w", prior.global_posterior(x, mask=mask))  # q(w | x)
+    networks = prior.given(w)
+    unread = x.new_zeros(*x.shape[:-1], prior.latent_dim)
+    parameters = networks.encoder.parameters_of(networks, unread, networks.see(x), mask)
+    for t, frame in enumerate(zip(*(v.unbind(-2) for v in parameters), strict=True)):
+        with pyro.poutine.mask(mask=mask[..., t]):
+            pyro.sample(f"z_{t + 1}", gaussian(*frame))  # q(z_t | x, w)
 
 
 def sample_latent(

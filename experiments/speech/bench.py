@@ -32,7 +32,7 @@ from pyromodels.guides.amortised import Amortised
 from pyromodels.models.dvae import DynamicalVAE
 from pyromodels.registry import DYNAMICS
 
-MODELS = ("vae", "dkf", "rvae", "storn", "vrnn", "srnn_tf")
+MODELS = ("vae", "dkf", "rvae", "storn", "vrnn", "srnn_tf", "hit", "light")
 LENGTHS, QUICK_LENGTHS = (50, 100, 200, 400), (10, 20)
 NUM_BINS, NUM_FRAMES = 513, 50
 

@@ -27,7 +27,7 @@ from experiments.speech.variants import VARIANTS, Variant, variant
 
 TABLES: dict[str, tuple[str, ...]] = {
     "speech-1": ("vae", "dkf", "rvae", "rvae_noncausal", "storn", "vrnn", "srnn_ss", "srnn_tf",
-                 "hit", "light"),
+                 "hit", "light", "hit_ss", "light_ss"),
     "speech-2": ("hit", "hit_inv", "hit_inv_nrc", "light", "light_inv", "light_inv_nrc"),
 }
 """Models of each table."""

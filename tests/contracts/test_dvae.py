@@ -119,11 +119,13 @@ def test_log_joint_knows_nothing_of_the_padding(prior):
 
 
 def test_densities_are_those_of_one_site_a_frame(prior):
-    if not isinstance(prior, LatentPrior):
+    if not isinstance(prior, LatentPrior | GlobalLatentPrior):
         return
     model, batch = DynamicalVAE(prior), make_batch(prior)
     drawn = latents(traced(Amortised(model), batch))
     frames = {f"z_{t + 1}": drawn["x_z"][..., t, :] for t in range(batch.num_frames)}
+    if isinstance(prior, GlobalLatentPrior):
+        frames["w"] = drawn["x_w"]
     for at_once, stepwise in ((model, StepwiseModel), (Amortised(model), StepwiseGuide)):
         expected = traced(stepwise(model), batch, frames).log_prob_sum()
         actual = traced(at_once, batch, drawn).log_prob_sum()

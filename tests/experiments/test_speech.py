@@ -179,7 +179,8 @@ def test_bench_prints_every_rival(tmp_path, capsys):
     assert main(["bench", "dvae", "--quick", "--json", str(tmp_path / "rows.json")]) == 0
     text = capsys.readouterr().out
     rows = json.loads((tmp_path / "rows.json").read_text())
-    for words in ("vae, a site a frame", "srnn, plain torch", "hit, T = 20, cached"):
+    for words in ("vae, a site a frame", "light, a site a frame", "srnn, plain torch",
+                  "hit, T = 20, cached"):
         assert words in text and words in {row["name"] for row in rows}
     assert all(row["seconds"]["median"] > 0 for row in rows)
 

@@ -116,6 +116,25 @@ def test_equals_one_site_a_frame_in_value_and_gradient(problem):
     torch.testing.assert_close(gradients(loss, model), gradients(expected, model))
 
 
+@pytest.mark.parametrize("name", ["hit", "light"])
+def test_one_site_a_frame_after_w_equals_the_closed_form_of_the_prior(name):
+    """Of w `PathELBO` takes the log ratio; here it is in closed form on both sides."""
+    sizes = {"global_dim": 2, "model_dim": 4, "ff_dim": 6, "feature_dims": (4,), "summary_dim": 3}
+    model, _, batch = make_problem(name=name, **sizes)
+    model, batch, noise = model.double(), batch.to("cpu", torch.float64), z_noise(batch).double()
+    w_noise = torch.randn(batch.num_sequences, 1, 1, 2, dtype=torch.float64)
+    loss = TraceMeanField_ELBO(max_plate_nesting=3).differentiable_loss(
+        StepwiseModel(model),
+        Driven(lambda name: w_noise if name == "w" else noise[..., int(name[2:]) - 1, :])(
+            StepwiseGuide(model)
+        ),
+        batch,
+    )
+    expected = -own_bound(model, batch, noise, w_noise=w_noise).sum()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradients(loss, model), gradients(expected, model))
+
+
 def test_gradient_has_the_mean_of_the_log_ratio_and_less_variance():
     model, guide, batch = make_problem()
     draws = {}
