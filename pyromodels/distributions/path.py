@@ -37,6 +37,8 @@ class PathDistribution(TorchDistribution, ABC):
     arg_constraints = {}
     support = constraints.independent(constraints.real, 2)
     has_rsample = True
+    noise_is_unique = True
+    """Whether a trajectory tells the noise that drove it: a mixture's does not."""
 
     def __init__(
         self,

@@ -1,0 +1,182 @@
+"""Priors without latents: every frame has a law that a summary of the past says."""
+
+from abc import abstractmethod
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from pyromodels.distributions.message import Anchor
+from pyromodels.distributions.path import PathDistribution
+from pyromodels.dynamics.base import SourcePrior, Statement
+from pyromodels.errors import SpecError, mismatch
+from pyromodels.members import check_members, from_members, to_members
+from pyromodels.past import Kind, make_past
+
+
+class Autoregressive(SourcePrior):
+    r"""p(x) = \prod_t p(x_t | e_t), e_t = Phi(e_{t-1}, x_{t-1}), e_1 = 0.
+
+    With several members it is several models at once, e.g. one for every class: the last batch
+    dimension of a trajectory then counts them, as a batch of normals has a mean for each.
+
+    Args:
+        source_dim: D.
+        past_dim: N, size of e.
+        past: what e is made by: "gru" (the paper's), "lstm" or "convolution".
+        num_members: M.
+
+    Raises:
+        SpecError: a size below 1.
+    """
+
+    block_dim = 1
+    message_is_exact = False
+    noise_is_unique = True
+    """Whether a trajectory tells the noise that drove it."""
+
+    def __init__(self, *, source_dim: int, past_dim: int, past: Kind, num_members: int) -> None:
+        super().__init__()
+        sizes = {"source_dim": source_dim, "past_dim": past_dim, "num_members": num_members}
+        for name, size in sizes.items():
+            if size < 1:
+                raise SpecError(mismatch(name, given=size, expected="1 or more"))
+        self.source_dim, self.num_members = source_dim, num_members
+        self.past = make_past(past, num_members, source_dim, past_dim)
+
+    @property
+    def noise_dim(self) -> int:
+        """Size of the noise that drives a frame."""
+        return self.source_dim
+
+    @abstractmethod
+    def frames(
+        self,
+        e: Tensor,  # shape: (*batch, T, N)
+        anchor: Anchor | None = None,
+    ) -> dist.TorchDistribution:  # batch (*batch, T), event (D,)
+        """Return p(x_t | e_t) of every frame; the anchor's law in place of the first."""
+
+    @abstractmethod
+    def driven(
+        self,
+        noise: Tensor,  # shape: (M, R, noise_dim)
+        e: Tensor,  # shape: (M, R, N)
+    ) -> Tensor:  # x_t, shape: (M, R, D)
+        """Return the frame that the noise drives."""
+
+    def summary(
+        self,
+        x: Tensor,  # shape: (*batch, T, D)
+    ) -> Tensor:  # e, shape: (*batch, T, N)
+        """Return what is known of the past at every frame."""
+        check_members(x.shape[:-2], self.num_members)
+        return from_members(self.past(to_members(x, self.num_members, 2)), x.shape[:-2])
+
+    def path(
+        self,
+        num_steps: int,
+        *,
+        batch_shape: torch.Size | None = None,
+        anchor: Anchor | None = None,
+        mask: Tensor | None = None,  # shape: broadcastable to (*batch, T)
+    ) -> "AutoregressivePath":
+        """Return p(x_{1:T}), a distribution of batch shape (*batch) and event (T, D).
+
+        Args:
+            num_steps: T.
+            batch_shape: of the trajectories; None: the anchor's, or that of the members.
+            anchor: p(x_1) in place of the model's.
+            mask: True where a frame counts.
+        """
+        if batch_shape is None:
+            several = torch.Size([self.num_members] if self.num_members > 1 else [])
+            batch_shape = several if anchor is None else anchor.loc.shape[:-1]
+        check_members(torch.Size(batch_shape), self.num_members)
+        return AutoregressivePath(self, num_steps, torch.Size(batch_shape), anchor, mask)
+
+    def sample_sources(
+        self,
+        name: str,
+        num_steps: int,
+        *,
+        anchor: Anchor | None = None,
+        mask: Tensor | None = None,
+        batch_shape: torch.Size | None = None,
+        sample: Statement = pyro.sample,
+    ) -> Tensor:
+        """x ~ p(x)."""
+        return sample(
+            name, self.path(num_steps, batch_shape=batch_shape, anchor=anchor, mask=mask)
+        )
+
+    def guide_sources(
+        self, name: str, s: Tensor, *, anchor: Anchor | None = None, mask: Tensor | None = None
+    ) -> None:
+        """No latents of its own: nothing to sample."""
+
+    def elbo(
+        self,
+        s: Tensor,  # shape: (*batch, T, D)
+        *,
+        anchor: Anchor | None = None,
+        mask: Tensor | None = None,  # shape: broadcastable to (*batch, T)
+        **_: Any,  # noqa: ANN401
+    ) -> Tensor:  # nats a sequence, shape: (*batch)
+        """Return log p(s): exact, there is nothing to bound."""
+        self.check(s, anchor)
+        shape = s.shape[:-2]
+        return self.path(s.shape[-2], batch_shape=shape, anchor=anchor, mask=mask).log_prob(s)
+
+
+class AutoregressivePath(PathDistribution):
+    """p(x_{1:T}) of an `Autoregressive` prior."""
+
+    def __init__(
+        self,
+        prior: Autoregressive,
+        num_steps: int,
+        batch_shape: torch.Size,
+        anchor: Anchor | None,
+        mask: Tensor | None,
+    ) -> None:
+        like = next(prior.parameters())
+        super().__init__(batch_shape, num_steps, prior.source_dim, like=like, mask=mask)
+        self.prior, self.anchor, self.noise_is_unique = prior, anchor, prior.noise_is_unique
+
+    def conditionals(self, value: Tensor) -> dist.TorchDistribution:
+        """Return p(x_t | x_<t) of every frame."""
+        shape = torch.broadcast_shapes(value.shape[:-2], self.batch_shape)
+        return self.prior.frames(
+            self.prior.summary(value.expand(*shape, *value.shape[-2:])), self.anchor
+        )
+
+    def noise(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw the noise of `rsample`."""
+        shape = self._extended_shape(torch.Size(sample_shape))[:-1] + (self.prior.noise_dim,)
+        return torch.randn(shape, dtype=self._like.dtype, device=self._like.device)
+
+    def noise_of(self, value: Tensor) -> Tensor:
+        """Return the noise that drives x."""
+        law = self.conditionals(value)
+        return law.noise_of(value) if hasattr(law, "noise_of") else super().noise_of(value)
+
+    def roll_out(self, noise: Tensor) -> Tensor:
+        """Feed the model with what it draws."""
+        prior, batch = self.prior, noise.shape[:-2]
+        rows = to_members(noise, prior.num_members, 2)
+        e = rows.new_zeros(*rows.shape[:2], prior.past.past_dim)
+        memory, path = prior.past.start(rows), []
+        for t in range(rows.shape[-2]):
+            if t == 0 and self.anchor is not None:
+                loc, variance = (v.expand(*batch, -1) for v in self.anchor)
+                first = loc + variance.sqrt() * noise[..., 0, :]
+                x = to_members(first, prior.num_members, 1)
+            else:
+                x = prior.driven(rows[:, :, t], e)
+            if t + 1 < rows.shape[-2]:
+                e, memory = prior.past.step(x, memory)
+            path.append(x)
+        return from_members(torch.stack(path, 2), batch)
