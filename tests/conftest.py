@@ -20,6 +20,12 @@ def audio_data() -> Path:
     return data_beside("audio", "parity_vae.npz", "the published speech models")
 
 
+@pytest.fixture(scope="session")
+def tvnf_data() -> Path:
+    """Folder of the labelled sequences, likewise."""
+    return data_beside("tvnf", "phones_asterisk.npz", "the labelled sequences")
+
+
 def data_beside(name: str, file: str, what: str) -> Path:
     """Return a data folder beside the checkout; skip where it is absent, but fail in CI."""
     folder = SHARED / name

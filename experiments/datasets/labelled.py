@@ -95,8 +95,10 @@ class LabelledData:
         """Return the problem of telling some classes apart, numbered in the order given.
 
         Raises:
-            ValueError: for a class that is not there.
+            ValueError: for a class that is not there, or named twice.
         """
+        if len(set(classes)) < len(classes):
+            raise ValueError(mismatch("classes", given=tuple(classes), expected="each once"))
         missing = [name for name in classes if name not in self.classes]
         if missing:
             known = ", ".join(self.classes)

@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.datasets.sequences import TrackingData
 
-__all__ = ["load_npz"]
+__all__ = ["load_npz", "read_archive"]
 
 
 def load_npz(
@@ -31,10 +31,8 @@ def load_npz(
         ValueError: if it is not such a file, or a key is missing or has a wrong shape.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"path {path} is not a file; expected a .npz file")
     name = path.stem if name is None else name
-    arrays = _read(path)
+    arrays = read_archive(path)
     if "det" not in arrays:
         raise ValueError(
             f"{path} has no key 'det' (it has: {', '.join(sorted(arrays)) or 'nothing'}); expected "
@@ -58,7 +56,15 @@ def load_npz(
     )
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def read_archive(path: str | Path) -> dict[str, np.ndarray]:
+    """Read all arrays of a ``.npz`` file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no such archive, or holds objects.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"path {path} is not a file; expected a .npz file")
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
