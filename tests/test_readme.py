@@ -8,7 +8,7 @@ import pytest
 import torch
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-SPEECH, YOURS, TRACKING = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SPEECH, DENSITIES, YOURS, TRACKING = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_example_runs_and_its_bound_rises():
@@ -28,6 +28,13 @@ def test_a_speech_model_is_built_of_three_parts_and_learns():
     other = names["PathELBO"]()(names["model"], names["other"])
     assert torch.isfinite(other(names["batch"]))
     pyro.clear_param_store()
+
+
+def test_five_classes_are_one_batch():
+    names: dict[str, object] = {}
+    exec(DENSITIES, names)
+    assert names["x"].shape == (8, 5, 12, 2)
+    torch.testing.assert_close(names["posterior"].sum(-1), torch.ones(8))
 
 
 def test_your_own_program_is_fitted_and_judged():

@@ -32,6 +32,7 @@ class Autoregressive(SourcePrior):
         SpecError: a size below 1.
     """
 
+    needs_anchor = False
     block_dim = 1
     message_is_exact = False
     noise_is_unique = True

@@ -29,6 +29,8 @@ class SourcePrior(nn.Module, ABC):
     """L: size of the prior's own latents, 0 where it has none."""
     block_dim: int
     """d: size of the blocks in which the message is dense; 1 for deep priors."""
+    needs_anchor: bool = True
+    """Whether it has no law of s_1 of its own; `sample_sources` takes a `batch_shape` otherwise."""
     has_gaussian_message: bool = True
     """Whether it can be a source of `MixDVAE`; a trajectory then starts at an anchor."""
     message_is_exact: bool

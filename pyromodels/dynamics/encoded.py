@@ -68,6 +68,11 @@ class EncodedPrior(SourcePrior):
         return make_encoder(self, spec, source_dim=self.source_dim, latent_dim=self.latent_dim)
 
     @property
+    def needs_anchor(self) -> bool:
+        """Whether its frames are increments."""
+        return self.emission.needs_anchor
+
+    @property
     def has_gaussian_message(self) -> bool:
         """Whether its frames are Gaussian."""
         return self.emission.has_gaussian_message

@@ -57,7 +57,7 @@ class TVGMM(Autoregressive):
         {"past_dim": 3, "hidden_dim": 4, **more}
         for more in (
             {"source_dim": 1},
-            {"source_dim": 2, "bounded": True, "num_members": 3},
+            {"source_dim": 2, "bounded": True},
             {"source_dim": 1, "num_components": 3},
             {"source_dim": 3, "num_components": 2, "past": "lstm"},
         )

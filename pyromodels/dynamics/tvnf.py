@@ -72,7 +72,7 @@ class TVNF(Autoregressive):
             {"source_dim": 2, "mixing": True, "num_hidden": 0},
             {"source_dim": 5, "past": "lstm"},
             {"source_dim": 2, "past": "convolution", "coupling": "spline"},
-            {"source_dim": 3, "split": 1, "num_members": 3, "num_layers": 1},
+            {"source_dim": 3, "split": 1, "num_layers": 1},
         )
     )
 

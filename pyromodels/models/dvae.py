@@ -1,7 +1,6 @@
 """The dynamical variational autoencoder: one observed trajectory, latents that explain it."""
 
 import pyro
-import torch
 from torch import Tensor, nn
 
 from pyromodels.batch import SequenceBatch
@@ -50,6 +49,7 @@ class DynamicalVAE(nn.Module):
         ValueError: in `forward`, for a batch with gaps, or without the anchor its prior needs.
 
     Example:
+        >>> import torch
         >>> from pyromodels.dynamics.srnn import SRNN
         >>> model = DynamicalVAE(SRNN(source_dim=2, latent_dim=3))
         >>> anchor = Anchor(torch.zeros(5, 2), torch.ones(5, 2))
@@ -69,7 +69,9 @@ class DynamicalVAE(nn.Module):
         """Run the program; returns x, shape (*, B, 1, 1, T, X). `generate` draws x as well."""
         register(self)
         x, anchor, mask = self.trajectories(batch)
-        keywords = self._of_an_encoded_prior(x) if isinstance(self.prior, EncodedPrior) else {}
+        keywords = {} if self.prior.needs_anchor else {"batch_shape": x.shape[:-2]}
+        if isinstance(self.prior, EncodedPrior):
+            keywords["use_prediction"] = self.use_prediction
         with batch_plate(batch.num_sequences), source_plate(1):
             with pyro.poutine.condition(data={} if generate else {"x": x}):
                 # p(z_t | x_<t, z_<t) p(x_t | x_<t, z_<=t), all t
@@ -99,7 +101,7 @@ class DynamicalVAE(nn.Module):
                     expected=f"(B, T, {self.prior.source_dim})",
                 )
             )
-        if batch.anchor is None and self._needs_anchor():
+        if batch.anchor is None and self.prior.needs_anchor:
             raise ValueError(
                 f"anchor: {type(self.prior).__name__} starts every trajectory at one; "
                 "give the batch an Anchor, e.g. at the first frame"
@@ -111,9 +113,3 @@ class DynamicalVAE(nn.Module):
             )
         anchor = batch.anchor and Anchor(*(part[:, None, None] for part in batch.anchor))
         return batch.x[:, None, None], anchor, batch.mask[:, None, None]
-
-    def _needs_anchor(self) -> bool:
-        return not isinstance(self.prior, EncodedPrior) or self.prior.emission.needs_anchor
-
-    def _of_an_encoded_prior(self, x: Tensor) -> dict[str, float | torch.Size]:
-        return {"batch_shape": x.shape[:-2], "use_prediction": self.use_prediction}
