@@ -1,6 +1,10 @@
 """Fixtures shared by all tests."""
 
 import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,29 @@ def mot_data() -> Path:
 def audio_data() -> Path:
     """Folder of the recordings, the published weights and what they compute, likewise."""
     return data_beside("audio", "parity_vae.npz", "the published speech models")
+
+
+@pytest.fixture(scope="session")
+def run_to_end() -> Callable[..., str]:
+    """Run this Python with some arguments to the end, or end all of it; returns its output."""
+
+    def run(*arguments: object, folder: Path | None = None) -> str:
+        root = Path(__file__).resolve().parents[1]
+        process = subprocess.Popen(
+            [sys.executable, *map(str, arguments)], cwd=folder, start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        try:
+            output, _ = process.communicate(timeout=100)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            pytest.fail(f"no end after 100 s: {output}")
+        assert process.returncode == 0, output
+        return output
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ class DiagonalMixture(TorchDistribution):
     A draw picks a component and moves its noise. Its gradient is that of the implicit function
     r(x) = u, where r_d = p(X_d <= x_d | x_{<d}) is the mixture's own distribution function, one
     coordinate after the other: unbiased also for the weights, which picking a component is not.
+    Pyro's `MixtureOfDiagNormals` draws its noise itself; a roll-out is given its noise.
 
     Reference: Figurnov, Mohamed and Mnih, 2018, Implicit reparameterization gradients.
 

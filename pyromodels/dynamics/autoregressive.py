@@ -1,7 +1,6 @@
 """Priors without latents: every frame has a law that a summary of the past says."""
 
 from abc import abstractmethod
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -124,7 +123,6 @@ class Autoregressive(SourcePrior):
         *,
         anchor: Anchor | None = None,
         mask: Tensor | None = None,  # shape: broadcastable to (*batch, T)
-        **_: Any,  # noqa: ANN401
     ) -> Tensor:  # nats a sequence, shape: (*batch)
         """Return log p(s): exact, there is nothing to bound."""
         self.check(s, anchor)
@@ -160,7 +158,15 @@ class AutoregressivePath(PathDistribution):
         return torch.randn(shape, dtype=self._like.dtype, device=self._like.device)
 
     def noise_of(self, value: Tensor) -> Tensor:
-        """Return the noise that drives x."""
+        """Return the noise that drives x.
+
+        Raises:
+            NotImplementedError: where x does not tell which component of a mixture it came from.
+        """
+        if not self.noise_is_unique:
+            raise NotImplementedError(
+                "a mixture's trajectory does not tell the noise that drove it; take one component"
+            )
         law = self.conditionals(value)
         return law.noise_of(value) if hasattr(law, "noise_of") else super().noise_of(value)
 

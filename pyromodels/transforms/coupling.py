@@ -35,7 +35,7 @@ class CouplingFlow(nn.Module):
         context_dim: N, size of e.
         num_layers: L.
         hidden_dim: l, size of q.
-        num_hidden: n_H, tanh-free ReLU layers on top of q.
+        num_hidden: n_H, further ReLU layers on top of q.
         coupling: "affine" as above, or "spline", monotonic rational-quadratic.
         mixing: whether an invertible linear map of all coordinates follows every layer but the
             last, in the direction of sampling.

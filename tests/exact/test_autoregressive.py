@@ -148,6 +148,12 @@ def test_gradient_through_draws_of_a_mixture_is_that_of_its_moments():
         assert ((drawn.mean(0) - wanted).abs() < 5 * error + 1e-12).all()
 
 
+def test_a_trajectory_of_a_mixture_does_not_tell_its_noise():
+    path = built(TVGMM, num_components=2).path(3)
+    with pytest.raises(NotImplementedError, match="take one component"):
+        path.noise_of(path.sample())
+
+
 def test_one_component_sends_a_message_and_the_others_say_what_to_do():
     with pytest.raises(NotImplementedError, match="num_components=1"):
         built(TVGMM, num_components=2).gaussian_message(torch.zeros(1, 3, 2), anchor=None)

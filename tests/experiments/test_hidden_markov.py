@@ -24,6 +24,7 @@ from experiments.datasets.hidden_markov import (
     hidden_markov_problem,
 )
 from experiments.datasets.labelled import LabelledData, LabelledSequences
+from experiments.datasets.phones import load_hmm5
 from pyromodels.errors import ShapeError
 
 F64 = torch.float64
@@ -338,24 +339,19 @@ def test_errors_say_what_to_do() -> None:
 
 
 @pytest.fixture(scope="module")
-def stored(tvnf_data: Path) -> tuple[dict[str, LabelledSequences], HiddenMarkovSources, Tensor]:
+def stored(tvnf_data: Path) -> tuple[LabelledData, HiddenMarkovSources, Tensor]:
     """Return the published splits, sources fitted to them elsewhere, and their likelihoods."""
-    with np.load(tvnf_data / "hmm5.npz") as file:
-        splits = {
-            name: LabelledSequences(
-                *(torch.from_numpy(file[f"{name}_{part}"]) for part in ("x", "len", "y"))
-            ) for name in ("train", "test")
-        }
+    data = load_hmm5(tvnf_data / "hmm5.npz")
     with np.load(tvnf_data / "hmm5_est_params.npz") as file:
         initial, transition, mean, variance, log_prob = (
             torch.from_numpy(file[name]) for name in ("pi", "A", "mean", "var", "test_ll")
         )
-    return splits, HiddenMarkovSources(initial, transition, mean, variance.sqrt()), log_prob
+    return data, HiddenMarkovSources(initial, transition, mean, variance.sqrt()), log_prob
 
 
 def test_the_stored_likelihoods_are_reproduced(stored) -> None:
-    splits, sources, expected = stored
-    test = splits["test"]
+    data, sources, expected = stored
+    test = data.test
     log_prob = sources.log_prob(test.x, test.mask)
     assert log_prob.shape == (10_000, 5)
     torch.testing.assert_close(log_prob, expected, rtol=0, atol=1e-9)
@@ -370,9 +366,9 @@ def test_the_stored_likelihoods_are_reproduced(stored) -> None:
     (1, 1, 1, 92.36, -4.3208), (2, 3, 40, 98.90, -3.6932), (3, 3, 60, 99.46, -3.6066),
 ])
 def test_the_fits_of_the_facts_sheet(stored, k, restarts, iterations, accuracy, nats) -> None:
-    splits, _, _ = stored
-    fit = fit_hidden_markov(splits["train"], k, restarts=restarts, iterations=iterations)
-    figures = bayes_accuracy(fit, splits["test"])
+    data, _, _ = stored
+    fit = fit_hidden_markov(data.train, k, restarts=restarts, iterations=iterations)
+    figures = bayes_accuracy(fit, data.test)
     assert figures.accuracy == pytest.approx(accuracy, abs=0.021)          # two sequences
     assert figures.nats_per_frame == pytest.approx(nats, abs=2e-4)
 

@@ -1,10 +1,6 @@
 """`train dvae` in two processes on the CPU, started by torchrun, against one."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +13,7 @@ from experiments.speech.training import SpeechTraining
 from inference.seeding import seed_all
 from pyromodels.registry import DYNAMICS
 
-ROOT = Path(__file__).resolve().parents[2]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 @pytest.fixture
@@ -26,24 +22,6 @@ def speech(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus, "SYNTHETIC_SECONDS", 1.2)
     corpus.write_synthetic_speech(tmp_path / "speech")
     return tmp_path / "speech"
-
-
-def in_two_processes(arguments, folder):
-    """What they print; they run to the end, or all of it is ended."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    process = subprocess.Popen(
-        [*torchrun, "2", "-m", "experiments.cli", *arguments], cwd=folder, start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=100)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        pytest.fail(f"no end after 100 s: {output}")
-    assert process.returncode == 0, output
-    return output
 
 
 def weights(tensors):
@@ -58,7 +36,9 @@ def of_run(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 16])
-def test_two_processes_train_one_model_and_write_it_once(tmp_path, speech, batch_size):
+def test_two_processes_train_one_model_and_write_it_once(
+    tmp_path, speech, run_to_end, batch_size
+):
     """Of batches of 1 the second process has no part: what is drawn is what one process draws.
 
     Of batches of 16 its half has noise of its own, which is all that may tell the two trainings
@@ -71,7 +51,8 @@ def test_two_processes_train_one_model_and_write_it_once(tmp_path, speech, batch
     train = ["train", "dvae", "--model", "vae", "--data", str(speech), "--device", "cpu", *options]
     folders = {name: tmp_path / name for name in ("one", "two")}
     assert main([*train, "--out", str(folders["one"])]) == 0
-    output = in_two_processes([*train, "--out", str(folders["two"])], tmp_path)
+    command = [*TORCHRUN, "-m", "experiments.cli", *train, "--out", folders["two"]]
+    output = run_to_end(*command, folder=tmp_path)
     assert [output.count(word) for word in ("record in", "epoch   1", "weights: ")] == [1, 1, 1]
     assert {path.name for path in tmp_path.iterdir()} == {"speech", *folders}
     files = [{path.relative_to(top) for path in top.rglob("*")} for top in folders.values()]

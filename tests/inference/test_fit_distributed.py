@@ -1,11 +1,7 @@
 """Training in two processes on the CPU, against one and against each other."""
 
 import json
-import os
 import runpy
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,31 +13,15 @@ HERE = Path(__file__).resolve().parent
 SIZES = ["exact 11 5", "exact 9 1", "exact 8 4"]
 
 
-def run(*command):
-    """Run to the end, or end all of it."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1])}
-    process = subprocess.Popen(
-        [sys.executable, *map(str, command)], env=environment, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=100)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        pytest.fail(f"no end after 100 s: {output}")
-    assert process.returncode == 0, output
-
-
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found(tmp_path_factory, run_to_end):
     """What one process, the first of two, and the second of two came to; and the folder."""
     folder, script = tmp_path_factory.mktemp("fit"), HERE / "fit_two_processes.py"
     before = torch.get_default_dtype(), torch.get_num_threads()
     runpy.run_path(str(script))["main"](folder)
     torch.set_default_dtype(before[0])
     torch.set_num_threads(before[1])
-    run("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, script, folder)
+    run_to_end("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, script, folder)
     return [torch.load(folder / f"{name}.pt") for name in ("1-0", "2-0", "2-1")], folder
 
 
