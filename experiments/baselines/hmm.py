@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from experiments.datasets.hidden_markov import HiddenMarkovSources
-from experiments.datasets.labelled import LabelledSequences
 from pyromodels.errors import mismatch
+from pyromodels.labelled import LabelledSequences
 
 __all__ = ["Counts", "em_step", "fit_hidden_markov", "maximisation", "model_log_prob", "start"]
 

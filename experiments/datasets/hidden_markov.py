@@ -22,8 +22,9 @@ import torch
 from pyro.distributions import DiscreteHMM, Normal
 from torch import Tensor
 
-from experiments.datasets.labelled import LabelledData, LabelledSequences
+from experiments.datasets.labelled import LabelledData
 from pyromodels.errors import ShapeError, mismatch
+from pyromodels.labelled import LabelledSequences
 
 __all__ = ["BayesFigures", "HiddenMarkovSources", "bayes_accuracy", "hidden_markov_problem"]
 

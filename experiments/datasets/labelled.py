@@ -1,68 +1,14 @@
-"""Labelled sequences of unequal length, in three splits: a classification problem."""
+"""Classification problems: labelled sequences in three splits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
-from pyromodels.errors import ShapeError, mismatch
+from pyromodels.errors import mismatch
+from pyromodels.labelled import LabelledSequences
 
 SPLITS = ("train", "valid", "test")
-
-
-@dataclass(frozen=True)
-class LabelledSequences:
-    """Sequences and their classes.
-
-    Args:
-        x: zero where a sequence has ended, shape (n, T, D).
-        lengths: frames of every sequence, int64, shape (n,).
-        labels: number of its class, int64, shape (n,).
-
-    Raises:
-        ShapeError: where the shapes do not fit each other.
-        ValueError: for a length outside 1..T, or a frame that counts and is not finite.
-    """
-
-    x: Tensor
-    lengths: Tensor
-    labels: Tensor
-
-    def __post_init__(self) -> None:
-        """Check what no later step checks again."""
-        if self.x.dim() != 3:
-            raise ShapeError(mismatch("x", given=f"shape {tuple(self.x.shape)}",
-                                      expected="(n, T, D)"))
-        for name in ("lengths", "labels"):
-            given = tuple(getattr(self, name).shape)
-            if given != (len(self.x),):
-                raise ShapeError(mismatch(name, given=f"shape {given}", expected=(len(self.x),)))
-        if len(self.x) and not (1 <= self.lengths.min() and self.lengths.max() <= self.x.shape[1]):
-            raise ValueError(mismatch("lengths", given=f"{self.lengths.min()} to "
-                                      f"{self.lengths.max()}", expected=f"1 to {self.x.shape[1]}"))
-        if not torch.isfinite(self.x[self.mask]).all():
-            raise ValueError("x: NaN or infinite in a frame that counts")
-        object.__setattr__(self, "x", self.x.masked_fill(~self.mask.unsqueeze(-1), 0.0))
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, rows: Tensor) -> "LabelledSequences":
-        """Return some of them, cut at the longest."""
-        lengths = self.lengths[rows]
-        longest = int(lengths.max()) if len(lengths) else self.x.shape[1]
-        return LabelledSequences(self.x[rows, :longest], lengths, self.labels[rows])
-
-    @property
-    def mask(self) -> Tensor:  # shape: (n, T)
-        """True where a frame is there."""
-        frames = torch.arange(self.x.shape[1], device=self.lengths.device)
-        return frames < self.lengths.unsqueeze(-1)
-
-    def of_class(self, label: int) -> "LabelledSequences":
-        """Return the sequences of one class, cut at their longest."""
-        return self[(self.labels == label).nonzero().squeeze(-1)]
 
 
 @dataclass(frozen=True)

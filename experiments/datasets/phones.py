@@ -24,10 +24,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from experiments.datasets.labelled import SPLITS, LabelledData, LabelledSequences
+from experiments.datasets.labelled import SPLITS, LabelledData
 from experiments.datasets.npz import read_archive
 from experiments.datasets.timit import check_limits, checked_classes, load_timit, with_every_class
 from pyromodels.errors import mismatch, unknown
+from pyromodels.labelled import LabelledSequences
 
 __all__ = ["load_digits", "load_hmm5", "load_labelled", "load_phones"]
 

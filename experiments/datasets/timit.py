@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from experiments.datasets.audio import SAMPLE_RATE, read_audio
-from experiments.datasets.labelled import SPLITS, LabelledData, LabelledSequences
+from experiments.datasets.labelled import SPLITS, LabelledData
 from experiments.datasets.mfcc import NUM_FEATURES, SHIFT, WINDOW, features
 from pyromodels.errors import mismatch, unknown
+from pyromodels.labelled import LabelledSequences
 
 __all__ = ["CLASSES", "CLASS_OF", "load_timit"]
 

@@ -5,7 +5,7 @@ from abc import abstractmethod
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.path import PathDistribution
@@ -19,13 +19,17 @@ class Autoregressive(SourcePrior):
     r"""p(x) = \prod_t p(x_t | e_t), e_t = Phi(e_{t-1}, x_{t-1}), e_1 = 0.
 
     With several members it is several models at once, e.g. one for every class: the last batch
-    dimension of a trajectory then counts them, as a batch of normals has a mean for each.
+    dimension of a trajectory then counts them, as a batch of normals has a mean for each. Members
+    have networks of their own, or are tied: they share all networks, and each has a vector that
+    joins e and is all that tells it from the others. What classes have in common is then learned
+    from all of them, and cancels in a ratio of likelihoods.
 
     Args:
         source_dim: D.
         past_dim: N, size of e.
         past: what e is made by: "gru" (the paper's), "lstm" or "convolution".
         num_members: M.
+        tied_dim: size of the vector of each member where they are tied; 0: they are not.
 
     Raises:
         SpecError: a size below 1.
@@ -37,14 +41,22 @@ class Autoregressive(SourcePrior):
     noise_is_unique = True
     """Whether a trajectory tells the noise that drove it."""
 
-    def __init__(self, *, source_dim: int, past_dim: int, past: Kind, num_members: int) -> None:
+    def __init__(
+        self, *, source_dim: int, past_dim: int, past: Kind, num_members: int, tied_dim: int
+    ) -> None:
         super().__init__()
         sizes = {"source_dim": source_dim, "past_dim": past_dim, "num_members": num_members}
         for name, size in sizes.items():
             if size < 1:
                 raise SpecError(mismatch(name, given=size, expected="1 or more"))
+        if tied_dim < 0:
+            raise SpecError(mismatch("tied_dim", given=tied_dim, expected="0 or more"))
         self.source_dim, self.num_members = source_dim, num_members
-        self.past = make_past(past, num_members, source_dim, past_dim)
+        self.num_networks = 1 if tied_dim else num_members
+        self.context_dim = past_dim + tied_dim
+        self.past = make_past(past, self.num_networks, source_dim, past_dim)
+        names = torch.randn(1, num_members, tied_dim) if tied_dim else None
+        self.names = None if names is None else nn.Parameter(names)
 
     @property
     def noise_dim(self) -> int:
@@ -54,7 +66,7 @@ class Autoregressive(SourcePrior):
     @abstractmethod
     def frames(
         self,
-        e: Tensor,  # shape: (*batch, T, N)
+        e: Tensor,  # shape: (*batch, T, context_dim)
         anchor: Anchor | None = None,
     ) -> dist.TorchDistribution:  # batch (*batch, T), event (D,)
         """Return p(x_t | e_t) of every frame; the anchor's law in place of the first."""
@@ -63,17 +75,27 @@ class Autoregressive(SourcePrior):
     def driven(
         self,
         noise: Tensor,  # shape: (M, R, noise_dim)
-        e: Tensor,  # shape: (M, R, N)
+        e: Tensor,  # shape: (M, R, context_dim)
     ) -> Tensor:  # x_t, shape: (M, R, D)
         """Return the frame that the noise drives."""
 
     def summary(
         self,
-        x: Tensor,  # shape: (*batch, T, D)
-    ) -> Tensor:  # e, shape: (*batch, T, N)
-        """Return what is known of the past at every frame."""
-        check_members(x.shape[:-2], self.num_members)
-        return from_members(self.past(to_members(x, self.num_members, 2)), x.shape[:-2])
+        x: Tensor,  # shape: (*, T, D), broadcastable to batch_shape + (T, D)
+        batch_shape: torch.Size | None = None,  # (*batch); None: that of x
+    ) -> Tensor:  # e, shape: (*batch, T, context_dim)
+        """Return what is known of the past at every frame, and, if tied, whose frame it is."""
+        batch_shape = x.shape[:-2] if batch_shape is None else batch_shape
+        check_members(batch_shape, self.num_members)
+        if self.num_networks > 1:
+            x = x.expand(*batch_shape, *x.shape[-2:])
+        e = from_members(self.past(to_members(x, self.num_networks, 2)), x.shape[:-2])
+        e = e.expand(*batch_shape, *e.shape[-2:])
+        return e if self.names is None else self._named(e, self.names.squeeze(0).unsqueeze(-2))
+
+    @staticmethod
+    def _named(e: Tensor, names: Tensor) -> Tensor:
+        return torch.cat((e, names.expand(*e.shape[:-1], -1)), -1)
 
     def path(
         self,
@@ -148,9 +170,7 @@ class AutoregressivePath(PathDistribution):
     def conditionals(self, value: Tensor) -> dist.TorchDistribution:
         """Return p(x_t | x_<t) of every frame."""
         shape = torch.broadcast_shapes(value.shape[:-2], self.batch_shape)
-        return self.prior.frames(
-            self.prior.summary(value.expand(*shape, *value.shape[-2:])), self.anchor
-        )
+        return self.prior.frames(self.prior.summary(value, shape), self.anchor)
 
     def noise(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         """Draw the noise of `rsample`."""
@@ -173,16 +193,19 @@ class AutoregressivePath(PathDistribution):
     def roll_out(self, noise: Tensor) -> Tensor:
         """Feed the model with what it draws."""
         prior, batch = self.prior, noise.shape[:-2]
-        rows = to_members(noise, prior.num_members, 2)
+        rows = to_members(noise, prior.num_networks, 2)
         e = rows.new_zeros(*rows.shape[:2], prior.past.past_dim)
+        names = None
+        if prior.names is not None:
+            names = prior.names.expand(*batch, -1).reshape(*rows.shape[:2], -1)
         memory, path = prior.past.start(rows), []
         for t in range(rows.shape[-2]):
             if t == 0 and self.anchor is not None:
                 loc, variance = (v.expand(*batch, -1) for v in self.anchor)
                 first = loc + variance.sqrt() * noise[..., 0, :]
-                x = to_members(first, prior.num_members, 1)
+                x = to_members(first, prior.num_networks, 1)
             else:
-                x = prior.driven(rows[:, :, t], e)
+                x = prior.driven(rows[:, :, t], e if names is None else prior._named(e, names))
             if t + 1 < rows.shape[-2]:
                 e, memory = prior.past.step(x, memory)
             path.append(x)

@@ -43,6 +43,7 @@ class TVGMM(Autoregressive):
         past: "gru", "lstm" or "convolution".
         bounded: whether variances are below 1, as in the paper.
         num_members: models side by side; see `Autoregressive`.
+        tied_dim: where they share their networks, size of what tells them apart; 0: they do not.
 
     Raises:
         SpecError: a size or a name that does not fit.
@@ -73,16 +74,19 @@ class TVGMM(Autoregressive):
         past: Kind = "gru",
         bounded: bool = False,
         num_members: int = 1,
+        tied_dim: int = 0,
     ) -> None:
         super().__init__(
-            source_dim=source_dim, past_dim=past_dim, past=past, num_members=num_members
+            source_dim=source_dim, past_dim=past_dim, past=past, num_members=num_members,
+            tied_dim=tied_dim,
         )
         self.num_components, self.bounded = num_components, bounded
         wide = num_components * source_dim
-        self.hidden = MemberLinear(num_members, past_dim, hidden_dim)
-        self.heads = MemberLinear(num_members, hidden_dim, 2 * wide)
+        networks = self.num_networks
+        self.hidden = MemberLinear(networks, self.context_dim, hidden_dim)
+        self.heads = MemberLinear(networks, hidden_dim, 2 * wide)
         self.weights = (
-            MemberLinear(num_members, hidden_dim, num_components) if num_components > 1 else None
+            MemberLinear(networks, hidden_dim, num_components) if num_components > 1 else None
         )
 
     @property
@@ -102,7 +106,7 @@ class TVGMM(Autoregressive):
 
     def parameters_of(
         self,
-        e: Tensor,  # shape: (M, R, N)
+        e: Tensor,  # shape: (M, R, context_dim)
     ) -> tuple[Tensor | None, Tensor, Tensor]:
         """Return logits (M, R, K), means and deviations (M, R, K, D); no logits for K = 1."""
         q = torch.relu(self.hidden(e))
@@ -112,7 +116,7 @@ class TVGMM(Autoregressive):
 
     def frames(self, e: Tensor, anchor: Anchor | None = None) -> dist.TorchDistribution:
         """Return p(x_t | e_t) of every frame."""
-        rows = to_members(e, self.num_members, 2)
+        rows = to_members(e, self.num_networks, 2)
         logits, loc, scale = (
             v if v is None else from_members(v.unflatten(1, rows.shape[1:3]), e.shape[:-2])
             for v in self.parameters_of(rows.flatten(1, 2))

@@ -46,6 +46,7 @@ class TVNF(Autoregressive):
         mixing: whether invertible linear maps stand between the layers.
         split: d, coordinates of the half that is kept first; None: the even ones.
         num_members: M models side by side; see `Autoregressive`.
+        tied_dim: where they share their networks, size of what tells them apart; 0: they do not.
 
     Raises:
         SpecError: a size, a split or a name that does not fit.
@@ -89,14 +90,16 @@ class TVNF(Autoregressive):
         mixing: bool = False,
         split: int | None = None,
         num_members: int = 1,
+        tied_dim: int = 0,
     ) -> None:
         super().__init__(
-            source_dim=source_dim, past_dim=past_dim, past=past, num_members=num_members
+            source_dim=source_dim, past_dim=past_dim, past=past, num_members=num_members,
+            tied_dim=tied_dim,
         )
         self.flow = CouplingFlow(
-            num_members,
+            self.num_networks,
             source_dim,
-            past_dim,
+            self.context_dim,
             num_layers=num_layers,
             hidden_dim=hidden_dim,
             num_hidden=num_hidden,
@@ -108,7 +111,7 @@ class TVNF(Autoregressive):
     def frames(self, e: Tensor, anchor: Anchor | None = None) -> dist.TorchDistribution:
         """Return p(x_t | e_t) of every frame; a flow has a law of the first one, and no anchor."""
         self._refuse(anchor)
-        return FlowFrames(self.flow, e, self.num_members)
+        return FlowFrames(self.flow, e, self.num_networks)
 
     def driven(self, noise: Tensor, e: Tensor) -> Tensor:
         """Return g(z_t; e_t)."""

@@ -23,9 +23,10 @@ from experiments.datasets.hidden_markov import (
     bayes_accuracy,
     hidden_markov_problem,
 )
-from experiments.datasets.labelled import LabelledData, LabelledSequences
+from experiments.datasets.labelled import LabelledData
 from experiments.datasets.phones import load_hmm5
 from pyromodels.errors import ShapeError
+from pyromodels.labelled import LabelledSequences
 
 F64 = torch.float64
 

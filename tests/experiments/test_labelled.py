@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.datasets.labelled import SPLITS, LabelledData, LabelledSequences
+from experiments.datasets.labelled import SPLITS, LabelledData
 from experiments.datasets.phones import load_digits, load_hmm5, load_labelled, load_phones
 from pyromodels.errors import ShapeError
+from pyromodels.labelled import LabelledSequences
 
 
 def sequences(count: int = 12, num_classes: int = 3, seed: int = 0) -> LabelledSequences:

@@ -1,0 +1,374 @@
+"""Maximum likelihood for a bank of class-conditional densities, all classes in one computation."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from inference.checkpoint import latest_checkpoint, remove_checkpoints, save_checkpoint
+from inference.finite import FitError, guilty_parameter
+from inference.optimizer_state import load_optimizer_tensors, optimizer_tensors
+from inference.seeding import random_state, seed_all, set_random_state
+from pyromodels.dynamics.autoregressive import Autoregressive
+from pyromodels.errors import mismatch
+from pyromodels.labelled import LabelledSequences
+
+POOL = 8
+"""Minibatches that are drawn together and sorted by length, so that little of them is padding."""
+FRAMES_AT_ONCE = 40_000
+"""Frames whose density is computed at once where no gradient is wanted."""
+
+
+@dataclass(frozen=True)
+class BankOptions:
+    """How to train. Every class gets as many updates as every other, however few its sequences.
+
+    Args:
+        updates: most updates of a class.
+        batch_size: sequences of every class in an update; they come pass after pass, and a pass may
+            end within a minibatch.
+        learning_rate: of Adam, multiplied by `decay` after every `decay_every` of the updates.
+        decay: the paper's is 0.9.
+        decay_every: a fraction of the updates; the paper's is 0.3.
+        weight_decay: of Adam, decoupled.
+        input_noise: deviation of Gaussian noise on what is learned from. The density that is
+            learned is then the smoothed one, which does not reward what is known too exactly.
+        max_grad_norm: the gradient of every network is scaled down to this norm.
+        check_every: updates between two looks at the validation data.
+        patience: a class stops after so many looks in a row without a better likelihood.
+        seed: of order and noise.
+
+    Raises:
+        ValueError: where a number is out of range.
+    """
+
+    updates: int = 600
+    batch_size: int = 128
+    learning_rate: float = 3e-3
+    decay: float = 0.9
+    decay_every: float = 0.3
+    weight_decay: float = 0.0
+    input_noise: float = 0.0
+    max_grad_norm: float = 10.0
+    check_every: int = 20
+    patience: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained with."""
+        for name in ("updates", "batch_size", "learning_rate", "decay", "decay_every",
+                     "max_grad_norm", "check_every", "patience"):
+            if not getattr(self, name) > 0:
+                raise ValueError(mismatch(name, given=getattr(self, name), expected="above 0"))
+        for name in ("weight_decay", "input_noise"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(mismatch(name, given=getattr(self, name), expected="0 or more"))
+
+    def rate(self, update: int) -> float:
+        """Return the learning rate of an update, counted from 0."""
+        steps = math.floor(update / self.updates / self.decay_every + 1e-9)
+        return self.learning_rate * self.decay**steps
+
+
+class BankFit(NamedTuple):
+    """What came of training; the bank holds the best parameters of every network."""
+
+    best_update: list[int]  # of every class
+    best_loss: list[float]  # of every class: minus nats a frame of the validation data
+    history: list[dict[str, object]]  # one record a look
+    stopped: str  # "updates", "patience" or "time"
+
+
+def class_log_prob(
+    bank: Autoregressive, data: LabelledSequences
+) -> Tensor:  # nats, shape: (n, C)
+    """Return log p(x given c) of every sequence under every class."""
+    found = data.x.new_zeros(len(data), bank.num_members)
+    order = data.lengths.argsort()
+    with torch.no_grad():
+        for rows in _chunks(order, data.lengths[order], FRAMES_AT_ONCE // bank.num_members):
+            some = data[rows]
+            path = bank.path(some.x.shape[1], mask=some.mask.unsqueeze(1))
+            found[rows] = path.log_prob(some.x.unsqueeze(1)).view(len(rows), -1)
+    return found
+
+
+def own_log_prob(
+    bank: Autoregressive,
+    data: LabelledSequences,
+    rows: Tensor,  # of class c in column c, shape: (B, C)
+    noise: float = 0.0,
+) -> Tensor:  # nats, shape: (B, C)
+    """Return log p(x given c) of some sequences of every class, under their own class only."""
+    some = data[rows.flatten()]
+    x, mask = (v.unflatten(0, rows.shape) for v in (some.x, some.mask))
+    if noise:
+        x = x + noise * torch.randn_like(x)
+    shape = rows.shape if bank.num_members > 1 else rows.shape[:1] + (1,)
+    return bank.path(x.shape[-2], batch_shape=shape, mask=mask).log_prob(x)
+
+
+class BankTraining:
+    """Parameters, optimiser, order of the data and counts, as they stand between looks.
+
+    A class and its network are one where members have networks of their own: they train side by
+    side, each as it would alone. Tied members have one network, which stops when the mean over
+    classes does.
+
+    Args:
+        bank: the densities, one member for every class.
+        train: what is learned from.
+        valid: what ends training and says which parameters are best.
+        options: how to train.
+
+    Raises:
+        ValueError: where a class has no sequence, or labels are not those of the bank.
+    """
+
+    def __init__(
+        self,
+        bank: Autoregressive,
+        train: LabelledSequences,
+        valid: LabelledSequences,
+        options: BankOptions,
+    ) -> None:
+        self.bank, self.train, self.valid, self.options = bank, train, valid, options
+        for name, data in (("train", train), ("valid", valid)):
+            counts = data.labels.bincount(minlength=bank.num_members)
+            if len(counts) != bank.num_members or not counts.all():
+                raise ValueError(mismatch(f"{name}: sequences of each class", given=counts.tolist(),
+                                          expected=f"one or more of {bank.num_members} classes"))
+        seed_all(options.seed)
+        self.named = {n: p for n, p in bank.named_parameters() if p.requires_grad}
+        self.adam = torch.optim.AdamW(
+            self.named.values(), lr=options.learning_rate, weight_decay=options.weight_decay
+        )
+        self.orders = [
+            torch.Generator().manual_seed(options.seed + 1000 * c) for c in range(bank.num_members)
+        ]
+        self.left = [torch.empty(0, dtype=torch.long) for _ in self.orders]
+        self.queue: list[list[list[int]]] = []
+        self.num_updates = 0
+        networks = bank.num_networks
+        self.best_loss = torch.full((networks,), math.inf)
+        self.best_update, self.num_worse = torch.zeros(2, networks, dtype=torch.long)
+        self.class_loss = torch.full((bank.num_members,), math.inf)
+        self.best = {name: p.detach().clone() for name, p in self.named.items()}
+        self.history: list[dict[str, object]] = []
+
+    def stopped(self) -> str | None:
+        """Return what ends training here, "patience" or "updates", or None."""
+        if (self.num_worse >= self.options.patience).all():
+            return "patience"
+        return "updates" if self.num_updates >= self.options.updates else None
+
+    def until_next_look(self) -> dict[str, object]:
+        """Make the next updates, look at the validation data and return the record."""
+        options, losses = self.options, []
+        self.bank.train()
+        for _ in range(min(options.check_every, options.updates - self.num_updates)):
+            losses.append(self._update())
+        loss = self._validate()
+        by_network = loss.view(len(self.best_loss), -1).mean(-1)
+        going_on = self.num_worse < options.patience
+        better = going_on & (by_network < self.best_loss)
+        self.num_worse += going_on & ~better
+        self.num_worse[better] = 0
+        self.best_loss = torch.where(better, by_network, self.best_loss)
+        self.best_update[better] = self.num_updates
+        self.class_loss = torch.where(self._by_class(better), loss, self.class_loss)
+        for name, p in self.named.items():
+            chosen = better.to(p.device).view(-1, *[1] * (p.dim() - 1))
+            self.best[name] = torch.where(chosen, p.detach(), self.best[name])
+        record = {
+            "update": self.num_updates,
+            "train_loss": torch.stack(losses).mean(0).tolist(),
+            "valid_loss": loss.tolist(),
+            "learning_rate": self.adam.param_groups[0]["lr"],
+            "going_on": int(going_on.sum()),
+        }
+        self.history.append(record)
+        return record
+
+    def result(self, reason: str) -> BankFit:
+        """Leave the best parameters in the bank and say what came of it."""
+        with torch.no_grad():
+            for name, p in self.named.items():
+                p.copy_(self.best[name])
+        self.bank.eval()
+        updates = self._by_class(self.best_update).tolist()
+        return BankFit(updates, self.class_loss.tolist(), self.history, reason)
+
+    def _update(self) -> Tensor:
+        """Make one update of every network; return minus nats a frame of every class, (C,)."""
+        options = self.options
+        for group in self.adam.param_groups:
+            group["lr"] = options.rate(self.num_updates)
+        rows = torch.tensor(self._next_rows())
+        log_prob = own_log_prob(self.bank, self.train, rows, options.input_noise)
+        frames = self.train.lengths[rows].sum(0)
+        loss = -log_prob.sum(0) / frames
+        self.adam.zero_grad(set_to_none=True)
+        loss.sum().backward()
+        norm = self._scale_gradients()
+        if not torch.isfinite(norm).all():
+            raise FitError(
+                f"the gradient is not finite at update {self.num_updates + 1}: minus nats a frame "
+                f"of every class {loss.tolist()}{guilty_parameter(self.named)}"
+            )
+        self.adam.step()
+        self.num_updates += 1
+        return loss.detach().cpu()
+
+    def _scale_gradients(self) -> Tensor:  # shape: (networks,)
+        """Scale the gradient of each network down to the norm; return the norms before."""
+        gradients = [p.grad for p in self.named.values() if p.grad is not None]
+        norm = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
+        scale = (self.options.max_grad_norm / norm.clamp_min(1e-12)).clamp_max(1.0)
+        for g in gradients:
+            g.mul_(scale.view(-1, *[1] * (g.dim() - 1)))
+        return norm
+
+    def _next_rows(self) -> list[list[int]]:  # shape: (B, C)
+        """Return the next minibatch: rows of the training data, a column for every class."""
+        if not self.queue:
+            size = POOL * self.options.batch_size
+            pools = torch.stack([self._drawn(c, size) for c in range(self.bank.num_members)], 1)
+            order = self.train.lengths[pools].argsort(0)
+            pools = pools.gather(0, order).view(POOL, self.options.batch_size, -1)
+            turn = torch.randperm(POOL, generator=self.orders[0])
+            self.queue = pools[turn].tolist()
+        return self.queue.pop(0)
+
+    def _drawn(self, label: int, count: int) -> Tensor:
+        """Return the next rows of a class, pass after pass."""
+        rows = (self.train.labels == label).nonzero().squeeze(-1)
+        parts = [self.left[label]]
+        while sum(map(len, parts)) < count:
+            parts.append(rows[torch.randperm(len(rows), generator=self.orders[label])])
+        drawn = torch.cat(parts)
+        self.left[label] = drawn[count:]
+        return drawn[:count]
+
+    @torch.no_grad()
+    def _validate(self) -> Tensor:  # shape: (C,)
+        """Return minus nats a frame of every class."""
+        self.bank.eval()
+        grid, there = _by_class(self.valid, self.bank.num_members)
+        longest = (self.valid.lengths[grid] * there).amax(-1)
+        total = torch.zeros(self.bank.num_members)
+        at_once = FRAMES_AT_ONCE // self.bank.num_members
+        for rows in _chunks(torch.arange(len(grid)), longest, at_once):
+            log_prob = own_log_prob(self.bank, self.valid, grid[rows])
+            total += (log_prob * there[rows].to(log_prob.device)).sum(0).cpu()
+        loss = -total / (self.valid.lengths[grid] * there).sum(0).cpu()
+        if torch.isnan(loss).any():
+            raise FitError(f"validation loss is {loss.tolist()} after update {self.num_updates}")
+        return loss
+
+    def _by_class(self, value: Tensor) -> Tensor:
+        """Say of every class what is true of its network."""
+        return value.expand(self.bank.num_members) if len(value) == 1 else value
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of a checkpoint."""
+        moments = {f"adam.{n}": value for n, value in optimizer_tensors(self.adam).items()}
+        left = {f"left.{c}": rows for c, rows in enumerate(self.left)}
+        orders = {f"order.{c}": order.get_state() for c, order in enumerate(self.orders)}
+        counts = {name: getattr(self, name) for name in self._COUNTS}
+        parameters = {f"now.{n}": p for n, p in self.named.items()}
+        best = {f"best.{n}": p for n, p in self.best.items()}
+        state = {f"random.{n}": value for n, value in random_state().items()}
+        return {**parameters, **best, **moments, **left, **orders, **counts, **state}
+
+    _COUNTS = ("best_loss", "best_update", "num_worse", "class_loss")
+
+    def meta(self) -> dict[str, object]:
+        """Return the plain data of a checkpoint."""
+        return {"options": asdict(self.options), "num_updates": self.num_updates,
+                "queue": self.queue, "history": self.history}
+
+    def restore(self, tensors: dict[str, Tensor], meta: dict[str, object]) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            ValueError: it was made with other options.
+        """
+        for name, value in asdict(self.options).items():
+            if meta["options"][name] != value:
+                raise ValueError(f"checkpoint was made with {name}={meta['options'][name]}, now "
+                                 f"{value}; resume with the same options or start anew")
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+        with torch.no_grad():
+            for name, value in part("now.").items():
+                self.named[name].copy_(value)
+        self.best = part("best.")
+        load_optimizer_tensors(self.adam, part("adam."))
+        for c, order in enumerate(self.orders):
+            order.set_state(tensors[f"order.{c}"])
+            self.left[c] = tensors[f"left.{c}"]
+        for name in self._COUNTS:
+            setattr(self, name, tensors[name])
+        set_random_state(part("random."))
+        self.num_updates, self.queue = meta["num_updates"], meta["queue"]
+        self.history = meta["history"]
+
+
+def fit_bank(
+    bank: Autoregressive,
+    train: LabelledSequences,
+    valid: LabelledSequences,
+    options: BankOptions = BankOptions(),  # noqa: B008
+    *,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    on_look: Callable[[dict[str, object]], None] | None = None,
+) -> BankFit:
+    """Train a bank of densities, one for every class; afterwards it holds the best parameters."""
+    run = BankTraining(bank, train, valid, options)
+    folder = None if folder is None else Path(folder)
+    found = latest_checkpoint(folder) if resume and folder is not None else None
+    if found is not None:
+        run.restore(found.tensors, found.meta)
+    elif folder is not None:
+        remove_checkpoints(folder)
+    while (reason := run.stopped()) is None:
+        record = run.until_next_look()
+        if folder is not None:
+            save_checkpoint(folder, run.num_updates, run.tensors(), run.meta())
+        if on_look is not None:
+            on_look(record)
+    return run.result(reason)
+
+
+def _by_class(data: LabelledSequences, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Return rows with a column for every class, by length, and which of them are there: (R, C)."""
+    order = data.lengths.argsort()
+    columns = [order[data.labels[order] == c] for c in range(num_classes)]
+    most = max(map(len, columns))
+    grid = torch.stack([pad(c, (0, most - len(c)), value=int(c[-1])) for c in columns], 1)
+    numbers = torch.arange(most).unsqueeze(-1)
+    return grid, numbers < torch.tensor([len(c) for c in columns])
+
+
+def _chunks(rows: Tensor, lengths: Tensor, frames: int) -> Iterator[Tensor]:
+    """Cut rows into parts of so many frames, padding counted; lengths belong to the rows."""
+    first = 0
+    while first < len(rows):
+        last = first + 1
+        longest = int(lengths[first])
+        while last < len(rows):
+            longest = max(longest, int(lengths[last]))
+            if longest * (last + 1 - first) > frames:
+                break
+            last += 1
+        yield rows[first:last]
+        first = last
