@@ -53,6 +53,9 @@ COMMANDS: dict[tuple[str, str], Command] = {
     ("run", "swap"): Command(
         "experiments.speech.swap", "exchange the speakers' w: thesis, Figure 7.3"
     ),
+    ("run", "phones"): Command(
+        "experiments.phones.run", "tell sequences apart by the density of each class"
+    ),
     ("run", SPEC): Command(
         "experiments.runner", "run a spec, by file or by name; the word `spec` may be left out"
     ),
@@ -75,6 +78,15 @@ COMMANDS: dict[tuple[str, str], Command] = {
     },
     ("table", "speech-3"): Command(
         "experiments.speech.generation", "generation, by a distance of ours; cf. thesis, Table 7.3"
+    ),
+    **{
+        ("table", f"tvnf-{i}"): Command(
+            "experiments.phones.tables", f"time-varying normalizing flows, Table {'I' * i}"
+        )
+        for i in (1, 2, 3)
+    },
+    ("table", "tvnf-4"): Command(
+        "experiments.phones.tables", "time-varying normalizing flows, Table IV, and ours"
     ),
     ("table", "inference"): Command(
         "experiments.equivalence", "VEM, natural gradients and SVI: how far apart they end"

@@ -1,14 +1,16 @@
 """Maximum likelihood for a bank of class-conditional densities, all classes in one computation."""
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from tqdm import tqdm
 
 from inference.checkpoint import latest_checkpoint, remove_checkpoints, save_checkpoint
 from inference.finite import FitError, guilty_parameter
@@ -80,8 +82,8 @@ class BankFit(NamedTuple):
 
     best_update: list[int]  # of every class
     best_loss: list[float]  # of every class: minus nats a frame of the validation data
-    history: list[dict[str, object]]  # one record a look
-    stopped: str  # "updates", "patience" or "time"
+    history: list[dict[str, Any]]  # one record a look
+    stopped: str  # "updates" or "patience"
 
 
 def class_log_prob(
@@ -159,7 +161,7 @@ class BankTraining:
         self.best_update, self.num_worse = torch.zeros(2, networks, dtype=torch.long)
         self.class_loss = torch.full((bank.num_members,), math.inf)
         self.best = {name: p.detach().clone() for name, p in self.named.items()}
-        self.history: list[dict[str, object]] = []
+        self.history: list[dict[str, Any]] = []
 
     def stopped(self) -> str | None:
         """Return what ends training here, "patience" or "updates", or None."""
@@ -167,7 +169,7 @@ class BankTraining:
             return "patience"
         return "updates" if self.num_updates >= self.options.updates else None
 
-    def until_next_look(self) -> dict[str, object]:
+    def until_next_look(self) -> dict[str, Any]:
         """Make the next updates, look at the validation data and return the record."""
         options, losses = self.options, []
         self.bank.train()
@@ -288,12 +290,12 @@ class BankTraining:
 
     _COUNTS = ("best_loss", "best_update", "num_worse", "class_loss")
 
-    def meta(self) -> dict[str, object]:
+    def meta(self) -> dict[str, Any]:
         """Return the plain data of a checkpoint."""
         return {"options": asdict(self.options), "num_updates": self.num_updates,
                 "queue": self.queue, "history": self.history}
 
-    def restore(self, tensors: dict[str, Tensor], meta: dict[str, object]) -> None:
+    def restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Continue from a checkpoint.
 
         Raises:
@@ -330,22 +332,43 @@ def fit_bank(
     *,
     folder: str | Path | None = None,
     resume: bool = False,
-    on_look: Callable[[dict[str, object]], None] | None = None,
+    on_look: Callable[[dict[str, Any]], None] | None = None,
 ) -> BankFit:
-    """Train a bank of densities, one for every class; afterwards it holds the best parameters."""
+    """Train a bank of densities, one for every class; afterwards it holds the best parameters.
+
+    Args:
+        bank: trained in place.
+        train: what is learned from.
+        valid: what ends training and says which parameters are best.
+        options: how to train.
+        folder: for checkpoints, one a look. None: nothing is written.
+        resume: go on from the last whole checkpoint in `folder`, to the same bits as without the
+            interruption; start anew where there is none.
+        on_look: called with the record of every look at the validation data.
+
+    Raises:
+        FitError: where a gradient or a validation loss is not finite.
+        ValueError: where a class has no sequence, or a checkpoint was made with other options.
+    """
+    if resume and folder is None:
+        raise ValueError("resume: given no folder to resume from")
     run = BankTraining(bank, train, valid, options)
     folder = None if folder is None else Path(folder)
-    found = latest_checkpoint(folder) if resume and folder is not None else None
+    found = latest_checkpoint(folder) if resume else None
     if found is not None:
         run.restore(found.tensors, found.meta)
     elif folder is not None:
         remove_checkpoints(folder)
-    while (reason := run.stopped()) is None:
-        record = run.until_next_look()
-        if folder is not None:
-            save_checkpoint(folder, run.num_updates, run.tensors(), run.meta())
-        if on_look is not None:
-            on_look(record)
+    quiet = not sys.stderr.isatty()
+    with tqdm(total=options.updates, initial=run.num_updates, unit="update", disable=quiet) as bar:
+        while (reason := run.stopped()) is None:
+            record = run.until_next_look()
+            bar.update(run.num_updates - bar.n)
+            bar.set_postfix(valid=f"{sum(record['valid_loss']) / bank.num_members:.3f}")
+            if folder is not None:
+                save_checkpoint(folder, run.num_updates, run.tensors(), run.meta())
+            if on_look is not None:
+                on_look(record)
     return run.result(reason)
 
 

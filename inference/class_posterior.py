@@ -1,52 +1,57 @@
-"""Posteriors of a generative classifier that mean what they say, fitted on sequences held out."""
+"""Posteriors of classes that mean what they say, fitted on sequences held out."""
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
-from inference.bank import class_log_prob
-from pyromodels.labelled import LabelledSequences
-from pyromodels.models.classifier import Classifier
+from pyromodels.errors import ShapeError, mismatch
+from pyromodels.models.class_posterior import ClassPosterior
 
 NUM_QUANTILES = 100
 
 
 def calibrate(
-    classifier: Classifier,
-    held_out: LabelledSequences,
+    posterior: ClassPosterior,
+    scores: Tensor,  # log p(x | c) of sequences held out, nats, shape: (n, C)
+    labels: Tensor,  # their classes, shape: (n,)
+    lengths: Tensor,  # their frames, shape: (n,)
     *,
     offset_std: float = 0.0,
-) -> Tensor:  # log p(x | c) of the sequences, nats, shape: (n, C)
-    r"""Fit sharpness and prior of the classes, and what is typical of each, in place.
+) -> None:
+    r"""Fit sharpness and prior, and what is typical of each class, in place.
 
         beta, pi = argmax \sum_i log p(c_i | x_i) + log N(log pi; uniform, offset_std^2)
 
-    Offsets make up for classes whose densities were learned from few sequences and lie too low
-    everywhere.
+    Other priors than the uniform one make up for classes whose densities were learned from few
+    sequences and lie too low everywhere.
 
     Args:
-        classifier: whose bank is trained; it is changed.
-        held_out: sequences of every class that it did not learn from.
+        posterior: it is changed.
+        scores: of sequences that the densities did not learn from.
+        labels: each class at least once.
+        lengths: their frames.
         offset_std: how far log pi may lie from uniform, nats; 0: not at all.
 
     Raises:
+        ShapeError: where the shapes do not fit each other.
         ValueError: where a class has no sequence, or offset_std is negative.
     """
-    if offset_std < 0:
-        raise ValueError(f"offset_std: given {offset_std}; expected 0 or more")
-    counts = held_out.labels.bincount(minlength=classifier.num_classes)
+    if scores.shape != (len(labels), posterior.num_classes) or lengths.shape != labels.shape:
+        given = f"{tuple(scores.shape)}, {tuple(labels.shape)}, {tuple(lengths.shape)}"
+        raise ShapeError(mismatch("scores, labels, lengths", given=given,
+                                  expected=f"(n, {posterior.num_classes}), (n,), (n,)"))
+    if not offset_std >= 0:
+        raise ValueError(mismatch("offset_std", given=offset_std, expected="0 or more"))
+    counts = labels.bincount(minlength=posterior.num_classes)
     if not counts.all():
-        raise ValueError(f"held_out: no sequence of class {int(counts.argmin())}")
-    scores = class_log_prob(classifier.bank, held_out)
-    sharpness, log_prior = fit_posterior(scores, held_out.labels, offset_std=offset_std)
-    classifier.sharpness.copy_(sharpness)
-    classifier.log_prior.copy_(log_prior)
-    by_frame = scores / held_out.lengths.unsqueeze(-1)
-    levels = torch.arange(1, NUM_QUANTILES + 1, device=scores.device) / (NUM_QUANTILES + 1)
-    classifier.typical = torch.stack([
-        by_frame[held_out.labels == c, c].quantile(levels.to(scores.dtype))
-        for c in range(classifier.num_classes)
-    ])
-    return scores
+        raise ValueError(f"labels: class {int(counts.argmin())} has no sequence")
+    sharpness, log_prior = fit_posterior(scores, labels, offset_std=offset_std)
+    posterior.sharpness.copy_(sharpness)
+    posterior.log_prior.copy_(log_prior)
+    by_frame = scores / lengths.unsqueeze(-1)
+    levels = torch.arange(1, NUM_QUANTILES + 1).to(scores) / (NUM_QUANTILES + 1)
+    typical = [by_frame[labels == c, c].quantile(levels) for c in range(posterior.num_classes)]
+    posterior.typical = torch.stack(typical).to(posterior.log_prior)
 
 
 def fit_posterior(
@@ -67,8 +72,7 @@ def fit_posterior(
     def loss() -> Tensor:
         newton.zero_grad()
         logits = log_sharpness.exp() * scores + offset_std * offsets
-        found = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
-        found = found + 0.5 * offsets.square().sum()
+        found = cross_entropy(logits, labels, reduction="sum") + 0.5 * offsets.square().sum()
         found.backward()
         return found
 

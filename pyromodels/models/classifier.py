@@ -12,6 +12,7 @@ from pyromodels.distributions.chosen import Chosen
 from pyromodels.dynamics.autoregressive import Autoregressive
 from pyromodels.errors import ShapeError, mismatch
 from pyromodels.layout import Layout
+from pyromodels.models.class_posterior import ClassPosterior
 from pyromodels.parameters import register
 from pyromodels.plates import MAX_PLATE_NESTING, batch_plate
 
@@ -34,17 +35,13 @@ class Classifier(nn.Module):
         x | c ~ p_c(x_{1:T})
         p(c | x) \propto pi_c p_c(x)^beta,    beta = 1: Bayes' rule
 
-    A density that is a little wrong at every frame is very wrong after a hundred, and Bayes' rule
-    then says 1 - 1e-20 of a wrong class. beta < 1 tempers that; `inference.class_posterior` fits it
-    on sequences that were not learned from.
+    Why there is a beta, `ClassPosterior` says, which holds it and pi.
 
     ======  =============  ===========  =============
     symbol  name           shape        unit
     ======  =============  ===========  =============
     c       class          (B, 1, 1)    number
     x       x              (B, T, D)    as the data
-    pi      log_prior      (C,)         nats
-    beta    sharpness      ()           1
     ======  =============  ===========  =============
 
     Args:
@@ -69,11 +66,7 @@ class Classifier(nn.Module):
             raise ShapeError(
                 mismatch("bank", given="1 member", expected="num_members=C, one for every class")
             )
-        self.bank = bank
-        count = bank.num_members
-        self.register_buffer("log_prior", torch.full((count,), -torch.tensor(count).log().item()))
-        self.register_buffer("sharpness", torch.ones(()))
-        self.register_buffer("typical", torch.empty(count, 0))
+        self.bank, self.class_posterior = bank, ClassPosterior(bank.num_members)
 
     @property
     def num_classes(self) -> int:
@@ -88,12 +81,12 @@ class Classifier(nn.Module):
             # p(c)
             label = pyro.sample(
                 "class",
-                dist.Categorical(logits=self.log_prior),
+                dist.Categorical(logits=self.class_posterior.log_prior),
                 infer={"enumerate": "parallel"},
             )
             # p(x | c)
             laws = self._laws(x, mask)
-            sharpness = 1.0 if generate else self.sharpness
+            sharpness = 1.0 if generate else self.class_posterior.sharpness
             pyro.sample("x", Chosen(laws, label, sharpness), obs=None if generate else x)
         return label
 
@@ -116,39 +109,7 @@ class Classifier(nn.Module):
 
     def posterior(self, batch: SequenceBatch) -> dist.Categorical:
         """Return p(c | x), batch (B,)."""
-        return self.posterior_of(self.class_log_prob(batch))
-
-    def posterior_of(
-        self,
-        scores: Tensor,  # log p(x | c), shape: (*, C)
-    ) -> dist.Categorical:
-        """Return p(c | x) where the likelihoods are known."""
-        return dist.Categorical(logits=self.sharpness * scores + self.log_prior)
-
-    def strangeness_of(
-        self,
-        scores: Tensor,  # log p(x | c), shape: (*, C)
-        lengths: Tensor,  # shape: (*)
-    ) -> Tensor:  # shape: (*)
-        """Return how unlike every class a sequence is.
-
-        For each class: the share of its own sequences, not learned from, that are likelier by the
-        frame; the least share counts. Near 1, no class makes such sequences.
-
-        Raises:
-            ValueError: where nothing says what is typical; see `inference.class_posterior`.
-        """
-        if not self.typical.numel():
-            raise ValueError(
-                "typical: empty; `inference.class_posterior.calibrate` fills it from sequences "
-                "that were not learned from"
-            )
-        by_frame = (scores / lengths.unsqueeze(-1)).movedim(-1, 0)
-        below = torch.searchsorted(
-            self.typical, by_frame.flatten(1).contiguous().to(self.typical.dtype)
-        )
-        share = 1 - below / self.typical.shape[-1]
-        return share.view_as(by_frame).amin(0)
+        return self.class_posterior.of(self.class_log_prob(batch))
 
     def decide(
         self,
@@ -165,10 +126,10 @@ class Classifier(nn.Module):
             max_strangeness: withhold it from sequences that are stranger.
         """
         scores = self.class_log_prob(batch)
-        best, label = (probability := self.posterior_of(scores).probs).max(-1)
+        best, label = (probability := self.class_posterior.of(scores).probs).max(-1)
         withheld, strangeness = best < min_probability, None
-        if self.typical.numel() or max_strangeness < 1:
-            strangeness = self.strangeness_of(scores, batch.mask.sum(-1))
+        if self.class_posterior.typical.numel() or max_strangeness < 1:
+            strangeness = self.class_posterior.strangeness(scores, batch.mask.sum(-1))
             withheld = withheld | (strangeness > max_strangeness)
         return Decision(label.masked_fill(withheld, NO_CLASS), probability, strangeness)
 

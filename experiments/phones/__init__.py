@@ -1,0 +1,1 @@
+"""Classification of labelled sequences by the density of each class."""
