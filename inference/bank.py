@@ -153,6 +153,7 @@ class BankTraining:
         self.orders = [
             torch.Generator().manual_seed(options.seed + 1000 * c) for c in range(bank.num_members)
         ]
+        self.turns = torch.Generator().manual_seed(options.seed)  # of minibatches of a pool
         self.left = [torch.empty(0, dtype=torch.long) for _ in self.orders]
         self.queue: list[list[list[int]]] = []
         self.num_updates = 0
@@ -243,7 +244,7 @@ class BankTraining:
             pools = torch.stack([self._drawn(c, size) for c in range(self.bank.num_members)], 1)
             order = self.train.lengths[pools].argsort(0)
             pools = pools.gather(0, order).view(POOL, self.options.batch_size, -1)
-            turn = torch.randperm(POOL, generator=self.orders[0])
+            turn = torch.randperm(POOL, generator=self.turns)
             self.queue = pools[turn].tolist()
         return self.queue.pop(0)
 
@@ -282,6 +283,7 @@ class BankTraining:
         moments = {f"adam.{n}": value for n, value in optimizer_tensors(self.adam).items()}
         left = {f"left.{c}": rows for c, rows in enumerate(self.left)}
         orders = {f"order.{c}": order.get_state() for c, order in enumerate(self.orders)}
+        orders["turns"] = self.turns.get_state()
         counts = {name: getattr(self, name) for name in self._COUNTS}
         parameters = {f"now.{n}": p for n, p in self.named.items()}
         best = {f"best.{n}": p for n, p in self.best.items()}
@@ -317,6 +319,7 @@ class BankTraining:
         for c, order in enumerate(self.orders):
             order.set_state(tensors[f"order.{c}"])
             self.left[c] = tensors[f"left.{c}"]
+        self.turns.set_state(tensors["turns"])
         for name in self._COUNTS:
             setattr(self, name, tensors[name])
         set_random_state(part("random."))

@@ -1,0 +1,170 @@
+"""A bank trains every class as that class would be trained alone, and stops each in its time."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from experiments.datasets.hidden_markov import hidden_markov_problem
+from experiments.datasets.labelled import SPLITS
+from inference.bank import BankOptions, BankTraining, class_log_prob, fit_bank
+from inference.finite import FitError
+from pyromodels.dynamics.tvgmm import TVGMM
+from pyromodels.dynamics.tvnf import TVNF
+from pyromodels.labelled import LabelledSequences
+
+SHORT = BankOptions(updates=30, batch_size=8, check_every=5, patience=2, learning_rate=1e-2)
+
+
+@pytest.fixture(scope="module")
+def data():
+    data, _ = hidden_markov_problem(num_train=40, num_valid=20, num_test=20)
+    data = data.only(("source 1", "source 2", "source 3"))
+    double = {split: getattr(data, split).to("cpu", torch.float64) for split in SPLITS}
+    return dataclasses.replace(data, **double)
+
+
+def built(cls=TVNF, members=3, **more):
+    torch.manual_seed(0)
+    small = {"source_dim": 2, "past_dim": 5, "hidden_dim": 4}
+    return cls(**small, **({"num_layers": 2} if cls is TVNF else {}), num_members=members, **more)
+
+
+def relabelled(sequences, label):
+    chosen = sequences.of_class(label)
+    return dataclasses.replace(chosen, labels=torch.zeros_like(chosen.labels))
+
+
+@pytest.mark.parametrize("label", [0, 1, 2])
+@pytest.mark.parametrize("cls", [TVNF, TVGMM])
+def test_a_class_ends_where_it_would_end_alone(data, cls, label):
+    options = dataclasses.replace(SHORT, learning_rate=0.05)  # so that some stop early
+    bank = built(cls)
+    alone = built(cls, members=1)
+    alone.load_state_dict({name: v[label : label + 1] for name, v in bank.state_dict().items()})
+    together = fit_bank(bank, data.train, data.valid, options)
+    run = BankTraining(alone, relabelled(data.train, label), relabelled(data.valid, label), options)
+    run.orders[0].manual_seed(options.seed + 1000 * label)
+    while run.stopped() is None:
+        run.until_next_look()
+    found = run.result(run.stopped())
+    assert found.best_update == together.best_update[label : label + 1]
+    for name, value in bank.state_dict().items():
+        torch.testing.assert_close(
+            alone.state_dict()[name][0], value[label], rtol=1e-3, atol=1e-5, msg=name
+        )
+
+
+def test_classes_stop_at_different_times_and_keep_their_best(data):
+    bank = built()
+    fit = fit_bank(bank, data.train, data.valid, dataclasses.replace(SHORT, learning_rate=0.05))
+    scores = class_log_prob(bank, data.valid)
+    for label in range(3):
+        rows = data.valid.labels == label
+        nats = scores[rows, label].sum() / data.valid.lengths[rows].sum()
+        torch.testing.assert_close(-nats.item(), fit.best_loss[label], rtol=1e-5, atol=1e-5)
+        looks = {record["update"]: record["valid_loss"][label] for record in fit.history}
+        assert looks[fit.best_update[label]] == fit.best_loss[label]
+    assert len(set(fit.best_update)) > 1
+
+
+def test_tied_classes_have_one_network_and_stop_together(data):
+    bank = built(tied_dim=2)
+    fit = fit_bank(bank, data.train, data.valid, SHORT)
+    assert len(set(fit.best_update)) == 1
+    best = min(sum(record["valid_loss"]) for record in fit.history)
+    assert sum(fit.best_loss) == pytest.approx(best, rel=1e-6)
+
+
+def test_resumed_training_ends_at_the_same_bits(data, tmp_path):
+    options = dataclasses.replace(SHORT, input_noise=0.1)
+    whole, halved = built(), built()
+    fit_bank(whole, data.train, data.valid, options)
+
+    class Enough(Exception):
+        pass
+
+    def interrupt(record):
+        if record["update"] == 15:
+            raise Enough
+
+    with pytest.raises(Enough):
+        fit_bank(halved, data.train, data.valid, options, folder=tmp_path, on_look=interrupt)
+    again = built()
+    torch.manual_seed(7)  # what happened since does not matter
+    fit_bank(again, data.train, data.valid, options, folder=tmp_path, resume=True)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    with pytest.raises(ValueError, match="input_noise"):
+        fit_bank(built(), data.train, data.valid, SHORT, folder=tmp_path, resume=True)
+
+
+def test_every_sequence_comes_once_a_pass_however_many_its_class_has(data):
+    few = data.train.of_class(0)[torch.arange(5)]
+    many = data.train.of_class(1)
+    longest = max(few.x.shape[1], many.x.shape[1])
+    x = torch.cat([
+        torch.nn.functional.pad(s.x, (0, 0, 0, longest - s.x.shape[1])) for s in (few, many)
+    ])
+    train = LabelledSequences(
+        x, torch.cat((few.lengths, many.lengths)), torch.cat((few.labels, many.labels))
+    )
+    run = BankTraining(built(members=2), train, train, SHORT)
+    rows = torch.tensor([run._next_rows() for _ in range(16)])  # two pools of 64 rows a class
+    assert torch.equal(train.labels[rows], torch.tensor([0, 1]).expand(rows.shape))
+    for label, size in ((0, 5), (1, len(many))):
+        counts = rows[..., label].flatten().bincount(minlength=len(train))
+        counts = counts[train.labels == label]
+        assert counts.max() - counts.min() <= 1 and counts.sum() == 128 and len(counts) == size
+
+
+def test_likelihoods_of_padded_batches_are_those_of_each_sequence(data):
+    bank, test = built(), data.test
+    scores = class_log_prob(bank, test)
+    for row in (0, 25, 59):
+        x = test.x[row, : test.lengths[row]]
+        torch.testing.assert_close(scores[row], bank.path(len(x)).log_prob(x).detach())
+
+
+def test_input_noise_is_on_what_is_learned_from_only(data):
+    clean, noisy = built(), built()
+    first = [
+        fit_bank(bank, data.train, data.valid, dataclasses.replace(SHORT, input_noise=noise,
+                                                                   updates=1, check_every=1))
+        for bank, noise in ((clean, 0.0), (noisy, 3.0))
+    ]
+    assert first[1].history[0]["train_loss"] > first[0].history[0]["train_loss"]
+    run = BankTraining(built(), data.train, data.valid, dataclasses.replace(SHORT, input_noise=3.0))
+    torch.testing.assert_close(run._validate(), run._validate(), rtol=0, atol=0)
+
+
+def test_a_bank_learns_to_tell_sources_apart(data):
+    bank = built()
+    before = (class_log_prob(bank, data.test).argmax(-1) == data.test.labels).double().mean()
+    fit_bank(bank, data.train, data.valid, dataclasses.replace(SHORT, updates=150, patience=9))
+    after = (class_log_prob(bank, data.test).argmax(-1) == data.test.labels).double().mean()
+    assert before < 0.7 < 0.9 < after
+
+
+def test_rate_falls_by_steps():
+    options = BankOptions(updates=10, learning_rate=1.0, decay=0.9, decay_every=0.3)
+    steps = [0, 0, 0, 1, 1, 1, 2, 2, 2, 3]
+    assert [options.rate(i) for i in range(10)] == pytest.approx([0.9**k for k in steps])
+
+
+def test_bad_input_is_named(data):
+    with pytest.raises(ValueError, match="batch_size"):
+        BankOptions(batch_size=0)
+    with pytest.raises(ValueError, match="input_noise"):
+        BankOptions(input_noise=-1.0)
+    with pytest.raises(ValueError, match="valid: sequences of each class"):
+        fit_bank(built(), data.train, data.valid.of_class(1), SHORT)
+    with pytest.raises(ValueError, match="train: sequences of each class"):
+        fit_bank(built(members=2), data.train, data.valid, SHORT)
+    with pytest.raises(ValueError, match="no folder"):
+        fit_bank(built(), data.train, data.valid, SHORT, resume=True)
+    bank = built()
+    with torch.no_grad():
+        bank.flow.told.bias.fill_(float("nan"))
+    with pytest.raises(FitError, match="update 1"):
+        fit_bank(bank, data.train, data.valid, SHORT)
