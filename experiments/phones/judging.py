@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from experiments.baselines.hmm import fit_hidden_markov
-from experiments.metrics.classification import classification_metrics, separation
+from experiments.metrics.classification import accuracy, classification_metrics, separation
 from experiments.phones.problem import Problem
 from inference.bank import class_log_prob
 from inference.class_posterior import calibrate
@@ -22,7 +22,7 @@ class Judged(NamedTuple):
     """One trained model on the test data."""
 
     scores: Tensor  # log p(x | c), nats, shape: (n, C)
-    probability: Tensor  # p(c | x), calibrated, shape: (n, C)
+    logits: Tensor  # log p(c | x), calibrated, nats, shape: (n, C)
     figures: dict[str, float]
 
 
@@ -58,11 +58,10 @@ def judge(scores: Scores, problem: Problem, *, offset_std: float = 0.0) -> Judge
     test = scores(data.test)
     own = test.gather(-1, data.test.labels.unsqueeze(-1)).double().sum()
     by_frame = (own / data.test.lengths.sum()).item()
-    said = posterior.of(valid).probs.argmax(-1)
-    probability = posterior.of(test).probs
+    logits = posterior.of(test).logits
     figures = {
-        **classification_metrics(probability, data.test.labels),
-        "valid_accuracy": 100 * (said == data.valid.labels).double().mean().item(),
+        **classification_metrics(logits, data.test.labels),
+        "valid_accuracy": accuracy(posterior.of(valid).probs.argmax(-1), data.valid.labels),
         "nats_per_frame": by_frame,
         "nats_per_frame_recorded": by_frame + data.log_scale,
         "sharpness": posterior.sharpness.item(),
@@ -72,4 +71,4 @@ def judge(scores: Scores, problem: Problem, *, offset_std: float = 0.0) -> Judge
             posterior.strangeness(test, data.test.lengths),
             posterior.strangeness(scores(problem.strangers), problem.strangers.lengths),
         )
-    return Judged(test, probability, figures)
+    return Judged(test, logits, figures)

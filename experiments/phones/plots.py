@@ -50,17 +50,16 @@ def reliabilities(bins: Mapping[str, Reliability], path: Path) -> Path:
     """Draw how often the likeliest class is right, against how probable it was said to be."""
     figure = new_figure("is a probability a frequency?")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    upper.plot([0, 1], [0, 1], color=TRUTH, linewidth=0.8)
+    upper.plot([0, 100], [0, 100], color=TRUTH, linewidth=0.8)
     for number, (name, found) in enumerate(bins.items()):
         color, line = source_style(number)
-        full = found.count > 0
-        upper.plot(found.confidence[full], found.accuracy[full], marker="o", markersize=4,
-                   color=color, linestyle=line, label=name)
-        lower.step(found.confidence[full], found.count[full], where="mid", color=color,
-                   linestyle=line)
-    upper.set_ylabel("share that is right")
+        upper.plot(found.confidence, found.accuracy, marker="o", markersize=4, color=color,
+                   linestyle=line, label=name)
+        lower.step(found.confidence, found.count, where="mid", color=color, linestyle=line)
+    upper.set_ylabel("right, per cent")
     upper.legend(frameon=False)
-    lower.set(xlabel="probability of the likeliest class", ylabel="sequences", yscale="log")
+    lower.set(xlabel="probability of the likeliest class, per cent", ylabel="sequences",
+              yscale="log")
     for axes in (upper, lower):
         tidy(axes, grid=True)
     return save(figure, path)

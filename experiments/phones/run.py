@@ -94,7 +94,7 @@ def write_likelihoods(run: RunFolder, name: str, judged: Judged, given: Problem)
     test = given.data.test
     data = inference_data(
         {
-            "posterior": {"probability": (dims, judged.probability[None, None].numpy())},
+            "posterior": {"probability": (dims, judged.logits.exp()[None, None].numpy())},
             "log_likelihood": {"x": (dims, judged.scores[None, None].numpy())},
             "observed_data": {
                 "label": (("sequence",), test.labels.numpy()),
@@ -112,11 +112,11 @@ def draw_decisions(run: RunFolder, judged: dict[str, Judged], given: Problem) ->
     labels = given.data.test.labels
     count = len(given.data.classes)
     plots.confusions(
-        {name: confusion(made.probability.argmax(-1), labels, count)
+        {name: confusion(made.logits.argmax(-1), labels, num_classes=count)
          for name, made in judged.items()},
         given.data.classes, run.path / "confusion.png",
     )
     plots.reliabilities(
-        {name: reliability(made.probability, labels) for name, made in judged.items()},
+        {name: reliability(made.logits, labels) for name, made in judged.items()},
         run.path / "reliability.png",
     )
