@@ -14,7 +14,6 @@ Reference:
     recognition", Proc. IEEE 77(2), 1989, equations 24-27, 37, 40 and section IV-A (left-right).
 """
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -114,39 +113,8 @@ def model_log_prob(
     rows: Tensor,                     # shape: (n, R)
 ) -> Tensor:                          # shape: (M,)
     """Return the log-likelihood of each model's sequences."""
-    alpha = forward(sources, frame_log_prob(sources, data, rows), rows)
+    _, alpha = _forward(sources, data, rows)
     return _sum_by_model(alpha[:, :, -1].logsumexp(-1), rows, sources.num_classes)
-
-
-def frame_log_prob(
-    sources: HiddenMarkovSources,
-    data: LabelledSequences,
-    rows: Tensor,                     # shape: (n, R)
-) -> Tensor:                          # shape: (n, R, T, K)
-    """Return log p(x_t given z_t), and 0 where the sequence has ended."""
-    centre = sources.mean.mean((0, 1))      # near zero the expanded square loses no digits
-    x, mean = data.x.double() - centre, sources.mean - centre
-    precision = sources.deviation.square().reciprocal()
-    constant = (sources.deviation.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
-    constant = constant + 0.5 * (precision * mean.square()).sum(-1)        # (M, K)
-    factors = torch.cat([(precision * mean)[rows], -0.5 * precision[rows]], -1)   # (n, R, K, 2 D)
-    powers = torch.cat([x, x.square()], -1)                                # (n, T, 2 D)
-    log_prob = torch.einsum("nte,nrke->nrtk", powers, factors) - constant[rows].unsqueeze(-2)
-    return log_prob.masked_fill(~data.mask[:, None, :, None], 0.0)
-
-
-def forward(
-    sources: HiddenMarkovSources,
-    frames: Tensor,                   # log p(x_t given z_t), shape: (n, R, T, K)
-    rows: Tensor,                     # shape: (n, R)
-) -> Tensor:                          # shape: (n, R, T, K)
-    """Return log p(x_{1:t}, z_t)."""
-    transition = sources.transition.log()[rows]
-    alpha = [sources.initial.log()[rows] + frames[:, :, 0]]
-    for t in range(1, frames.shape[2]):
-        predicted = (alpha[-1].unsqueeze(-1) + transition).logsumexp(-2)
-        alpha.append(predicted + frames[:, :, t])
-    return torch.stack(alpha, 2)
 
 
 def expectation(
@@ -155,8 +123,7 @@ def expectation(
     rows: Tensor,                     # shape: (n, R)
 ) -> tuple[Counts, Tensor]:           # counts; log-likelihood of each model's sequences, (M,)
     """Run the forward and the backward recursion."""
-    frames = frame_log_prob(sources, data, rows)              # (n, R, T, K)
-    alpha = forward(sources, frames, rows)
+    frames, alpha = _forward(sources, data, rows)
     log_prob = alpha[:, :, -1].logsumexp(-1)                               # (n, R)
     transition = sources.transition.log()[rows]                            # (n, R, K, K)
     # log p(x_{t+1:T} given z_t): zero at the end, and so wherever nothing is observed any more
@@ -245,6 +212,16 @@ def start(
     moves = torch.zeros(*rows.shape, num_states, num_states, dtype=x.dtype)
     counts = _count(gamma, moves, x, rows, models)
     return maximisation(sources, counts._replace(first=sources.initial), floor)
+
+
+def _forward(
+    sources: HiddenMarkovSources,
+    data: LabelledSequences,
+    rows: Tensor,                     # shape: (n, R)
+) -> tuple[Tensor, Tensor]:           # each (n, R, T, K)
+    """Return log p(x_t given z_t) and log p(x_{1:t}, z_t)."""
+    frames = sources.frame_log_prob(data.x, data.mask, rows)
+    return frames, torch.stack(tuple(sources.forward(frames.unbind(2), rows)), 2)
 
 
 def _spread(

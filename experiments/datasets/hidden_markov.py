@@ -13,13 +13,15 @@ Reference:
     recognition", Proc. IEEE 77(2), 1989, equations 19-21 for the likelihood.
 """
 
-from collections.abc import Sequence
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from pyro.distributions import DiscreteHMM, Normal
 from torch import Tensor
 
 from experiments.datasets.labelled import LabelledData
@@ -27,8 +29,6 @@ from pyromodels.errors import ShapeError, mismatch
 from pyromodels.labelled import LabelledSequences
 
 __all__ = ["BayesFigures", "HiddenMarkovSources", "bayes_accuracy", "hidden_markov_problem"]
-
-_BLOCK = 4_000_000                    # numbers held at once for one factor of the density
 
 
 class BayesFigures(NamedTuple):
@@ -104,35 +104,58 @@ class HiddenMarkovSources:
         """Return log p(x given c) in nats and float64, of every sequence under every class.
 
         A frame that is masked is not observed. States that nothing observes any more sum to one,
-        so the likelihood of a padded sequence is that of the sequence.
-
-        Pyro multiplies matrices over time, each scaled by its largest entries: what lies 708 nats
-        below them is lost (88 in float32, hence float64). Speech under left-right models of 40
-        coordinates stays within; frames that leave a state that cannot be left by more may not.
+        so the likelihood of a padded sequence is that of the sequence. No more than one frame of
+        every sequence is held at once beyond the arguments.
 
         Raises:
             ShapeError: where x or the mask does not fit.
         """
-        c, k, d = self.mean.shape
-        if x.dim() != 3 or x.shape[-1] != d:
+        d = self.mean.shape[-1]
+        if x.dim() != 3 or x.shape[1] == 0 or x.shape[-1] != d:
             raise ShapeError(mismatch("x", given=f"shape {tuple(x.shape)}",
-                                      expected=f"(n, T, {d})"))
+                                      expected=f"(n, T, {d}) with T of at least 1"))
         if mask.shape != x.shape[:2]:
             raise ShapeError(mismatch("mask", given=f"shape {tuple(mask.shape)}",
                                       expected=tuple(x.shape[:2])))
-        x = x.double().masked_fill(~mask.unsqueeze(-1), 0.0)
-        # Pyro's chain moves before every frame: the move into the first is the start.
-        transition = self.transition.double().log().unsqueeze(1).repeat(1, x.shape[1], 1, 1)
-        transition[:, 0] = self.initial.double().log().unsqueeze(-2)
-        anywhere = torch.zeros(c, k, dtype=torch.double)
-        frame = Normal(self.mean.double().unsqueeze(1), self.deviation.double().unsqueeze(1))
-        block = max(1, _BLOCK // (x.shape[1] * c * k * max(k, d)))
-        parts = []
-        for some, there in zip(x.split(block), mask.split(block), strict=True):
-            frames = frame.to_event(1).expand((len(some), c, x.shape[1], k))
-            chain = DiscreteHMM(anywhere, transition, frames.mask(there[:, None, :, None]))
-            parts.append(chain.log_prob(some.unsqueeze(1)))
-        return torch.cat(parts)
+        every = torch.arange(self.num_classes).unsqueeze(0)
+        frames = (
+            self.frame_log_prob(*frame, every).squeeze(2)                  # (n, C, K)
+            for frame in zip(x.split(1, 1), mask.split(1, 1), strict=True)
+        )
+        (last,) = deque(self.forward(frames, every), maxlen=1)
+        return last.logsumexp(-1)
+
+    def frame_log_prob(
+        self,
+        x: Tensor,                    # shape: (n, T, D)
+        mask: Tensor,                 # shape: (n, T)
+        rows: Tensor,                 # R of the models for each sequence, shape: (n, R) or (1, R)
+    ) -> Tensor:                      # float64, shape: (n, R, T, K)
+        """Return log p(x_t given z_t), and 0 where a frame is masked."""
+        mean, deviation = self.mean.double(), self.deviation.double()
+        centre = mean.mean((0, 1))              # near zero the expanded square loses no digits
+        x, mean = x.double() - centre, mean - centre
+        precision = deviation.square().reciprocal()
+        constant = (deviation.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
+        constant = constant + 0.5 * (precision * mean.square()).sum(-1)    # (C, K)
+        factors = torch.cat([(precision * mean)[rows], -0.5 * precision[rows]], -1)
+        powers = torch.cat([x, x.square()], -1)                            # (n, T, 2 D)
+        log_prob = torch.einsum("nte,nrke->nrtk", powers, factors) - constant[rows].unsqueeze(-2)
+        return log_prob.masked_fill(~mask[:, None, :, None], 0.0)
+
+    def forward(
+        self,
+        frames: Iterable[Tensor],     # log p(x_t given z_t) of every t, shape: (n, R, K) each
+        rows: Tensor,                 # shape: (n, R) or (1, R)
+    ) -> Iterator[Tensor]:            # shape: (n, R, K) each
+        """Return log p(x_{1:t}, z_t) of every t, in float64."""
+        initial, transition = (p.double().log()[rows] for p in (self.initial, self.transition))
+        frames = iter(frames)
+        return accumulate(
+            frames,
+            lambda alpha, frame: (alpha.unsqueeze(-1) + transition).logsumexp(-2) + frame,
+            initial=initial + next(frames),
+        )
 
     def sample(
         self,

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pyro.distributions
 import pytest
 import torch
 from torch import Tensor
@@ -57,12 +58,16 @@ def enumerated(sources: HiddenMarkovSources, x: Tensor) -> Tensor:
     return torch.stack(paths).logsumexp(0)
 
 
-def recursion(sources: HiddenMarkovSources, data: LabelledSequences) -> Tensor:
-    """Return log p(x given c) by the forward recursion that EM uses, shape (n, C)."""
-    every = torch.zeros(1, 1, dtype=torch.int64)
-    rows = [[model_log_prob(sources[torch.tensor([c])], data[torch.tensor([i])], every)
-             for c in range(sources.num_classes)] for i in range(len(data))]
-    return torch.stack([torch.cat(row) for row in rows])
+def by_pyro(sources: HiddenMarkovSources, x: Tensor, mask: Tensor) -> Tensor:
+    """Return log p(x given c) by Pyro's products of matrices over time, shape (n, C)."""
+    c, k, _ = sources.mean.shape
+    # Pyro's chain moves before every frame: the move into the first is the start.
+    transition = sources.transition.log().unsqueeze(1).repeat(1, x.shape[1], 1, 1)
+    transition[:, 0] = sources.initial.log().unsqueeze(-2)
+    frame = pyro.distributions.Normal(sources.mean.unsqueeze(1), sources.deviation.unsqueeze(1))
+    frames = frame.to_event(1).expand((len(x), c, x.shape[1], k)).mask(mask[:, None, :, None])
+    anywhere = torch.zeros(c, k, dtype=F64)
+    return pyro.distributions.DiscreteHMM(anywhere, transition, frames).log_prob(x.unsqueeze(1))
 
 
 def ragged(sources: HiddenMarkovSources, n: int = 3, longest: int = 5) -> LabelledSequences:
@@ -71,7 +76,7 @@ def ragged(sources: HiddenMarkovSources, n: int = 3, longest: int = 5) -> Labell
 
 @pytest.mark.parametrize("left_right", [False, True])
 @pytest.mark.parametrize("k", [1, 2, 3])
-def test_both_recursions_are_the_sum_over_all_paths(k: int, left_right: bool) -> None:
+def test_the_likelihood_is_the_sum_over_all_paths(k: int, left_right: bool) -> None:
     sources = random_sources(k=k, left_right=left_right)
     data = ragged(sources, n=6)
     assert data.lengths.min() == 1 and data.lengths.max() == 5
@@ -79,8 +84,25 @@ def test_both_recursions_are_the_sum_over_all_paths(k: int, left_right: bool) ->
         enumerated(sources, x[:length].double())
         for x, length in zip(data.x, data.lengths, strict=True)
     ])
-    torch.testing.assert_close(sources.log_prob(data.x, data.mask), by_hand, rtol=0, atol=1e-10)
-    torch.testing.assert_close(recursion(sources, data), by_hand, rtol=0, atol=1e-10)
+    log_prob = sources.log_prob(data.x, data.mask)
+    torch.testing.assert_close(log_prob, by_hand, rtol=0, atol=1e-10)
+    both = torch.tensor([[0, 1]]).expand(len(data), -1)
+    of_models = model_log_prob(sources, data, both)
+    torch.testing.assert_close(of_models, by_hand.sum(0), rtol=0, atol=1e-10)
+    own = data.labels.unsqueeze(-1)
+    of_models = model_log_prob(sources, data, own)
+    expected = torch.stack([by_hand[data.labels == c, c].sum() for c in range(2)])
+    torch.testing.assert_close(of_models, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("left_right", [False, True])
+@pytest.mark.parametrize(("k", "longest"), [(1, 30), (4, 1), (4, 30), (6, 100)])
+def test_the_likelihood_is_pyros(k: int, longest: int, left_right: bool) -> None:
+    sources = random_sources(c=3, k=k, d=5, left_right=left_right)
+    data = ragged(sources, n=10, longest=longest)
+    expected = by_pyro(sources, data.x.double(), data.mask)
+    log_prob = sources.log_prob(data.x, data.mask)
+    torch.testing.assert_close(log_prob, expected, rtol=1e-12, atol=1e-10)
 
 
 def test_what_stands_behind_the_end_has_no_influence() -> None:
@@ -95,15 +117,7 @@ def test_what_stands_behind_the_end_has_no_influence() -> None:
     assert (sources.log_prob(data.x, torch.zeros_like(data.mask)).abs() < 1e-12).all()
 
 
-def test_blocks_do_not_change_the_likelihood(monkeypatch: pytest.MonkeyPatch) -> None:
-    sources = random_sources()
-    data = ragged(sources, n=8)
-    whole = sources.log_prob(data.x, data.mask)
-    monkeypatch.setattr("experiments.datasets.hidden_markov._BLOCK", 200)
-    torch.testing.assert_close(sources.log_prob(data.x, data.mask), whole, rtol=0, atol=1e-12)
-
-
-def test_em_counts_unlikely_paths_of_which_pyro_loses_the_likelihood() -> None:
+def test_paths_so_unlikely_that_pyro_loses_them_still_count() -> None:
     one = torch.tensor([1.0], dtype=F64)
     sources = HiddenMarkovSources(
         torch.tensor([[1.0, 0.0]], dtype=F64),
@@ -112,9 +126,25 @@ def test_em_counts_unlikely_paths_of_which_pyro_loses_the_likelihood() -> None:
     )
     x = torch.tensor([[[0.0], [40.0], [0.0], [0.0]]])                      # 800 nats from any path
     data = LabelledSequences(x, torch.tensor([4]), torch.tensor([0]))
-    by_hand = enumerated(sources, x[0].double())
-    torch.testing.assert_close(recursion(sources, data)[0], by_hand)
-    assert sources.log_prob(x, data.mask).item() == -math.inf              # as its docstring warns
+    # three moves of 1/2 that stay, and x_2 at 40 deviations: any other path is 800 nats below
+    by_hand = 3 * math.log(0.5) - 2 * math.log(2 * math.pi) - 0.5 * 40**2
+    assert by_pyro(sources, x.double(), data.mask).item() == -math.inf
+    assert enumerated(sources, x[0].double()).item() == pytest.approx(by_hand, rel=1e-14)
+    assert sources.log_prob(x, data.mask).item() == pytest.approx(by_hand, rel=1e-14)
+    assert model_log_prob(sources, data, torch.zeros(1, 1, dtype=torch.int64)).item() == (
+        pytest.approx(by_hand, rel=1e-14)
+    )
+
+
+def test_the_likelihood_is_float64_whatever_the_sources() -> None:
+    sources = random_sources()
+    data = ragged(sources)
+    single = HiddenMarkovSources(*(
+        getattr(sources, name).float() for name in ("initial", "transition", "mean", "deviation")
+    ))
+    log_prob = single.log_prob(data.x, data.mask)
+    assert log_prob.dtype == F64
+    torch.testing.assert_close(log_prob, sources.log_prob(data.x, data.mask), rtol=0, atol=1e-4)
 
 
 def test_samples_have_the_moments_of_the_chain() -> None:
@@ -318,6 +348,8 @@ def test_errors_say_what_to_do() -> None:
         HiddenMarkovSources(*parts[:2], math.nan * good.mean, good.deviation)
     with pytest.raises(ShapeError, match=r"x.*\(n, T, 2\)"):
         good.log_prob(torch.zeros(1, 4, 3), torch.ones(1, 4, dtype=torch.bool))
+    with pytest.raises(ShapeError, match="x.*at least 1"):
+        good.log_prob(torch.zeros(1, 0, 2), torch.ones(1, 0, dtype=torch.bool))
     with pytest.raises(ShapeError, match="mask"):
         good.log_prob(torch.zeros(1, 4, 2), torch.ones(1, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match="lengths"):
