@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import cross_entropy, pad
 from tqdm import tqdm
 
 from inference.checkpoint import latest_checkpoint, remove_checkpoints, save_checkpoint
@@ -40,6 +40,10 @@ class BankOptions:
         weight_decay: of Adam, decoupled.
         input_noise: deviation of Gaussian noise on what is learned from. The density that is
             learned is then the smoothed one, which does not reward what is known too exactly.
+        discriminative: weight of the cross-entropy of the classes, beside minus nats a frame: the
+            hybrid of a density and a classifier. 0 is maximum likelihood. With another weight every
+            class hears of all sequences, and all stop together.
+        sharpness: of the posterior in that cross-entropy, see `ClassPosterior`.
         max_grad_norm: the gradient of every network is scaled down to this norm.
         check_every: updates between two looks at the validation data.
         patience: a class stops after so many looks in a row without a better likelihood.
@@ -56,6 +60,8 @@ class BankOptions:
     decay_every: float = 0.3
     weight_decay: float = 0.0
     input_noise: float = 0.0
+    discriminative: float = 0.0
+    sharpness: float = 0.1
     max_grad_norm: float = 10.0
     check_every: int = 20
     patience: int = 5
@@ -64,10 +70,10 @@ class BankOptions:
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
         for name in ("updates", "batch_size", "learning_rate", "decay", "decay_every",
-                     "max_grad_norm", "check_every", "patience"):
+                     "sharpness", "max_grad_norm", "check_every", "patience"):
             if not getattr(self, name) > 0:
                 raise ValueError(mismatch(name, given=getattr(self, name), expected="above 0"))
-        for name in ("weight_decay", "input_noise"):
+        for name in ("weight_decay", "input_noise", "discriminative"):
             if not getattr(self, name) >= 0:
                 raise ValueError(mismatch(name, given=getattr(self, name), expected="0 or more"))
 
@@ -95,24 +101,48 @@ def class_log_prob(
     with torch.no_grad():
         for rows in _chunks(order, data.lengths[order], FRAMES_AT_ONCE // bank.num_members):
             some = data[rows]
-            path = bank.path(some.x.shape[1], mask=some.mask.unsqueeze(1))
-            found[rows] = path.log_prob(some.x.unsqueeze(1)).view(len(rows), -1)
+            found[rows] = every_log_prob(bank, some.x, some.mask)
     return found
 
 
 def own_log_prob(
     bank: Autoregressive,
-    data: LabelledSequences,
-    rows: Tensor,  # of class c in column c, shape: (B, C)
-    noise: float = 0.0,
+    x: Tensor,  # of class c in column c, shape: (B, C, T, D)
+    mask: Tensor,  # shape: (B, C, T)
 ) -> Tensor:  # nats, shape: (B, C)
-    """Return log p(x given c) of some sequences of every class, under their own class only."""
-    some = data[rows.flatten()]
-    x, mask = (v.unflatten(0, rows.shape) for v in (some.x, some.mask))
-    if noise:
-        x = x + noise * torch.randn_like(x)
-    shape = rows.shape if bank.num_members > 1 else rows.shape[:1] + (1,)
-    return bank.path(x.shape[-2], batch_shape=shape, mask=mask).log_prob(x)
+    """Return log p(x given c) of sequences under their own class only."""
+    return bank.path(x.shape[-2], batch_shape=x.shape[:2], mask=mask).log_prob(x)
+
+
+def every_log_prob(
+    bank: Autoregressive,
+    x: Tensor,  # shape: (n, T, D)
+    mask: Tensor,  # shape: (n, T)
+) -> Tensor:  # nats, shape: (n, C)
+    """Return log p(x given c) of sequences under every class."""
+    shape = torch.Size((len(x), bank.num_members))
+    path = bank.path(x.shape[-2], batch_shape=shape, mask=mask.unsqueeze(1))
+    return path.log_prob(x.unsqueeze(1))
+
+
+def own_class_log_prob(
+    bank: Autoregressive, data: LabelledSequences
+) -> Tensor:  # nats, shape: (n,)
+    """Return log p(x given c) of every sequence, c its class."""
+    order = data.lengths.argsort()
+    columns = [order[data.labels[order] == c] for c in range(bank.num_members)]
+    most = max(map(len, columns))
+    # classes side by side; the last of a short column is repeated, and says the same again
+    grid = torch.stack([pad(c, (0, most - len(c)), value=int(c[-1])) for c in columns], 1)
+    found = data.x.new_zeros(len(data))
+    with torch.no_grad():
+        longest = data.lengths[grid].amax(-1)
+        for part in _chunks(torch.arange(most), longest, FRAMES_AT_ONCE // bank.num_members):
+            rows = grid[part]
+            some = data[rows.flatten()]
+            x, mask = (v.unflatten(0, rows.shape) for v in (some.x, some.mask))
+            found[rows.flatten()] = own_log_prob(bank, x, mask).flatten()
+    return found
 
 
 class BankTraining:
@@ -120,7 +150,7 @@ class BankTraining:
 
     A class and its network are one where members have networks of their own: they train side by
     side, each as it would alone. Tied members have one network, which stops when the mean over
-    classes does.
+    classes does; so do all networks where they are trained to tell the classes apart.
 
     Args:
         bank: the densities, one member for every class.
@@ -157,7 +187,7 @@ class BankTraining:
         self.left = [torch.empty(0, dtype=torch.long) for _ in self.orders]
         self.queue: list[list[list[int]]] = []
         self.num_updates = 0
-        networks = bank.num_networks
+        networks = 1 if options.discriminative else bank.num_networks
         self.best_loss = torch.full((networks,), math.inf)
         self.best_update, self.num_worse = torch.zeros(2, networks, dtype=torch.long)
         self.class_loss = torch.full((bank.num_members,), math.inf)
@@ -176,8 +206,9 @@ class BankTraining:
         self.bank.train()
         for _ in range(min(options.check_every, options.updates - self.num_updates)):
             losses.append(self._update())
-        loss = self._validate()
-        by_network = loss.view(len(self.best_loss), -1).mean(-1)
+        loss, confusion = self._validate()
+        judged = loss + options.discriminative * confusion
+        by_network = judged.view(len(self.best_loss), -1).mean(-1)
         going_on = self.num_worse < options.patience
         better = going_on & (by_network < self.best_loss)
         self.num_worse += going_on & ~better
@@ -192,6 +223,7 @@ class BankTraining:
             "update": self.num_updates,
             "train_loss": torch.stack(losses).mean(0).tolist(),
             "valid_loss": loss.tolist(),
+            "valid_cross_entropy": confusion.mean().item(),
             "learning_rate": self.adam.param_groups[0]["lr"],
             "going_on": int(going_on.sum()),
         }
@@ -213,11 +245,21 @@ class BankTraining:
         for group in self.adam.param_groups:
             group["lr"] = options.rate(self.num_updates)
         rows = torch.tensor(self._next_rows())
-        log_prob = own_log_prob(self.bank, self.train, rows, options.input_noise)
-        frames = self.train.lengths[rows].sum(0)
-        loss = -log_prob.sum(0) / frames
+        some = self.train[rows.flatten()]
+        x = some.x
+        if options.input_noise:
+            x = x + options.input_noise * torch.randn_like(x)
+        if options.discriminative:
+            scores = every_log_prob(self.bank, x, some.mask)
+            log_prob = scores.gather(-1, some.labels.unsqueeze(-1)).view(rows.shape)
+            confusion = cross_entropy(options.sharpness * scores, some.labels)
+        else:
+            grid = (v.unflatten(0, rows.shape) for v in (x, some.mask))
+            log_prob, confusion = own_log_prob(self.bank, *grid), 0.0
+        loss = -log_prob.sum(0) / some.lengths.view(rows.shape).sum(0)
+        objective = loss.sum() + options.discriminative * len(loss) * confusion
         self.adam.zero_grad(set_to_none=True)
-        loss.sum().backward()
+        objective.backward()
         norm = self._scale_gradients()
         if not torch.isfinite(norm).all():
             raise FitError(
@@ -259,20 +301,25 @@ class BankTraining:
         return drawn[:count]
 
     @torch.no_grad()
-    def _validate(self) -> Tensor:  # shape: (C,)
-        """Return minus nats a frame of every class."""
+    def _validate(self) -> tuple[Tensor, Tensor]:  # each (C,)
+        """Return minus nats a frame of every class, and the cross-entropy where it counts."""
         self.bank.eval()
-        grid, there = _by_class(self.valid, self.bank.num_members)
-        longest = (self.valid.lengths[grid] * there).amax(-1)
-        total = torch.zeros(self.bank.num_members)
-        at_once = FRAMES_AT_ONCE // self.bank.num_members
-        for rows in _chunks(torch.arange(len(grid)), longest, at_once):
-            log_prob = own_log_prob(self.bank, self.valid, grid[rows])
-            total += (log_prob * there[rows].to(log_prob.device)).sum(0).cpu()
-        loss = -total / (self.valid.lengths[grid] * there).sum(0).cpu()
+        options, labels = self.options, self.valid.labels.cpu()
+        if options.discriminative:
+            scores = class_log_prob(self.bank, self.valid).cpu()
+            log_prob = scores.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+            confusion = cross_entropy(options.sharpness * scores, labels, reduction="none")
+        else:
+            log_prob = own_class_log_prob(self.bank, self.valid).cpu()
+            confusion = torch.zeros_like(log_prob)
+        frames, ones = self.valid.lengths.cpu(), torch.ones_like(log_prob)
+        loss = -self._sum(log_prob, labels) / self._sum(frames.to(log_prob), labels)
         if torch.isnan(loss).any():
             raise FitError(f"validation loss is {loss.tolist()} after update {self.num_updates}")
-        return loss
+        return loss, self._sum(confusion, labels) / self._sum(ones, labels)
+
+    def _sum(self, values: Tensor, labels: Tensor) -> Tensor:
+        return values.new_zeros(self.bank.num_members).index_add(0, labels, values)
 
     def _by_class(self, value: Tensor) -> Tensor:
         """Say of every class what is true of its network."""
@@ -373,16 +420,6 @@ def fit_bank(
             if on_look is not None:
                 on_look(record)
     return run.result(reason)
-
-
-def _by_class(data: LabelledSequences, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Return rows with a column for every class, by length, and which of them are there: (R, C)."""
-    order = data.lengths.argsort()
-    columns = [order[data.labels[order] == c] for c in range(num_classes)]
-    most = max(map(len, columns))
-    grid = torch.stack([pad(c, (0, most - len(c)), value=int(c[-1])) for c in columns], 1)
-    numbers = torch.arange(most).unsqueeze(-1)
-    return grid, numbers < torch.tensor([len(c) for c in columns])
 
 
 def _chunks(rows: Tensor, lengths: Tensor, frames: int) -> Iterator[Tensor]:

@@ -67,7 +67,7 @@ class TVGMM(Autoregressive):
     def __init__(
         self,
         *,
-        source_dim: int = 2,
+        source_dim: int = 4,
         num_components: int = 1,
         past_dim: int = 64,
         hidden_dim: int = 8,

@@ -80,7 +80,7 @@ class TVNF(Autoregressive):
     def __init__(
         self,
         *,
-        source_dim: int = 2,
+        source_dim: int = 4,
         past_dim: int = 64,
         hidden_dim: int = 30,
         num_hidden: int = 2,
