@@ -1,0 +1,176 @@
+"""The classification commands end to end on small problems, and the parts they are made of."""
+
+import argparse
+import json
+import math
+
+import pytest
+import torch
+
+from experiments.cli import main
+from experiments.datasets.hidden_markov import hidden_markov_problem
+from experiments.phones import problem as problems
+from experiments.phones import rows
+from experiments.phones.judging import hidden_markov_scores, judge
+from experiments.phones.problem import PHONES, Problem, default_classes, load_problem
+from experiments.phones.training import finished, train_bank
+from experiments.phones.variants import CONFIGURATIONS, VARIANTS, variant
+from inference.arviz_io import load
+from inference.bank import BankOptions
+from pyromodels.errors import SpecError
+from pyromodels.registry import DYNAMICS
+
+QUICK = ["--updates", "2", "--batch-size", "8"]
+
+
+@pytest.fixture(autouse=True)
+def few_sequences(monkeypatch):
+    def small(**sizes):
+        return hidden_markov_problem(**{"num_train": 20, "num_valid": 10, "num_test": 12, **sizes})
+
+    monkeypatch.setattr(problems, "hidden_markov_problem", small)
+
+
+@pytest.fixture
+def problem():
+    return problems.generated()
+
+
+def asked(**options):
+    return argparse.Namespace(**{"data": None, "classes": None, "split": None, **options})
+
+
+def numbers(folder):
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def test_run_writes_figures_numbers_and_likelihoods(tmp_path, capsys):
+    assert main(["run", "phones", "--models", "tvgmm1,tvnf_tied", *QUICK,
+                 "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "the sources themselves" in said and "TVGMM, M = 1" in said
+    for name in ("confusion.png", "reliability.png", "tvgmm1/samples.png", "tvgmm1/one_step.png",
+                 "tvnf_tied/weights.safetensors", "spec.toml", "environment.json"):
+        assert (tmp_path / name).is_file(), name
+    found = numbers(tmp_path)
+    assert found["hidden Markov, 3 states/accuracy"] > 80
+    assert 0 <= found["TVGMM, M = 1/strangers"] <= 1
+    data = load(tmp_path / "tvgmm1" / "likelihoods.nc")
+    probability = data["posterior"]["probability"]
+    assert probability.sizes == {"chain": 1, "draw": 1, "sequence": 60, "class": 5}
+    assert probability.coords["class"].values.tolist()[0] == "source 1"
+    said_class = probability.values[0, 0].argmax(-1)
+    right = 100 * (said_class == data["observed_data"]["label"].values).mean()
+    assert right == pytest.approx(found["TVGMM, M = 1/accuracy"])
+    own = data["log_likelihood"]["x"].values[0, 0][range(60), data["observed_data"]["label"].values]
+    frames = data["observed_data"]["num_frames"].values.sum()
+    assert own.sum() / frames == pytest.approx(found["TVGMM, M = 1/nats_per_frame"], rel=1e-4)
+
+
+def test_table_finds_what_it_has_trained_and_gives_errors_over_seeds(tmp_path, capsys):
+    command = ["table", "tvnf-4", "--models", "tvgmm1", "--seeds", "2", *QUICK,
+               "--out", str(tmp_path)]
+    assert main(command) == 0
+    first = numbers(tmp_path / "tvnf-4")
+    assert first["tvgmm1/accuracy_se"] >= 0 and "hidden Markov, 1 state/accuracy" in first
+    weights = sorted(tmp_path.glob("*tvgmm1*/weights.safetensors"))
+    made = [path.stat().st_mtime_ns for path in weights]
+    assert len(made) == 2
+    assert main(command) == 0
+    assert [path.stat().st_mtime_ns for path in weights] == made and numbers(
+        tmp_path / "tvnf-4") == first
+    assert main([*command, "--input-noise", "0.5"]) == 0  # another training
+    assert [path.stat().st_mtime_ns for path in weights] != made
+    assert "the paper, on TIMIT: 89.17 %" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("table", CONFIGURATIONS)
+def test_tables_of_configurations_have_the_papers_rows(tmp_path, capsys, table):
+    assert main(["table", table, "--seeds", "1", "--updates", "1", "--batch-size", "2",
+                 "--classes", "source 1,source 2", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    for row in CONFIGURATIONS[table]:
+        assert f"\n{row.label} " in said and f"the paper, on TIMIT: {row.quoted:.2f} %" in said
+    found = numbers(tmp_path / table)
+    assert len({name.split("/")[0] for name in found}) == len(CONFIGURATIONS[table])
+    assert main(["table", table, "--models", "tvnf"]) == 2
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_a_bank(name):
+    bank = DYNAMICS.build(variant(name).spec(3, 4))
+    assert bank.num_members == 4 and bank.source_dim == 3
+
+
+def test_nats_as_recorded_are_those_of_the_data_before_scaling(problem):
+    raw, sources = problems.hidden_markov_problem()
+    figures = judge(lambda data: torch.zeros(len(data), 5), problem).figures
+    assert figures["nats_per_frame_recorded"] == pytest.approx(problem.data.log_scale)
+    scores = hidden_markov_scores(problem, 3, seed=0)
+    found = judge(scores, problem).figures["nats_per_frame_recorded"]
+    own = scores(problem.data.test).double().gather(-1, raw.test.labels.unsqueeze(-1)).sum()
+    by_frame = own / raw.test.lengths.sum() + problem.data.log_scale
+    assert found == pytest.approx(by_frame.item())
+    assert problem.bayes.nats_per_frame - 1.5 < found < problem.bayes.nats_per_frame + 0.1
+    assert sources.num_classes == 5
+
+
+def test_the_sources_themselves_are_judged_as_bayes_says(problem):
+    _, sources = problems.hidden_markov_problem()
+    raw, _ = problems.hidden_markov_problem()
+    unscaled = Problem(raw, None, problem.bayes)
+    found = judge(lambda data: sources.log_prob(data.x, data.mask), unscaled).figures
+    assert found["accuracy"] == pytest.approx(problem.bayes.accuracy)
+    assert found["nats_per_frame"] == pytest.approx(problem.bayes.nats_per_frame)
+    assert "strangers" not in found
+    assert "-" in rows.row("x", [found]).split()
+
+
+def test_a_finished_training_is_told_by_what_it_was(problem, tmp_path):
+    options = BankOptions(updates=1, batch_size=2, check_every=1)
+    trained = train_bank(VARIANTS["tvgmm1"], options, problem, tmp_path)
+    weights, spec = tmp_path / "weights.safetensors", trained.record["prior"]
+    question = {key: trained.record[key] for key in ("options", "data")}
+    assert finished(weights, spec, question)
+    assert not finished(weights, {**spec, "past_dim": 3}, question)
+    other = {**question, "options": {**question["options"], "updates": 2}}
+    assert not finished(weights, spec, other)
+    assert not finished(tmp_path / "elsewhere.safetensors", spec, question)
+
+
+def test_phones_of_a_corpus_are_the_papers_or_stand_for_them(tvnf_data):
+    path = tvnf_data / "phones_asterisk.npz"
+    found = load_problem(asked(data=path))
+    assert found.data.classes == PHONES and found.bayes is None
+    assert [len(getattr(found.data, split)) for split in ("train", "valid", "test")] == [
+        1189, 206, 286]
+    assert len(found.strangers) > 1000
+    frames = found.data.train.x[found.data.train.mask]
+    assert frames.mean(0).abs().max() < 1e-4
+    two = load_problem(asked(data=path, classes="S,T"))
+    assert two.data.classes == ("S", "T")
+
+
+def test_digits_of_a_new_speaker_are_told_by_the_split(tvnf_data):
+    path = tvnf_data / "fsdd_mfcc40.npz"
+    found = load_problem(asked(data=path, split="theo"))
+    assert found.data.name == "digits-theo" and len(found.data.test) == 500
+    assert found.strangers is None
+    assert default_classes(found.data) == found.data.classes
+
+
+def test_means_and_standard_errors():
+    assert rows.mean_and_error([1.0]) == (1.0, 0.0)
+    mean, error = rows.mean_and_error([1.0, 2.0, 6.0])
+    assert mean == 3 and error == pytest.approx(math.sqrt(7 / 3))
+
+
+def test_bad_input_is_named(tmp_path, capsys):
+    assert main(["run", "phones", "--models", "tvfn", "--out", str(tmp_path)]) == 2
+    assert "did you mean 'tvnf'" in capsys.readouterr().err.lower()
+    assert main(["run", "phones", "--data", str(tmp_path / "no.npz"), "--out", str(tmp_path)]) == 2
+    assert "no.npz" in capsys.readouterr().err
+    assert main(["run", "phones", "--classes", "source 1,source 9", "--out", str(tmp_path)]) == 2
+    assert "source 9" in capsys.readouterr().err
+    with pytest.raises(SpecError, match="model"):
+        variant("nothing")
