@@ -108,6 +108,9 @@ COMMANDS: dict[tuple[str, str], Command] = {
     ("bench", "dvae"): Command(
         "experiments.speech.bench", "training steps with and without Pyro; cached generation"
     ),
+    ("bench", "tvnf"): Command(
+        "experiments.phones.bench", "training steps of TVNF beside zuko, by length, and of a bank"
+    ),
     ("bench", "mot"): Command(
         "experiments.mot.bench", "seconds a sequence by batch size, and growth in T, N and K"
     ),

@@ -10,11 +10,8 @@ Rivals are timed in turn, so that a busy machine slows both.
 """
 
 import argparse
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pyro
@@ -22,9 +19,10 @@ import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 
-from experiments.records import write_rows
+from experiments import timing
 from experiments.speech.variants import prior_spec
 from experiments.stepwise import StepwiseGuide, StepwiseModel
+from experiments.timing import Row, in_turn, measure, training_step
 from inference.path_elbo import PathELBO
 from pyromodels.batch import SequenceBatch
 from pyromodels.dynamics.latent import LatentPrior
@@ -42,41 +40,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--batch-size", type=int, default=32, help="of the models against one site a frame")
     add("--srnn-batch-size", type=int, default=256, help="of the SRNN against plain torch")
-    add("--repeats", type=int, default=7)
-    add("--quick", action="store_true", help="small sizes, two repeats: to see that it works")
-    add("--threads", type=int, default=1, help="of torch")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--json", type=Path, metavar="FILE", help="write the rows there as well")
+    timing.add_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Measure, print the rows as they come, write them to `--json`."""
     if args.quick:
         args.batch_size, args.srnn_batch_size, args.repeats = 2, 4, 2
-    rows: list[dict[str, Any]] = []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(args.threads)
-    print(f"{'milliseconds':44}{'median':>10}{'min':>10}{'max':>10}{'ratio':>8}")
-    try:
-        with pyro.settings.context(module_local_params=True), pyro.validation_enabled(False):
-            for part in (site_a_frame, without_pyro, generation):
-                for row in part(args):
-                    rows.append({**row, "threads": args.threads, "device": args.device})
-                    print(text(rows[-1]), flush=True)
-    finally:
-        torch.set_num_threads(threads)
-    if args.json:
-        write_rows(args.json, rows)
+    with pyro.settings.context(module_local_params=True), pyro.validation_enabled(False):
+        measure(args, (site_a_frame, without_pyro, generation))
     return 0
 
 
-def text(row: dict[str, Any]) -> str:
-    """Return the line of a row."""
-    seconds = "".join(f"{1e3 * row['seconds'][k]:>10.1f}" for k in ("median", "min", "max"))
-    return f"{row['name']:44}{seconds}{row['ratio']:>8.2f}"
-
-
-def site_a_frame(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def site_a_frame(args: argparse.Namespace) -> Iterator[Row]:
     """Yield two rows for each model: its training step, and that with one site a frame."""
     for name in MODELS:
         model, batch = problem(name, "small", args.batch_size, args.device)
@@ -93,7 +69,7 @@ def site_a_frame(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield from in_turn(steps, args, sizes)
 
 
-def without_pyro(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def without_pyro(args: argparse.Namespace) -> Iterator[Row]:
     """Yield two rows: the published SRNN's training step in plain torch, and as programs."""
     size = "small" if args.quick else "paper"
     model, batch = problem("srnn_tf", size, args.srnn_batch_size, args.device)
@@ -110,7 +86,7 @@ def without_pyro(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     yield from in_turn(steps, args, sizes)
 
 
-def generation(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def generation(args: argparse.Namespace) -> Iterator[Row]:
     """Yield two rows for every length: generation with the cache, and without."""
     prior = build("hit", "small", args.device).eval()
     for length in QUICK_LENGTHS if args.quick else LENGTHS:
@@ -155,36 +131,3 @@ def build(name: str, size: str, device: str) -> LatentPrior:
     torch.manual_seed(0)
     spec = prior_spec(name, size=size, num_bins=NUM_BINS, sees="log_power")
     return DYNAMICS.build(spec).to(device)
-
-
-def training_step(model: DynamicalVAE, loss: Callable[[], Tensor]) -> Callable[[], None]:
-    """Return a step of Adam on a loss."""
-    adam = torch.optim.Adam(model.parameters(), lr=1e-5)
-
-    def step() -> None:
-        adam.zero_grad(set_to_none=True)
-        loss().backward()
-        adam.step()
-
-    return step
-
-
-def in_turn(
-    rivals: dict[str, Callable[[], Any]], args: argparse.Namespace, sizes: dict[str, int]
-) -> Iterator[dict[str, Any]]:
-    """Time each in turn, and yield a row for each; ratios are to the first."""
-    seconds: dict[str, list[float]] = {name: [] for name in rivals}
-    for repeat in range(args.repeats + 1):  # the first pays for the first call of everything
-        for name, run in rivals.items():
-            start = time.perf_counter()
-            run()
-            if args.device != "cpu":
-                torch.cuda.synchronize()
-            if repeat:
-                seconds[name].append(time.perf_counter() - start)
-    first = median(next(iter(seconds.values())))
-    for name, values in seconds.items():
-        yield {
-            "name": name, "sizes": sizes, "ratio": median(values) / first,
-            "seconds": {"median": median(values), "min": min(values), "max": max(values)},
-        }
