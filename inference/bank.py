@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy, pad
 from tqdm import tqdm
 
 from inference.checkpoint import latest_checkpoint, remove_checkpoints, save_checkpoint
+from inference.class_posterior import fit_posterior
 from inference.finite import FitError, guilty_parameter
 from inference.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from inference.seeding import random_state, seed_all, set_random_state
@@ -44,9 +45,13 @@ class BankOptions:
             hybrid of a density and a classifier. 0 is maximum likelihood. With another weight every
             class hears of all sequences, and all stop together.
         sharpness: of the posterior in that cross-entropy, see `ClassPosterior`.
+        chosen_by: which figure of the validation data says which parameters are best, and when a
+            class stops: the "likelihood" of its sequences under their class, or the "posterior" of
+            the right class at its best sharpness. A density may gain nats on what all classes have
+            in common long after it tells them apart worse. By the posterior all stop together.
         max_grad_norm: the gradient of every network is scaled down to this norm.
         check_every: updates between two looks at the validation data.
-        patience: a class stops after so many looks in a row without a better likelihood.
+        patience: a class stops after so many looks in a row that were not better.
         seed: of order and noise.
 
     Raises:
@@ -62,6 +67,7 @@ class BankOptions:
     input_noise: float = 0.0
     discriminative: float = 0.0
     sharpness: float = 0.1
+    chosen_by: Literal["likelihood", "posterior"] = "likelihood"
     max_grad_norm: float = 10.0
     check_every: int = 20
     patience: int = 5
@@ -76,6 +82,14 @@ class BankOptions:
         for name in ("weight_decay", "input_noise", "discriminative"):
             if not getattr(self, name) >= 0:
                 raise ValueError(mismatch(name, given=getattr(self, name), expected="0 or more"))
+        if self.chosen_by not in ("likelihood", "posterior"):
+            expected = "likelihood or posterior"
+            raise ValueError(mismatch("chosen_by", given=self.chosen_by, expected=expected))
+
+    @property
+    def together(self) -> bool:
+        """Whether all classes stop together, since how good one is depends on the others."""
+        return self.discriminative > 0 or self.chosen_by == "posterior"
 
     def rate(self, update: int) -> float:
         """Return the learning rate of an update, counted from 0."""
@@ -150,7 +164,7 @@ class BankTraining:
 
     A class and its network are one where members have networks of their own: they train side by
     side, each as it would alone. Tied members have one network, which stops when the mean over
-    classes does; so do all networks where they are trained to tell the classes apart.
+    classes does; so do all networks where what counts is to tell the classes apart.
 
     Args:
         bank: the densities, one member for every class.
@@ -187,7 +201,7 @@ class BankTraining:
         self.left = [torch.empty(0, dtype=torch.long) for _ in self.orders]
         self.queue: list[list[list[int]]] = []
         self.num_updates = 0
-        networks = 1 if options.discriminative else bank.num_networks
+        networks = 1 if options.together else bank.num_networks
         self.best_loss = torch.full((networks,), math.inf)
         self.best_update, self.num_worse = torch.zeros(2, networks, dtype=torch.long)
         self.class_loss = torch.full((bank.num_members,), math.inf)
@@ -207,7 +221,10 @@ class BankTraining:
         for _ in range(min(options.check_every, options.updates - self.num_updates)):
             losses.append(self._update())
         loss, confusion = self._validate()
-        judged = loss + options.discriminative * confusion
+        if options.chosen_by == "posterior":
+            judged = confusion
+        else:
+            judged = loss + options.discriminative * confusion
         by_network = judged.view(len(self.best_loss), -1).mean(-1)
         going_on = self.num_worse < options.patience
         better = going_on & (by_network < self.best_loss)
@@ -305,10 +322,13 @@ class BankTraining:
         """Return minus nats a frame of every class, and the cross-entropy where it counts."""
         self.bank.eval()
         options, labels = self.options, self.valid.labels.cpu()
-        if options.discriminative:
+        if options.together:
             scores = class_log_prob(self.bank, self.valid).cpu()
             log_prob = scores.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-            confusion = cross_entropy(options.sharpness * scores, labels, reduction="none")
+            sharpness = options.sharpness
+            if options.chosen_by == "posterior":
+                sharpness, _ = fit_posterior(scores, labels)
+            confusion = cross_entropy(sharpness * scores, labels, reduction="none").to(scores)
         else:
             log_prob = own_class_log_prob(self.bank, self.valid).cpu()
             confusion = torch.zeros_like(log_prob)

@@ -54,6 +54,7 @@ def calibrate(
     posterior.typical = torch.stack(typical).to(posterior.log_prior)
 
 
+@torch.enable_grad()
 def fit_posterior(
     scores: Tensor,  # log p(x | c), nats, shape: (n, C)
     labels: Tensor,  # shape: (n,)

@@ -170,6 +170,21 @@ def test_hybrid_training_climbs_the_sum_of_both_and_stops_all_together(data, mor
     assert found == pytest.approx(best, abs=0.05)
 
 
+def test_parameters_can_be_chosen_by_how_well_they_tell_the_classes_apart(data):
+    options = dataclasses.replace(SHORT, learning_rate=0.05, chosen_by="posterior", patience=3)
+    bank = built()
+    fit = fit_bank(bank, data.train, data.valid, options)
+    assert len(set(fit.best_update)) == 1
+    scores = class_log_prob(bank, data.valid)
+    grid = torch.linspace(-6, 2, 2001).exp()
+    found = min(
+        torch.nn.functional.cross_entropy(b * scores, data.valid.labels).item() for b in grid
+    )
+    best = min(fit.history, key=lambda record: record["valid_cross_entropy"])
+    assert best["update"] == fit.best_update[0]
+    assert found == pytest.approx(best["valid_cross_entropy"], rel=2e-2)
+
+
 def test_a_bank_learns_to_tell_sources_apart(data):
     bank = built()
     before = (class_log_prob(bank, data.test).argmax(-1) == data.test.labels).double().mean()
@@ -187,6 +202,8 @@ def test_rate_falls_by_steps():
 def test_bad_input_is_named(data):
     with pytest.raises(ValueError, match="batch_size"):
         BankOptions(batch_size=0)
+    with pytest.raises(ValueError, match="chosen_by"):
+        BankOptions(chosen_by="accuracy")
     with pytest.raises(ValueError, match="input_noise"):
         BankOptions(input_noise=-1.0)
     with pytest.raises(ValueError, match="valid: sequences of each class"):
