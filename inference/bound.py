@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from inference.moments import expected_log_likelihood, step_second_moment
 from pyromodels.batch import MixtureBatch
@@ -97,6 +97,16 @@ def closed_form_elbo(
     if model.detector is not None:
         total = total + visibility_part(model, guide, batch)
     return total
+
+
+def has_closed_form(model: nn.Module, guide: nn.Module) -> bool:
+    """Whether `closed_form_elbo` exists: a prior with a message, and q(w) and q(s) as factors."""
+    return (
+        isinstance(model, MixDVAE)
+        and model.prior.has_gaussian_message
+        and isinstance(guide, FactorisedGuide)
+        and guide.assignment == "mean_field"
+    )
 
 
 def sources_part(model: MixDVAE, guide: FactorisedGuide, batch: MixtureBatch) -> Tensor:

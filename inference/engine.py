@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from inference.ascend import Ascent, AscentOptions, OnStep, Stepper, ascend
-from inference.bound import closed_form_elbo
-from pyromodels.guides.factorised import FactorisedGuide
+from inference.bound import closed_form_elbo, has_closed_form
 
 
 @dataclass
@@ -61,12 +60,11 @@ class Engine:
 def mean_bound(model: nn.Module, engine: Engine, batch: Any) -> float:
     """Return the bound that engines are compared by, nats a sequence.
 
-    In closed form where the guide has q(w) and q(s) as factors (see `closed_form_elbo` for what it
-    holds still with deep priors), else the engine's own estimate, averaged over 20.
+    In closed form where there is one (see `closed_form_elbo` for what it holds still with deep
+    priors), else the engine's own estimate, averaged over 20.
     """
-    guide = engine.guide
-    if isinstance(guide, FactorisedGuide) and guide.assignment == "mean_field":
-        return closed_form_elbo(model, guide, batch).mean().item()
+    if has_closed_form(model, engine.guide):
+        return closed_form_elbo(model, engine.guide, batch).mean().item()
     with torch.random.fork_rng():
         torch.manual_seed(0)  # the same estimate whatever was drawn before
         losses = [engine.evaluate_loss(batch) for _ in range(20)]

@@ -5,6 +5,7 @@ import torch
 from inference.online import online_assignment
 from inference.updates import SourceUpdate, VisibilityUpdate
 from pyromodels.batch import MixtureBatch
+from pyromodels.distributions.chain import GaussianChain
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.errors import mismatch
@@ -25,8 +26,9 @@ def online_start(
 
     The pass filters and associates forward in time (see `online_assignment`). Where the model's own
     prior is not the given one, e.g. deep, its networks first see the trajectories that the given
-    prior smooths out of the assignment. A model without a detector has no clutter: what the pass
-    takes for clutter is shared among the sources in proportion.
+    prior smooths out of the assignment; where it sends no Gaussian message, q(s) stays at their
+    positions. A model without a detector has no clutter: what the pass takes for clutter is shared
+    among the sources in proportion.
 
     Args:
         model: the program to be fitted.
@@ -54,12 +56,26 @@ def online_start(
         guide.responsibilities = _without_clutter(smoothed.responsibilities, batch)
     if prior is not model.prior:
         SourceUpdate()(online, smoothed, seen)
-        position = smoothed.sources.loc[..., :: prior.block_dim].unsqueeze(-1)
+        positions = _positions(smoothed.sources)
         loc = guide.sources.loc_blocks.clone()
-        loc[..., :1] = position
+        loc[..., :1] = positions.loc_blocks
         guide.loc = loc
-    SourceUpdate()(model, guide, batch)
+    if model.prior.has_gaussian_message:
+        SourceUpdate()(model, guide, batch)
+    else:
+        guide.sources = positions
     VisibilityUpdate()(model, guide, batch)
+
+
+def _positions(sources: GaussianChain) -> GaussianChain:
+    """Return the chain of every block's first coordinate alone, of the same moments in pairs."""
+    covariance, cross = (
+        part[..., :1, :1] for part in (sources.covariance, sources.cross_covariance)
+    )
+    last = torch.zeros_like(covariance[..., :1, :, :, :])  # the last frame has no next one
+    gain = torch.cat((cross / covariance[..., 1:, :, :, :], last), -4)
+    innovation = covariance - gain * torch.cat((cross, last), -4)
+    return GaussianChain(sources.loc_blocks[..., :1], innovation, gain, covariance=covariance)
 
 
 def _without_clutter(

@@ -11,6 +11,7 @@ from pyro.infer import TraceEnum_ELBO
 from torch import nn
 
 from inference.ascend import AscentOptions
+from inference.bound import has_closed_form
 from inference.engine import Engine
 from inference.natural import NaturalAssignment, NaturalSources
 from inference.svi import SVI
@@ -26,7 +27,6 @@ from inference.vem import VEM
 from pyromodels.batch import MixtureBatch
 from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.errors import SpecError, mismatch
-from pyromodels.guides.factorised import FactorisedGuide
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.models.mixdvae import MixDVAE
 from pyromodels.registry import Registry
@@ -63,8 +63,10 @@ def vem(
         learn: noises to re-estimate in every sweep; "process_noise" of a linear prior only.
 
     Raises:
-        SpecError: where the guide has no factors to set, or the prior no process noise to learn.
+        SpecError: where the prior sends no message, the guide has no factors to set, or the prior
+            no process noise to learn.
     """
+    _check_message("inference 'vem'", model)
     _check_free_form("vem", guide)
     updates: list[Update] = [SourceUpdate(history=history), VisibilityUpdate()]
     if "process_noise" in learn:
@@ -105,8 +107,10 @@ def svi_natural(
             `NaturalSources`.
 
     Raises:
-        SpecError: where the guide has no factors to set, or the rate is out of its range.
+        SpecError: where the prior sends no message, the guide has no factors to set, or the rate
+            is out of its range.
     """
+    _check_message("inference 'svi_natural'", model)
     _check_free_form("svi_natural", guide)
     if not 0 < rate <= 1:
         raise SpecError(mismatch("svi_natural: rate", given=rate, expected="a number in (0, 1]"))
@@ -140,9 +144,10 @@ def svi(
         steps: gradient steps.
         learning_rate: of Adam, at the start, in units of the guide's own deviation: of the
             `init_scale` of a guide that has one, else of 1.
-        elbo: "closed_form", without noise, of a MixDVAE and a guide with q(w) and q(s) as factors;
-            "trace_enum", Pyro's estimator, which sums w out where the guide leaves it to the model;
-            "auto": the first where it exists.
+        elbo: "closed_form", without noise, of a MixDVAE whose prior sends a Gaussian message and a
+            guide with q(w) and q(s) as factors; "trace_enum", Pyro's estimator, which takes any
+            prior, and sums w out where the guide leaves it to the model; "auto": the first where it
+            exists.
         num_particles: draws of the estimator, "trace_enum" only.
         train_model: also move the model's parameters.
         max_grad_norm: gradients are scaled down to this norm; None leaves them.
@@ -152,8 +157,7 @@ def svi(
     """
     if hasattr(guide, "parametrised"):
         guide = guide.parametrised()
-    closed = isinstance(model, MixDVAE) and isinstance(guide, FactorisedGuide)
-    closed = closed and guide.assignment == "mean_field"
+    closed = has_closed_form(model, guide)
     if elbo == "auto":
         elbo = "closed_form" if closed and num_particles == 1 else "trace_enum"
     if elbo == "closed_form" and not isinstance(model, MixDVAE):
@@ -161,6 +165,8 @@ def svi(
             f"inference 'svi': elbo 'closed_form' is that of a MixDVAE; a {type(model).__name__} "
             "has none. Use elbo = 'trace_enum'"
         )
+    if elbo == "closed_form":
+        _check_message("inference 'svi' with elbo 'closed_form'", model)
     if elbo == "closed_form" and num_particles != 1:
         raise SpecError(
             mismatch(
@@ -192,6 +198,18 @@ def svi(
         max_grad_norm=max_grad_norm,
     )
     return Engine(stepper, AscentOptions(max_steps=steps))
+
+
+def _check_message(what: str, model: MixDVAE) -> None:
+    if not model.prior.has_gaussian_message:
+        raise SpecError(
+            mismatch(
+                f"{what}: prior",
+                given=f"{type(model.prior).__name__}, whose frames are not Gaussian",
+                expected="one that sends a Gaussian message, for a closed form",
+                hint="Use inference 'svi' with elbo 'trace_enum'",
+            )
+        )
 
 
 def _check_free_form(name: str, guide: nn.Module) -> None:

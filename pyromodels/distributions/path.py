@@ -83,8 +83,7 @@ class PathDistribution(TorchDistribution, ABC):
         value: Tensor,  # v, shape: (*, T, D)
     ) -> Tensor:  # shape: (*, T, D)
         """Return the noise that drives v: the inverse of `roll_out`."""
-        given = self.conditionals(value)
-        return (value - given.mean) / given.stddev
+        return noise_of_frames(self.conditionals(value), value)
 
     def noise(
         self,
@@ -142,3 +141,11 @@ def diagonal_normal(
 ) -> dist.TorchDistribution:  # batch (*), event (D,)
     """Independent normals over the last dimension."""
     return dist.Normal(loc, scale, validate_args=False).to_event(1)
+
+
+def noise_of_frames(
+    law: dist.TorchDistribution,  # batch (*), event (D,)
+    value: Tensor,  # shape: (*, D)
+) -> Tensor:  # shape: (*, D)
+    """Return the noise that drives frames: what their law says, or that of normals."""
+    return law.noise_of(value) if hasattr(law, "noise_of") else (value - law.mean) / law.stddev

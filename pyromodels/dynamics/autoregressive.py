@@ -7,7 +7,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyromodels.distributions.message import Anchor
+from pyromodels.distributions.anchored import AnchoredFrames
+from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution
 from pyromodels.dynamics.base import SourcePrior, Statement
 from pyromodels.errors import SpecError, mismatch
@@ -67,9 +68,8 @@ class Autoregressive(SourcePrior):
     def frames(
         self,
         e: Tensor,  # shape: (*batch, T, context_dim)
-        anchor: Anchor | None = None,
     ) -> dist.TorchDistribution:  # batch (*batch, T), event (D,)
-        """Return p(x_t | e_t) of every frame; the anchor's law in place of the first."""
+        """Return p(x_t | e_t) of every frame."""
 
     @abstractmethod
     def driven(
@@ -139,6 +139,20 @@ class Autoregressive(SourcePrior):
     ) -> None:
         """No latents of its own: nothing to sample."""
 
+    def gaussian_message(
+        self, s: Tensor, *, anchor: Anchor, z_noise: Tensor | None = None
+    ) -> GaussianMessage:
+        """Raise: frames are not Gaussian, unless a subclass says that they are.
+
+        Raises:
+            NotImplementedError: with the inference that fits.
+        """
+        raise NotImplementedError(
+            f"frames of this {type(self).__name__} are not Gaussian, so it sends no message; fit "
+            "programs that hold it by SVI with a reparametrised guide (inference 'svi' with elbo "
+            "'trace_enum'), or by NUTS"
+        )
+
     def elbo(
         self,
         s: Tensor,  # shape: (*batch, T, D)
@@ -170,7 +184,8 @@ class AutoregressivePath(PathDistribution):
     def conditionals(self, value: Tensor) -> dist.TorchDistribution:
         """Return p(x_t | x_<t) of every frame."""
         shape = torch.broadcast_shapes(value.shape[:-2], self.batch_shape)
-        return self.prior.frames(self.prior.summary(value, shape), self.anchor)
+        frames = self.prior.frames(self.prior.summary(value, shape))
+        return frames if self.anchor is None else AnchoredFrames(frames, self.anchor)
 
     def noise(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         """Draw the noise of `rsample`."""
@@ -187,8 +202,7 @@ class AutoregressivePath(PathDistribution):
             raise NotImplementedError(
                 "a mixture's trajectory does not tell the noise that drove it; take one component"
             )
-        law = self.conditionals(value)
-        return law.noise_of(value) if hasattr(law, "noise_of") else super().noise_of(value)
+        return super().noise_of(value)
 
     def roll_out(self, noise: Tensor) -> Tensor:
         """Feed the model with what it draws."""
@@ -202,7 +216,7 @@ class AutoregressivePath(PathDistribution):
         for t in range(rows.shape[-2]):
             if t == 0 and self.anchor is not None:
                 loc, variance = (v.expand(*batch, -1) for v in self.anchor)
-                first = loc + variance.sqrt() * noise[..., 0, :]
+                first = loc + variance.sqrt() * noise[..., 0, : prior.source_dim]
                 x = to_members(first, prior.num_networks, 1)
             else:
                 x = prior.driven(rows[:, :, t], e if names is None else prior._named(e, names))

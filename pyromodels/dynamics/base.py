@@ -16,11 +16,12 @@ Statement = Callable[[str, PathDistribution], Tensor]
 
 
 class SourcePrior(nn.Module, ABC):
-    """p(s_{1:T}), the prior of one source: any density over a trajectory that can send a message.
+    """p(s_{1:T}), the prior of one source: any density over a trajectory.
 
-    Sequences and sources are batch dimensions. The first frame is always the anchor's Gaussian,
-    which overrides the prior's own law of s_1; a tiny anchor variance pins it (the published method
-    uses 1e-5). A prior opens no plates: the caller has opened those of `anchor.loc.shape[:-1]`.
+    Sequences and sources are batch dimensions. In MixDVAE the first frame is always the anchor's
+    Gaussian, which overrides the prior's own law of s_1; a tiny anchor variance pins it (the
+    published method uses 1e-5). A prior opens no plates: the caller has opened those of
+    `anchor.loc.shape[:-1]`.
     """
 
     source_dim: int
@@ -31,8 +32,11 @@ class SourcePrior(nn.Module, ABC):
     """d: size of the blocks in which the message is dense; 1 for deep priors."""
     needs_anchor: bool = True
     """Whether it has no law of s_1 of its own; `sample_sources` takes a `batch_shape` otherwise."""
+    takes_anchor: bool = True
+    """Whether a trajectory can start at an anchor, and so be a source of `MixDVAE`."""
     has_gaussian_message: bool = True
-    """Whether it can be a source of `MixDVAE`; a trajectory then starts at an anchor."""
+    """Whether `gaussian_message` exists, which closed forms need: "vem", "svi_natural", "svi" with
+    elbo "closed_form". "svi" with elbo "trace_enum" does without."""
     message_is_exact: bool
     """Whether p(s_t | s_<t) is linear-Gaussian: the message does not depend on the iterate."""
 
@@ -80,6 +84,9 @@ class SourcePrior(nn.Module, ABC):
             anchor: p(s_1).
             z_noise: standard normal noise for the prior's latents; None puts them at the encoder
                 mean.
+
+        Raises:
+            NotImplementedError: where `has_gaussian_message` is False.
         """
 
     def check(

@@ -73,6 +73,11 @@ class EncodedPrior(SourcePrior):
         return self.emission.needs_anchor
 
     @property
+    def takes_anchor(self) -> bool:
+        """Whether its frames are Gaussian: a spectrogram starts wherever its model says."""
+        return self.emission.has_gaussian_message
+
+    @property
     def has_gaussian_message(self) -> bool:
         """Whether its frames are Gaussian."""
         return self.emission.has_gaussian_message

@@ -9,7 +9,6 @@ from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.mixture import DiagonalMixture
 from pyromodels.distributions.path import diagonal_normal
 from pyromodels.dynamics.autoregressive import Autoregressive
-from pyromodels.emissions.base import at_anchor
 from pyromodels.members import MemberLinear, from_members, to_members
 from pyromodels.past import Kind
 from pyromodels.registry import DYNAMICS
@@ -27,7 +26,8 @@ class TVGMM(Autoregressive):
         mu_t, w_t   = V_mu q_t + b_mu, softmax(V_w q_t + b_w)                         (13)
         sqrt(C_t)   = softplus(V_C q_t + b_C)
 
-    One component is the time-varying Gaussian, whose frames send MixDVAE their message.
+    One component is the time-varying Gaussian, whose frames send MixDVAE their message. Several
+    send none: SVI fits MixDVAE with them (inference "svi" with elbo "trace_enum").
 
     Departure: eq. 13 has C = sigmoid(...), below 1, which fits data that were scaled to [0, 1];
     `bounded` is that. The softmax of the paper has a minus sign, which changes nothing.
@@ -114,7 +114,7 @@ class TVGMM(Autoregressive):
         scale = spread.sigmoid().sqrt() if self.bounded else softplus(spread)
         return None if self.weights is None else self.weights(q), loc, scale + MIN_SCALE
 
-    def frames(self, e: Tensor, anchor: Anchor | None = None) -> dist.TorchDistribution:
+    def frames(self, e: Tensor) -> dist.TorchDistribution:
         """Return p(x_t | e_t) of every frame."""
         rows = to_members(e, self.num_networks, 2)
         logits, loc, scale = (
@@ -122,9 +122,7 @@ class TVGMM(Autoregressive):
             for v in self.parameters_of(rows.flatten(1, 2))
         )
         if logits is None:
-            return diagonal_normal(*at_anchor(anchor, loc.squeeze(-2), scale.squeeze(-2)))
-        if anchor is not None:
-            raise ValueError("anchor: a mixture says where a trajectory starts; give none")
+            return diagonal_normal(loc.squeeze(-2), scale.squeeze(-2))
         return DiagonalMixture(logits, loc, scale)
 
     def driven(self, noise: Tensor, e: Tensor) -> Tensor:
@@ -142,12 +140,9 @@ class TVGMM(Autoregressive):
         Raises:
             NotImplementedError: for several components, with the inference that fits.
         """
-        if self.num_components > 1:
-            raise NotImplementedError(
-                "frames of a mixture are not Gaussian, so TVGMM sends no message; take "
-                "num_components=1, or fit by SVI with a reparametrised guide"
-            )
+        if not self.has_gaussian_message:
+            return super().gaussian_message(s, anchor=anchor)
         self.check(s, anchor)
-        law = self.frames(self.summary(s), anchor)
+        law = self.path(s.shape[-2], batch_shape=s.shape[:-2], anchor=anchor).conditionals(s)
         offset, covariance = law.mean[..., None], law.variance[..., None, None]
         return GaussianMessage(torch.zeros_like(covariance), offset, covariance)

@@ -1,12 +1,9 @@
 """TVNF: a time-varying normalizing flow."""
 
-from typing import NoReturn
-
 import pyro.distributions as dist
 from torch import Tensor
 
 from pyromodels.distributions.flow import FlowFrames
-from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.autoregressive import Autoregressive
 from pyromodels.past import Kind
 from pyromodels.registry import DYNAMICS
@@ -30,7 +27,8 @@ class TVNF(Autoregressive):
     ======  =========  ===============  ===========
 
     For D = 1 there is no half to keep, and affine layers leave every frame Gaussian given the past;
-    splines do not.
+    splines do not. As a source of MixDVAE it sends no Gaussian message: SVI fits (inference "svi"
+    with elbo "trace_enum"), and its pathwise gradient goes through the flow.
 
     Reference: Ghosh, Espuña Fontcuberta, Abdalmoaty and Chatterjee, 2022, Time-varying normalizing
     flow for generative modeling of dynamical signals, eq. 1-11.
@@ -108,28 +106,10 @@ class TVNF(Autoregressive):
             split=split,
         )
 
-    def frames(self, e: Tensor, anchor: Anchor | None = None) -> dist.TorchDistribution:
-        """Return p(x_t | e_t) of every frame; a flow has a law of the first one, and no anchor."""
-        self._refuse(anchor)
+    def frames(self, e: Tensor) -> dist.TorchDistribution:
+        """Return p(x_t | e_t) of every frame."""
         return FlowFrames(self.flow, e, self.num_networks)
 
     def driven(self, noise: Tensor, e: Tensor) -> Tensor:
         """Return g(z_t; e_t)."""
         return self.flow.from_noise(noise, e)
-
-    def gaussian_message(
-        self, s: Tensor, *, anchor: Anchor, z_noise: Tensor | None = None
-    ) -> NoReturn:
-        """Raise: the frames of a flow are not Gaussian.
-
-        Raises:
-            NotImplementedError: always, with the inference that fits.
-        """
-        raise NotImplementedError(
-            "frames of TVNF are not Gaussian, so it sends no message; fit programs that hold it by "
-            "SVI with a reparametrised guide, or by NUTS"
-        )
-
-    def _refuse(self, anchor: Anchor | None) -> None:
-        if anchor is not None:
-            raise ValueError("anchor: TVNF says where a trajectory starts; give none")

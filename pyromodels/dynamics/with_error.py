@@ -9,7 +9,7 @@ from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution, diagonal_normal
 from pyromodels.dynamics.base import SourcePrior, Statement
 from pyromodels.dynamics.linear import LinearGaussianPath
-from pyromodels.errors import mismatch
+from pyromodels.errors import SpecError, mismatch
 
 
 class WithError(SourcePrior):
@@ -34,6 +34,10 @@ class WithError(SourcePrior):
         prior: of x; its projection, the identity where it has none, reads e along with x.
         correlation: rho.
 
+    Raises:
+        SpecError: a prior whose frames are not Gaussian.
+        ValueError: a correlation out of its range.
+
     Example:
         >>> from pyromodels.dynamics.srnn import SRNN
         >>> boxes = {"name": "gaussian", "predicts": "increment"}
@@ -47,6 +51,14 @@ class WithError(SourcePrior):
 
     def __init__(self, prior: SourcePrior, *, correlation: float) -> None:
         super().__init__()
+        if not prior.has_gaussian_message:
+            raise SpecError(
+                mismatch(
+                    "prior of WithError",
+                    given=f"{type(prior).__name__}, whose frames are not Gaussian",
+                    expected="one that sends a Gaussian message, beside which e has its own",
+                )
+            )
         if not 0 <= correlation < 1:
             raise ValueError(
                 mismatch("correlation", given=correlation, expected="0 <= correlation < 1")

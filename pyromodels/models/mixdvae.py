@@ -108,7 +108,8 @@ class MixDVAE(nn.Module):
     Reference: Lin, 2024 (thesis), chapter 3.
 
     Args:
-        prior: the dynamics of one source.
+        prior: the dynamics of one source, which may start at an anchor. One without a Gaussian
+            message (`tvnf`, mixtures) has no closed-form engine; SVI fits it.
         projection: P, shape (X, D), or one P_k for each observation slot, shape (K, X, D); None is
             the prior's own (positions of a linear prior), or the identity. A row reads one block of
             the prior's coordinates.
@@ -128,12 +129,12 @@ class MixDVAE(nn.Module):
         noise_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        if not prior.has_gaussian_message:
+        if not prior.takes_anchor:
             raise SpecError(
                 mismatch(
                     "prior of MixDVAE",
-                    given=f"{type(prior).__name__} whose frames are not Gaussian",
-                    expected='Gaussian frames, emission = "gaussian"',
+                    given=f"{type(prior).__name__} whose trajectories cannot start at an anchor",
+                    expected='one that can, e.g. of emission = "gaussian"',
                 )
             )
         if projection is None:

@@ -45,7 +45,7 @@ def build_source_prior(spec: dict[str, Any]) -> SourcePrior:
 
 def example_anchor(prior: SourcePrior, batch_shape: tuple[int, ...] = BATCH) -> Anchor | None:
     """Boxes of plausible sizes where D = 4; anything otherwise; none where a prior takes none."""
-    if not prior.has_gaussian_message:
+    if not prior.takes_anchor:
         return None
     like = next(prior.parameters(), torch.zeros((), dtype=torch.float64))
     generator = torch.Generator().manual_seed(1)
@@ -56,12 +56,19 @@ def example_anchor(prior: SourcePrior, batch_shape: tuple[int, ...] = BATCH) -> 
     return Anchor(loc.to(like.dtype), torch.full_like(loc, 1e-4).to(like.dtype))
 
 
-def start_of(prior: SourcePrior) -> dict[str, Any]:
-    """What `sample_sources` must be told of the start: an anchor, or the batch shape alone."""
-    anchor = example_anchor(prior)
-    return {"anchor": anchor} if anchor is not None else {
-        "anchor": None, "batch_shape": torch.Size(BATCH)
-    }
+def start_of(prior: SourcePrior, *, own: bool = False) -> dict[str, Any]:
+    """What `sample_sources` must be told of the start: an anchor, or the batch shape alone.
+
+    `own` is a start by the prior's own law of s_1, also where it takes an anchor.
+    """
+    if own or not prior.takes_anchor:
+        return {"anchor": None, "batch_shape": torch.Size(BATCH)}
+    return {"anchor": example_anchor(prior)}
+
+
+def starts_either_way(prior: SourcePrior) -> bool:
+    """Whether a trajectory can start at an anchor, and by the prior's own law of s_1."""
+    return prior.takes_anchor and not prior.needs_anchor
 
 
 def run_prior(
@@ -69,11 +76,15 @@ def run_prior(
     num_steps: int = 5,
     *,
     anchor: Anchor | None = None,
+    own_start: bool = False,
     data: dict[str, Tensor] | None = None,
     mask: Tensor | None = None,
 ) -> poutine.Trace:
-    """Trace `sample_sources` inside batch and source plates, at the given values of its sites."""
-    start = start_of(prior) if anchor is None else {"anchor": anchor}
+    """Trace `sample_sources` inside batch and source plates, at the given values of its sites.
+
+    It starts at the anchor, or as `start_of` says.
+    """
+    start = start_of(prior, own=own_start) if anchor is None else {"anchor": anchor}
 
     def program() -> Tensor:
         with batch_plate(BATCH[0]), source_plate(BATCH[2]):
@@ -159,10 +170,32 @@ def check_paths(prior: SourcePrior) -> None:
     """Every path distribution of model and guide keeps the contract of `PathDistribution`."""
     for num_steps in (2, 5):
         model = run_prior(prior, num_steps)
-        guide = run_guide(prior, model.nodes["s"]["value"])
-        for node in (*sites(model).values(), *sites(guide).values()):
+        traces = [model, run_guide(prior, model.nodes["s"]["value"])]
+        if starts_either_way(prior):
+            traces.append(run_prior(prior, num_steps, own_start=True))
+        for node in (node for trace in traces for node in sites(trace).values()):
             if isinstance(node["fn"], PathDistribution):
                 check_path(node["fn"])
+
+
+def check_anchor(prior: SourcePrior) -> None:
+    """An anchor takes the place of the prior's own p(s_1), and of nothing else."""
+    if not starts_either_way(prior):
+        return
+    anchor, anchored = example_anchor(prior), run_prior(prior)
+    own = run_prior(prior, own_start=True, data=values(anchored))
+    s = anchored.nodes["s"]["value"]
+    expected, by_frame = (
+        trace.nodes["s"]["fn"].log_prob_by_frame(s) for trace in (own, anchored)
+    )
+    torch.testing.assert_close(by_frame[..., 1:], expected[..., 1:])
+    first = torch.distributions.Normal(anchor.loc, anchor.variance.sqrt()).log_prob(s[..., 0, :])
+    torch.testing.assert_close(by_frame[..., 0], first.sum(-1))
+    latents = [
+        {name: value for name, value in log_prob(trace).items() if name != "s"}
+        for trace in (anchored, own)
+    ]
+    torch.testing.assert_close(*latents)
 
 
 def check_coupling(prior: SourcePrior) -> None:
@@ -419,6 +452,7 @@ def check_elbo(prior: SourcePrior) -> None:
 SOURCE_PRIOR_CHECKS: tuple[Callable[[SourcePrior], None], ...] = (
     check_sites,
     check_paths,
+    check_anchor,
     check_coupling,
     check_replay,
     check_particles,

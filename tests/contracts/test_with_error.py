@@ -7,8 +7,9 @@ from torch.distributions import MultivariateNormal
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.dynamics.srnn import SRNN
+from pyromodels.dynamics.tvnf import TVNF
 from pyromodels.dynamics.with_error import WithError
-from pyromodels.errors import ShapeError
+from pyromodels.errors import ShapeError, SpecError
 from pyromodels.testing import (
     SOURCE_PRIOR_CHECKS,
     build_source_prior,
@@ -38,6 +39,11 @@ def label(value):
 @pytest.mark.parametrize("spec", SPECS, ids=label)
 def test_contract(spec, check):
     check(WithError(build_source_prior(spec), correlation=0.8).double())
+
+
+def test_an_error_goes_beside_gaussian_frames_alone():
+    with pytest.raises(SpecError, match="prior of WithError: given TVNF.*Gaussian message"):
+        WithError(TVNF(), correlation=0.8)
 
 
 def test_constant_velocity_with_error_is_a_linear_model_of_three_coordinates():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.mixture import DiagonalMixture
 from pyromodels.dynamics.tvgmm import TVGMM
 from pyromodels.dynamics.tvnf import TVNF
@@ -113,6 +114,52 @@ def test_several_members_are_as_many_single_models(cls, past):
         several.path(5, batch_shape=torch.Size([2]))
 
 
+def example_start(dim, *batch_shape):
+    generator = torch.Generator().manual_seed(2)
+    loc = torch.randn(*batch_shape, dim, generator=generator, dtype=torch.float64)
+    return Anchor(loc, 0.1 + torch.rand(loc.shape, generator=generator, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("spec", FLOWS, ids=str)
+def test_an_anchored_path_is_the_anchor_and_then_the_flow(spec):
+    prior, anchor = built(TVNF, **spec), example_start(spec["source_dim"], 3)
+    path = prior.path(6, anchor=anchor)
+    noise = path.noise((20,))
+    s = path.roll_out(noise)
+    torch.testing.assert_close(s[:, :, 0], anchor.loc + anchor.variance.sqrt() * noise[:, :, 0])
+    torch.testing.assert_close(path.noise_of(s), noise, rtol=0, atol=1e-10)
+    start = dist.Normal(anchor.loc, anchor.variance.sqrt()).to_event(1).log_prob(s[:, :, 0])
+    own = prior.path(6, batch_shape=torch.Size([3])).log_prob_by_frame(s)
+    torch.testing.assert_close(path.log_prob(s), start + own[..., 1:].sum(-1))
+
+
+@pytest.mark.parametrize("cls, more", [
+    (TVNF, {}), (TVNF, {"coupling": "spline"}), (TVGMM, {}), (TVGMM, {"num_components": 3}),
+])
+def test_frames_of_an_anchored_path_are_drawn_as_they_are_weighed(cls, more):
+    """Importance weights of the frames' draws under another start and law average to one."""
+    anchor = example_start(2)
+    path = built(cls, source_dim=2, **more).path(3, anchor=anchor)
+    torch.manual_seed(0)
+    law = path.conditionals(path.rsample())
+    draws = law.rsample(torch.Size([4000])).detach()
+    assert draws.shape == (4000, 3, 2)
+    centre, spread = draws.mean(0), draws.std(0)
+    other = dist.Normal(centre, 0.7 * spread).to_event(1)
+    ratio = (other.log_prob(draws) - law.log_prob(draws)).exp()
+    error = ratio.std(0) / math.sqrt(len(draws))
+    assert ((ratio.mean(0) - 1).abs() < 5 * error).all()
+    assert ((centre[0] - anchor.loc).abs() < 5 * anchor.variance.sqrt() / math.sqrt(4000)).all()
+
+
+def test_moments_of_an_anchored_flow_are_no_formula():
+    law = built(TVNF, source_dim=2).path(3, anchor=example_start(2)).conditionals(
+        torch.zeros(3, 2, dtype=torch.float64)
+    )
+    with pytest.raises(NotImplementedError):
+        _ = law.mean
+
+
 def mixture(requires_grad=False):
     torch.manual_seed(3)
     parts = (torch.randn(3), torch.randn(3, 2), torch.rand(3, 2) + 0.3)
@@ -155,16 +202,21 @@ def test_a_trajectory_of_a_mixture_does_not_tell_its_noise():
 
 
 def test_one_component_sends_a_message_and_the_others_say_what_to_do():
-    with pytest.raises(NotImplementedError, match="num_components=1"):
-        built(TVGMM, num_components=2).gaussian_message(torch.zeros(1, 3, 2), anchor=None)
-    with pytest.raises(NotImplementedError, match="SVI"):
-        built(TVNF).gaussian_message(torch.zeros(1, 3, 2), anchor=None)
+    anchor = example_start(2)
+    s = torch.zeros(1, 3, 2, dtype=torch.float64)
+    message = built(TVGMM, source_dim=2).gaussian_message(s, anchor=anchor)
+    assert message.offset.shape == (1, 3, 2, 1)
+    for prior in (built(TVGMM, source_dim=2, num_components=2), built(TVNF, source_dim=2)):
+        assert prior.takes_anchor and not prior.has_gaussian_message
+        name = type(prior).__name__
+        with pytest.raises(NotImplementedError, match=f"{name}.*'svi' with elbo 'trace_enum'"):
+            prior.gaussian_message(s, anchor=anchor)
 
 
 @pytest.mark.parametrize("spec, words", [
     ({"coupling": "cubic"}, "unknown coupling 'cubic'"),
     ({"past": "grru"}, "did you mean 'gru'"),
-    ({"split": 2}, "split: given 2; expected 1 to 1"),
+    ({"source_dim": 2, "split": 2}, "split: given 2; expected 1 to 1"),
     ({"num_layers": 0}, "num_layers: given 0"),
     ({"source_dim": 0}, "source_dim: given 0"),
 ])

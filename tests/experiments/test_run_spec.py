@@ -85,6 +85,19 @@ def test_every_engine_takes_every_prior(dynamics, inference):
     assert len(outcome.trace) == 2
 
 
+MIXTURE = 'model.prior.dynamics={name="tvgmm", num_components=3}'
+
+
+@pytest.mark.parametrize("dynamics", ["model.prior.dynamics=tvnf", MIXTURE])
+def test_a_prior_without_gaussian_frames_runs_by_svi(tmp_path, capsys, dynamics):
+    settings = [*SMALL, dynamics, "inference=svi", "inference.steps=2"]
+    arguments = [word for setting in settings for word in ("--set", setting)]
+    assert main(["run", "mot_smoke", *arguments, "--out", str(tmp_path)]) == 0
+    assert "nats a sequence, 2 steps" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert math.isfinite(metrics["bound"]) and metrics["mota"] > 90
+
+
 @pytest.mark.parametrize(
     "setting",
     [
@@ -113,6 +126,8 @@ def test_variants_run(setting):
         ('model.prior={dynamics="srnn", weights="srn_mot"}', "unknown weights 'srn_mot'; did you"),
         ('model.prior={dynamics="srnn", least_std=2.0}', "least_std: given 2.0; expected below 1"),
         ("inference.damping=3", "inference: damping: given 3"),
+        ("model.prior.dynamics=tvnf", "'vem'.*TVNF.*not Gaussian.*'svi' with elbo 'trace_enum'"),
+        (MIXTURE, "'vem'.*TVGMM.*not Gaussian.*'svi' with elbo 'trace_enum'"),
         (
             'inference={name="svi", num_particles=2, elbo="closed_form"}',
             "num_particles.*draws nothing",
@@ -250,6 +265,7 @@ CODE = [
     ("mot_smoke", "model.detector={hide=0.05}", "model.noise_ratio=[0.1, 0.1]", "dtype=float32"),
     ("mot_smoke", "model.detector=false", 'model.prior={dynamics="deep_ar", weights="none"}'),
     ("mot_smoke", 'inference={name="svi", elbo="trace_enum", steps=2}', "seed=3"),
+    ("mot_smoke", "model.prior.dynamics=tvnf", 'inference={name="svi", steps=2}'),
     ("mot_smoke", "model.prior.dynamics.process_std=[1e-3, 1e-3]", "model.start_std=[0.1, 0.1]"),
 ]
 

@@ -1,22 +1,28 @@
 """Inference engines by name: they agree where they must, and refuse in one line."""
 
+import copy
+import dataclasses
 import math
 
 import pytest
 import torch
+from pyro.infer import TraceEnum_ELBO
 from torch import nn
 
 from experiments.mot.setup import walker_prior
 from inference.ascend import AscentOptions
 from inference.bound import closed_form_elbo
-from inference.engine import Engine
+from inference.engine import Engine, mean_bound
 from inference.fit import FitError
 from inference.start import online_start
 from inference.steppers import STEPPERS
 from inference.vem import VEM
 from pyromodels.batch import MixtureBatch
+from pyromodels.distributions.chain import GaussianChain
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.deep_ar import DeepAR
+from pyromodels.dynamics.tvgmm import TVGMM
+from pyromodels.dynamics.tvnf import TVNF
 from pyromodels.emissions.gaussian import Gaussian
 from pyromodels.errors import SpecError
 from pyromodels.guides.mean_field import MeanField
@@ -109,6 +115,80 @@ def test_the_start_of_a_deep_prior_sees_what_the_linear_one_smooths():
     online_start(model, guide, data, prior=walker_prior().double(), anchor=batch.anchor)
     last = guide.sources.loc[0, :, -1, 0]
     assert last.tolist() == pytest.approx([0.8, 0.2], abs=0.1)  # they start at 0.2, 0.8
+
+
+SILENT = [TVNF(past_dim=8, hidden_dim=8), TVGMM(num_components=3, past_dim=8)]
+"""Priors that send no Gaussian message."""
+
+
+def silent(prior, **keywords):
+    """A model of the crossing boxes with such a prior, its guide where an online pass ends."""
+    batch = crossing()
+    position = Anchor(*(part[..., ::2] for part in batch.anchor))
+    data = MixtureBatch(batch.observations, batch.mask, batch.variance, position)
+    model = MixDVAE(copy.deepcopy(prior), **keywords).double()
+    guide = MeanField(model, data)
+    online_start(model, guide, data, prior=walker_prior().double(), anchor=batch.anchor)
+    return model, guide, data
+
+
+def test_the_start_of_a_prior_without_message_is_where_the_linear_one_stands():
+    model, guide, batch = started()
+    _, positions, _ = silent(SILENT[0], detector=Detector())
+    linear, chain = guide.sources, positions.sources
+    torch.testing.assert_close(chain.loc_blocks, linear.loc_blocks[..., :1])
+    torch.testing.assert_close(chain.covariance, linear.covariance[..., :1, :1])
+    torch.testing.assert_close(chain.cross_covariance, linear.cross_covariance[..., :1, :1])
+    alone = GaussianChain(chain.loc_blocks, chain.innovation, chain.gain)
+    torch.testing.assert_close(alone.covariance, chain.covariance)
+
+
+@pytest.mark.parametrize("assignment", ["mean_field", "marginal"])
+@pytest.mark.parametrize("prior", SILENT, ids=lambda prior: type(prior).__name__)
+def test_svi_climbs_with_a_prior_without_message(prior, assignment):
+    torch.manual_seed(0)
+    model, guide, batch = silent(prior)
+    table = {"name": "svi", "steps": 60, "train_model": True}
+    engine = STEPPERS.build(table, model, guide.parametrised(assignment), batch)
+    before = mean_bound(model, engine, batch)
+    assert all(map(math.isfinite, engine.run(batch).losses))
+    assert mean_bound(model, engine, batch) > before + 20
+
+
+@pytest.mark.parametrize("prior", SILENT, ids=lambda prior: type(prior).__name__)
+def test_the_gradient_of_a_loss_goes_through_such_a_prior(prior):
+    """With nothing observed, noise and w summed out, the slope of log q - log p(s) alone."""
+    model, guide, batch = silent(prior)
+    batch = dataclasses.replace(batch, mask=torch.zeros_like(batch.mask))
+    guide, elbo = guide.parametrised("marginal"), TraceEnum_ELBO(max_plate_nesting=3)
+
+    def loss():
+        torch.manual_seed(0)
+        return elbo.differentiable_loss(model, guide, batch)
+
+    for moved in (guide.loc, guide.log_root, guide.gain):
+        torch.manual_seed(1)
+        (gradient,) = torch.autograd.grad(loss(), moved)
+        along, values, size = torch.randn_like(moved), [], 1e-4
+        for steps in (1, -2, 1):  # up, down, and back
+            with torch.no_grad():
+                moved.add_(steps * size * along)
+            values.append(loss().detach())
+        numerical = (values[0] - values[1]) / (2 * size)
+        torch.testing.assert_close((gradient * along).sum(), numerical, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("prior", SILENT, ids=lambda prior: type(prior).__name__)
+@pytest.mark.parametrize(
+    "table",
+    [{"name": "vem"}, {"name": "svi_natural"}, {"name": "svi", "elbo": "closed_form"}],
+    ids=lambda table: table["name"],
+)
+def test_closed_forms_refuse_a_prior_without_message(prior, table):
+    words = f"inference '{table['name']}'.*{type(prior).__name__}.*'svi' with elbo 'trace_enum'"
+    with pytest.raises(SpecError, match=words) as caught:
+        STEPPERS.build(table, *silent(prior))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_start_needs_boxes(mixture):
