@@ -32,14 +32,15 @@ def scores_of(bank: Autoregressive) -> Scores:
     return lambda data: class_log_prob(bank, data.to(device)).cpu()
 
 
-def hidden_markov_scores(problem: Problem, num_states: int, seed: int) -> Scores:
+def hidden_markov_scores(problem: Problem, num_states: int) -> Scores:
     """Return the likelihoods of hidden Markov models, fitted to each class by EM.
 
     With more than two coordinates, as in speech, states follow each other from left to right.
     """
     train = problem.data.train
+    left_right = train.x.shape[-1] > 2 and num_states > 1
     sources = fit_hidden_markov(
-        train, num_states, left_right=train.x.shape[-1] > 2 and num_states > 1, seed=seed
+        train, num_states, left_right=left_right, restarts=3, iterations=30
     )
     return lambda data: sources.log_prob(data.x, data.mask).float()
 

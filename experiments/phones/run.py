@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> int:
     run = open_run(args.out, "phones", spec_of(args))
     given = load_problem(args)
     print(rows.describe(given))
-    judged = {"hidden Markov, 3 states": judge(hidden_markov_scores(given, 3, args.seed), given)}
+    judged = {"hidden Markov, 3 states": judge(hidden_markov_scores(given, 3), given)}
     print(rows.header(given), rows.bayes(given), sep="\n", end="")
     print(rows.row("hidden Markov, 3 states", [judged["hidden Markov, 3 states"].figures]))
     for name, model in chosen.items():

@@ -82,6 +82,10 @@ VARIANTS: dict[str, Variant] = {
     "tvgmm3": replace(mixture(64, 8, 3, 89.72), label="TVGMM, M = 3"),
     "tvnf": replace(flow(64, 30, 2, 4, 91.89), label="TVNF"),
     "tvnf_smoothed": Variant("TVNF, smoothed", "tvnf", options=SMOOTHED),
+    "tvnf_narrow": Variant(
+        "TVNF, narrow, smoothed", "tvnf", {"past_dim": 12, "hidden_dim": 16, "num_hidden": 1},
+        replace(SMOOTHED, updates=160, batch_size=32),
+    ),
     "tvnf_hybrid": Variant("TVNF, hybrid", "tvnf", options=HYBRID),
     "tvnf_tied": Variant("TVNF, tied, hybrid", "tvnf", {"tied_dim": 8},
                          replace(HYBRID, updates=500, batch_size=32)),
