@@ -189,6 +189,7 @@ class BankTraining:
             if len(counts) != bank.num_members or not counts.all():
                 raise ValueError(mismatch(f"{name}: sequences of each class", given=counts.tolist(),
                                           expected=f"one or more of {bank.num_members} classes"))
+        self.labels, self.lengths = train.labels.cpu(), train.lengths.cpu()  # orders are drawn there
         seed_all(options.seed)
         self.named = {n: p for n, p in bank.named_parameters() if p.requires_grad}
         self.adam = torch.optim.AdamW(
@@ -301,7 +302,7 @@ class BankTraining:
         if not self.queue:
             size = POOL * self.options.batch_size
             pools = torch.stack([self._drawn(c, size) for c in range(self.bank.num_members)], 1)
-            order = self.train.lengths[pools].argsort(0)
+            order = self.lengths[pools].argsort(0)
             pools = pools.gather(0, order).view(POOL, self.options.batch_size, -1)
             turn = torch.randperm(POOL, generator=self.turns)
             self.queue = pools[turn].tolist()
@@ -309,7 +310,7 @@ class BankTraining:
 
     def _drawn(self, label: int, count: int) -> Tensor:
         """Return the next rows of a class, pass after pass."""
-        rows = (self.train.labels == label).nonzero().squeeze(-1)
+        rows = (self.labels == label).nonzero().squeeze(-1)
         parts = [self.left[label]]
         while sum(map(len, parts)) < count:
             parts.append(rows[torch.randperm(len(rows), generator=self.orders[label])])

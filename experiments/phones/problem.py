@@ -8,6 +8,7 @@ from typing import NamedTuple
 from experiments.datasets.hidden_markov import BayesFigures, bayes_accuracy, hidden_markov_problem
 from experiments.datasets.labelled import LabelledData
 from experiments.datasets.phones import load_labelled
+from experiments.datasets.timit import load_timit
 from pyromodels.labelled import LabelledSequences
 
 PHONES = ("N", "IY", "F", "EY", "P")
@@ -49,11 +50,16 @@ def load_problem(args: argparse.Namespace) -> Problem:
         FileNotFoundError: where there is nothing at `--data`.
         ValueError: for a file of no known layout, unknown classes or a split it does not have.
     """
+    classes = args.classes and args.classes.split(",")
     if args.data is None:
-        return generated(args.classes and args.classes.split(","))
+        return generated(classes)
+    if args.data.is_dir():
+        if args.split:
+            raise ValueError(f"--split {args.split}: of spoken digits; TIMIT has its own split")
+        return standardised(load_timit(args.data, classes=classes or TIMIT_PHONES), None, None)
     options = {"split": args.split} if args.split else {}
     whole = load_labelled(args.data, **options)
-    classes = args.classes.split(",") if args.classes else default_classes(whole)
+    classes = classes or default_classes(whole)
     data = whole.only(classes)
     outside = [name for name in whole.classes if name not in classes]
     strangers = whole.only(outside).test if outside else None
@@ -61,11 +67,8 @@ def load_problem(args: argparse.Namespace) -> Problem:
 
 
 def default_classes(data: LabelledData) -> tuple[str, ...]:
-    """Return the paper's five phones, or what stands for them, or all classes of other data."""
-    for chosen in (PHONES, TIMIT_PHONES):
-        if set(chosen) < set(data.classes):
-            return chosen
-    return data.classes
+    """Return what stands for the paper's five phones in a corpus of phones, else all classes."""
+    return PHONES if set(PHONES) < set(data.classes) else data.classes
 
 
 def generated(classes: list[str] | None = None) -> Problem:

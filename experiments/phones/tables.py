@@ -76,8 +76,9 @@ def main(args: argparse.Namespace) -> int:
     """Train what is missing, judge, print; 0 when done."""
     torch.set_num_threads(args.threads)
     models = chosen_models(args)
-    run = open_run(args.out / args.name, args.name, spec_of(args))
     given = load_problem(args)
+    place = given.data.name.replace(" ", "-")
+    run = open_run(args.out / f"{args.name}-{place}", args.name, spec_of(args))
     others = OTHERS.get(given.data.name, {})
     print(rows.describe(given))
     print(rows.header(given), rows.bayes(given), sep="\n", end="")
@@ -89,7 +90,7 @@ def main(args: argparse.Namespace) -> int:
     for name, model in models.items():
         seeds = []
         for seed in range(args.seeds):
-            folder = args.out / f"{given.data.name}-{name}-seed{seed}"
+            folder = args.out / f"{place}-{name}-seed{seed}"
             trained = train_bank(model, options_of(model, args, seed), given, folder,
                                  device=args.device, resume=args.resume)
             seeds.append(scores_of(trained.bank))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.cli import main
 from experiments.datasets import timit
 from experiments.datasets.audio import write_wav
 from experiments.datasets.mfcc import features
@@ -199,6 +200,15 @@ def test_sphere_as_another_library_reads_it(tmp_path):
     samples, rate = soundfile.read(path, dtype="float32")
     assert rate == 16_000
     assert torch.equal(timit._read_sphere(path), torch.from_numpy(samples))
+
+
+def test_phones_of_a_tree_are_told_apart_by_the_command(tree, tmp_path, capsys):
+    command = ["run", "phones", "--data", str(tree), "--models", "tvgmm1", "--updates", "2",
+               "--batch-size", "2", "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert "timit, classes n, iy, hh, oy, p: " in capsys.readouterr().out
+    assert main([*command, "--split", "theo"]) == 2
+    assert "of spoken digits" in capsys.readouterr().err
 
 
 def test_from_the_dispatcher(tree):

@@ -71,14 +71,14 @@ def test_table_finds_what_it_has_trained_and_gives_errors_over_seeds(tmp_path, c
     command = ["table", "tvnf-4", "--models", "tvgmm1", "--seeds", "2", *QUICK,
                "--out", str(tmp_path)]
     assert main(command) == 0
-    first = numbers(tmp_path / "tvnf-4")
+    record = tmp_path / "tvnf-4-hidden-Markov-sources"
+    first = numbers(record)
     assert first["tvgmm1/accuracy_se"] >= 0 and "hidden Markov, 1 state/accuracy" in first
     weights = sorted(tmp_path.glob("*tvgmm1*/weights.safetensors"))
     made = [path.stat().st_mtime_ns for path in weights]
     assert len(made) == 2
     assert main(command) == 0
-    assert [path.stat().st_mtime_ns for path in weights] == made and numbers(
-        tmp_path / "tvnf-4") == first
+    assert [path.stat().st_mtime_ns for path in weights] == made and numbers(record) == first
     assert main([*command, "--input-noise", "0.5"]) == 0  # another training
     assert [path.stat().st_mtime_ns for path in weights] != made
     assert "the paper, on TIMIT: 89.17 %" in capsys.readouterr().out
@@ -91,7 +91,7 @@ def test_tables_of_configurations_have_the_papers_rows(tmp_path, capsys, table):
     said = capsys.readouterr().out
     for row in CONFIGURATIONS[table]:
         assert f"\n{row.label} " in said and f"the paper, on TIMIT: {row.quoted:.2f} %" in said
-    found = numbers(tmp_path / table)
+    found = numbers(tmp_path / f"{table}-hidden-Markov-sources")
     assert len({name.split("/")[0] for name in found}) == len(CONFIGURATIONS[table])
     assert main(["table", table, "--models", "tvnf"]) == 2
 
