@@ -2,18 +2,24 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from inference.checkpoint import latest_checkpoint, remove_checkpoints, save_checkpoint
 from inference.class_posterior import fit_posterior
+from inference.class_scores import (
+    class_log_prob,
+    every_log_prob,
+    own_class_log_prob,
+    own_log_prob,
+)
 from inference.finite import FitError, guilty_parameter
 from inference.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from inference.seeding import random_state, seed_all, set_random_state
@@ -23,8 +29,6 @@ from pyromodels.labelled import LabelledSequences
 
 POOL = 8
 """Minibatches that are drawn together and sorted by length, so that little of them is padding."""
-FRAMES_AT_ONCE = 40_000
-"""Frames whose density is computed at once where no gradient is wanted."""
 
 
 @dataclass(frozen=True)
@@ -106,59 +110,6 @@ class BankFit(NamedTuple):
     stopped: str  # "updates" or "patience"
 
 
-def class_log_prob(
-    bank: Autoregressive, data: LabelledSequences
-) -> Tensor:  # nats, shape: (n, C)
-    """Return log p(x given c) of every sequence under every class."""
-    found = data.x.new_zeros(len(data), bank.num_members)
-    order = data.lengths.argsort()
-    with torch.no_grad():
-        for rows in _chunks(order, data.lengths[order], FRAMES_AT_ONCE // bank.num_members):
-            some = data[rows]
-            found[rows] = every_log_prob(bank, some.x, some.mask)
-    return found
-
-
-def own_log_prob(
-    bank: Autoregressive,
-    x: Tensor,  # of class c in column c, shape: (B, C, T, D)
-    mask: Tensor,  # shape: (B, C, T)
-) -> Tensor:  # nats, shape: (B, C)
-    """Return log p(x given c) of sequences under their own class only."""
-    return bank.path(x.shape[-2], batch_shape=x.shape[:2], mask=mask).log_prob(x)
-
-
-def every_log_prob(
-    bank: Autoregressive,
-    x: Tensor,  # shape: (n, T, D)
-    mask: Tensor,  # shape: (n, T)
-) -> Tensor:  # nats, shape: (n, C)
-    """Return log p(x given c) of sequences under every class."""
-    shape = torch.Size((len(x), bank.num_members))
-    path = bank.path(x.shape[-2], batch_shape=shape, mask=mask.unsqueeze(1))
-    return path.log_prob(x.unsqueeze(1))
-
-
-def own_class_log_prob(
-    bank: Autoregressive, data: LabelledSequences
-) -> Tensor:  # nats, shape: (n,)
-    """Return log p(x given c) of every sequence, c its class."""
-    order = data.lengths.argsort()
-    columns = [order[data.labels[order] == c] for c in range(bank.num_members)]
-    most = max(map(len, columns))
-    # classes side by side; the last of a short column is repeated, and says the same again
-    grid = torch.stack([pad(c, (0, most - len(c)), value=int(c[-1])) for c in columns], 1)
-    found = data.x.new_zeros(len(data))
-    with torch.no_grad():
-        longest = data.lengths[grid].amax(-1)
-        for part in _chunks(torch.arange(most), longest, FRAMES_AT_ONCE // bank.num_members):
-            rows = grid[part]
-            some = data[rows.flatten()]
-            x, mask = (v.unflatten(0, rows.shape) for v in (some.x, some.mask))
-            found[rows.flatten()] = own_log_prob(bank, x, mask).flatten()
-    return found
-
-
 class BankTraining:
     """Parameters, optimiser, order of the data and counts, as they stand between looks.
 
@@ -189,7 +140,8 @@ class BankTraining:
             if len(counts) != bank.num_members or not counts.all():
                 raise ValueError(mismatch(f"{name}: sequences of each class", given=counts.tolist(),
                                           expected=f"one or more of {bank.num_members} classes"))
-        self.labels, self.lengths = train.labels.cpu(), train.lengths.cpu()  # orders are drawn there
+        # orders are drawn on the CPU, whatever the device
+        self.labels, self.lengths = train.labels.cpu(), train.lengths.cpu()
         seed_all(options.seed)
         self.named = {n: p for n, p in bank.named_parameters() if p.requires_grad}
         self.adam = torch.optim.AdamW(
@@ -441,18 +393,3 @@ def fit_bank(
             if on_look is not None:
                 on_look(record)
     return run.result(reason)
-
-
-def _chunks(rows: Tensor, lengths: Tensor, frames: int) -> Iterator[Tensor]:
-    """Cut rows into parts of so many frames, padding counted; lengths belong to the rows."""
-    first = 0
-    while first < len(rows):
-        last = first + 1
-        longest = int(lengths[first])
-        while last < len(rows):
-            longest = max(longest, int(lengths[last]))
-            if longest * (last + 1 - first) > frames:
-                break
-            last += 1
-        yield rows[first:last]
-        first = last

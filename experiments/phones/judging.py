@@ -8,8 +8,8 @@ from torch import Tensor
 from experiments.baselines.hmm import fit_hidden_markov
 from experiments.metrics.classification import accuracy, classification_metrics, separation
 from experiments.phones.problem import Problem
-from inference.bank import class_log_prob
 from inference.class_posterior import calibrate
+from inference.class_scores import class_log_prob
 from pyromodels.dynamics.autoregressive import Autoregressive
 from pyromodels.labelled import LabelledSequences
 from pyromodels.models.class_posterior import ClassPosterior

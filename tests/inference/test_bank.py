@@ -7,7 +7,8 @@ import torch
 
 from experiments.datasets.hidden_markov import hidden_markov_problem
 from experiments.datasets.labelled import SPLITS
-from inference.bank import BankOptions, BankTraining, class_log_prob, fit_bank
+from inference.bank import BankOptions, BankTraining, fit_bank
+from inference.class_scores import class_log_prob
 from inference.finite import FitError
 from pyromodels.dynamics.tvgmm import TVGMM
 from pyromodels.dynamics.tvnf import TVNF

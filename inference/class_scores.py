@@ -1,0 +1,81 @@
+"""log p(x given c) of labelled sequences under a bank of densities, little of it padding."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from pyromodels.dynamics.autoregressive import Autoregressive
+from pyromodels.labelled import LabelledSequences
+
+FRAMES_AT_ONCE = 40_000
+"""Frames whose density is computed at once where no gradient is wanted."""
+
+
+def class_log_prob(
+    bank: Autoregressive, data: LabelledSequences
+) -> Tensor:  # nats, shape: (n, C)
+    """Return log p(x given c) of every sequence under every class."""
+    found = data.x.new_zeros(len(data), bank.num_members)
+    order = data.lengths.argsort()
+    with torch.no_grad():
+        for rows in _chunks(order, data.lengths[order], FRAMES_AT_ONCE // bank.num_members):
+            some = data[rows]
+            found[rows] = every_log_prob(bank, some.x, some.mask)
+    return found
+
+
+def own_log_prob(
+    bank: Autoregressive,
+    x: Tensor,  # of class c in column c, shape: (B, C, T, D)
+    mask: Tensor,  # shape: (B, C, T)
+) -> Tensor:  # nats, shape: (B, C)
+    """Return log p(x given c) of sequences under their own class only."""
+    return bank.path(x.shape[-2], batch_shape=x.shape[:2], mask=mask).log_prob(x)
+
+
+def every_log_prob(
+    bank: Autoregressive,
+    x: Tensor,  # shape: (n, T, D)
+    mask: Tensor,  # shape: (n, T)
+) -> Tensor:  # nats, shape: (n, C)
+    """Return log p(x given c) of sequences under every class."""
+    shape = torch.Size((len(x), bank.num_members))
+    path = bank.path(x.shape[-2], batch_shape=shape, mask=mask.unsqueeze(1))
+    return path.log_prob(x.unsqueeze(1))
+
+
+def own_class_log_prob(
+    bank: Autoregressive, data: LabelledSequences
+) -> Tensor:  # nats, shape: (n,)
+    """Return log p(x given c) of every sequence, c its class."""
+    order = data.lengths.argsort()
+    columns = [order[data.labels[order] == c] for c in range(bank.num_members)]
+    most = max(map(len, columns))
+    # classes side by side; the last of a short column is repeated, and says the same again
+    grid = torch.stack([pad(c, (0, most - len(c)), value=int(c[-1])) for c in columns], 1)
+    found = data.x.new_zeros(len(data))
+    with torch.no_grad():
+        longest = data.lengths[grid].amax(-1)
+        for part in _chunks(torch.arange(most), longest, FRAMES_AT_ONCE // bank.num_members):
+            rows = grid[part]
+            some = data[rows.flatten()]
+            x, mask = (v.unflatten(0, rows.shape) for v in (some.x, some.mask))
+            found[rows.flatten()] = own_log_prob(bank, x, mask).flatten()
+    return found
+
+
+def _chunks(rows: Tensor, lengths: Tensor, frames: int) -> Iterator[Tensor]:
+    """Cut rows into parts of so many frames, padding counted; lengths belong to the rows."""
+    first = 0
+    while first < len(rows):
+        last = first + 1
+        longest = int(lengths[first])
+        while last < len(rows):
+            longest = max(longest, int(lengths[last]))
+            if longest * (last + 1 - first) > frames:
+                break
+            last += 1
+        yield rows[first:last]
+        first = last
