@@ -8,7 +8,7 @@ import pytest
 import torch
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-SPEECH, DENSITIES, YOURS, TRACKING = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SPEECH, DENSITIES, CLASSES, YOURS, TRACKING = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_example_runs_and_its_bound_rises():
@@ -35,6 +35,17 @@ def test_five_classes_are_one_batch():
     exec(DENSITIES, names)
     assert names["x"].shape == (8, 5, 12, 2)
     torch.testing.assert_close(names["posterior"].sum(-1), torch.ones(8))
+
+
+def test_a_bank_is_trained_calibrated_and_decides():
+    names: dict[str, object] = {}
+    exec(CLASSES, names)
+    labels, decision = names["data"].test.labels, names["decision"]
+    made = decision.label >= 0
+    assert 0.5 < made.double().mean() < 1
+    right = (decision.label == labels)[made].double().mean()
+    everyone = (names["posterior"].probs.argmax(-1) == labels).double().mean()
+    assert right > max(everyone, 0.95)
 
 
 def test_your_own_program_is_fitted_and_judged():
