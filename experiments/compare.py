@@ -8,7 +8,6 @@ import itertools
 import json
 import math
 import re
-import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from experiments.records import replacing
 from experiments.runner import add_settings, run_spec
+from experiments.seeds import over_seeds
 from experiments.spec import Spec, make_spec, read_table
 from experiments.spec_text import Plain, parse_setting, parse_value, split_values
 from pyromodels.errors import SpecError, mismatch, shown
@@ -51,15 +51,7 @@ class Cell:
 
     def summary(self) -> dict[str, float]:
         """Return mean and, with `_se`, standard error of every finite figure over the seeds."""
-        found = {}
-        for name in {name: None for run in self.runs for name in run["metrics"]}:
-            values = [v for run in self.runs if (v := run["metrics"].get(name)) is not None]
-            values = [value for value in values if math.isfinite(value)]
-            if values:
-                found[name] = statistics.fmean(values)
-            if len(values) > 1:
-                found[f"{name}_se"] = statistics.stdev(values) / math.sqrt(len(values))
-        return found
+        return over_seeds([run["metrics"] for run in self.runs])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,8 +1,9 @@
 """The text of the tables: one row a model, figures of others beside it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from experiments.phones.problem import Problem
+from experiments.seeds import heading, line
 
 COLUMNS = {
     "accuracy": ("accuracy %", 2),
@@ -14,7 +15,7 @@ COLUMNS = {
     "strangers": ("strangers", 3),
 }
 """Key of a figure -> its heading and digits."""
-LABEL, WIDTH = 30, 17
+WIDTHS = {"label_width": 30, "width": 17}
 
 
 def describe(problem: Problem) -> str:
@@ -25,38 +26,15 @@ def describe(problem: Problem) -> str:
 
 
 def header(problem: Problem) -> str:
-    """Return the line of headings."""
-    return f"{'':{LABEL}}" + "".join(f"{name:>{WIDTH}}" for name, _ in COLUMNS.values())
+    """Return the headings and, where they are known, the figures of the sources themselves."""
+    lines = [heading(COLUMNS, **WIDTHS)]
+    if problem.bayes is not None:
+        best = {"accuracy": problem.bayes.accuracy,
+                "nats_per_frame_recorded": problem.bayes.nats_per_frame}
+        lines.append(row("the sources themselves", best))
+    return "\n".join(lines)
 
 
-def bayes(problem: Problem) -> str:
-    """Return the line of the sources themselves, with its end, where they are known."""
-    if problem.bayes is None:
-        return ""
-    figures = {"accuracy": problem.bayes.accuracy,
-               "nats_per_frame_recorded": problem.bayes.nats_per_frame}
-    return row("the sources themselves", [figures]) + "\n"
-
-
-def row(label: str, figures: Sequence[Mapping[str, float]]) -> str:
-    """Return a line: means, and standard errors over seeds where there are several."""
-    cells = []
-    for key, (_, digits) in COLUMNS.items():
-        values = [f[key] for f in figures if key in f]
-        cells.append(f"{_mean_and_error(values, digits):>{WIDTH}}")
-    return f"{label:{LABEL}}" + "".join(cells)
-
-
-def _mean_and_error(values: Sequence[float], digits: int) -> str:
-    if not values:
-        return "-"
-    mean, error = mean_and_error(values)
-    return f"{mean:.{digits}f}" + (f" ± {error:.{digits}f}" if len(values) > 1 else "")
-
-
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and its standard error, 0 for one value."""
-    count = len(values)
-    mean = sum(values) / count
-    spread = sum((value - mean) ** 2 for value in values)
-    return mean, (spread / max(count - 1, 1) / count) ** 0.5
+def row(label: str, figures: Mapping[str, float]) -> str:
+    """Return a line, with standard errors where there are several seeds."""
+    return line(label, figures, COLUMNS, **WIDTHS)

@@ -67,15 +67,15 @@ def main(args: argparse.Namespace) -> int:
     given = load_problem(args)
     print(rows.describe(given))
     judged = {"hidden Markov, 3 states": judge(hidden_markov_scores(given, 3), given)}
-    print(rows.header(given), rows.bayes(given), sep="\n", end="")
-    print(rows.row("hidden Markov, 3 states", [judged["hidden Markov, 3 states"].figures]))
+    print(rows.header(given))
+    print(rows.row("hidden Markov, 3 states", judged["hidden Markov, 3 states"].figures))
     for name, model in chosen.items():
         trained = train_bank(
             model, options_of(model, args, args.seed), given, run.path / name,
             device=args.device, resume=args.resume,
         )
         judged[model.label] = judge(scores_of(trained.bank), given, offset_std=args.offset_std)
-        print(rows.row(model.label, [judged[model.label].figures]), flush=True)
+        print(rows.row(model.label, judged[model.label].figures), flush=True)
         write_likelihoods(run, name, judged[model.label], given)
         plots.samples(trained.bank, given.data, run.path / name / "samples.png", seed=args.seed)
         plots.one_step(trained.bank, given.data, run.path / name / "one_step.png", seed=args.seed)

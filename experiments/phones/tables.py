@@ -20,6 +20,7 @@ from experiments.phones.run import add_training_arguments, options_of
 from experiments.phones.training import train_bank
 from experiments.phones.variants import CONFIGURATIONS, VARIANTS, Variant, variant
 from experiments.records import open_run, spec_of
+from experiments.seeds import over_seeds
 
 HIDDEN_MARKOV = {"hidden Markov, 1 state": 1, "hidden Markov, 3 states": 3}
 """States of the baselines; one is a Gaussian a class."""
@@ -81,7 +82,7 @@ def main(args: argparse.Namespace) -> int:
     run = open_run(args.out / f"{args.name}-{place}", args.name, spec_of(args))
     others = OTHERS.get(given.data.name, {})
     print(rows.describe(given))
-    print(rows.header(given), rows.bayes(given), sep="\n", end="")
+    print(rows.header(given))
     metrics: dict[str, float] = {}
     if args.name == "tvnf-4":
         for label, num_states in HIDDEN_MARKOV.items():
@@ -128,15 +129,11 @@ def show(
     others: Mapping[str, Other],
 ) -> dict[str, float]:
     """Print the line of a model, and what others measured; return its metrics."""
-    figures = [judge(scores, given, offset_std=args.offset_std).figures for scores in seeds]
+    figures = over_seeds(
+        [judge(scores, given, offset_std=args.offset_std).figures for scores in seeds]
+    )
     print(rows.row(label, figures), flush=True)
     if name in others:
         print(f"  others, on the same data: {others[name].accuracy:.2f} %, "
               f"{others[name].nats_per_frame:.3f} nats a frame")
-    metrics = {}
-    for key in figures[0]:
-        mean, error = rows.mean_and_error([f[key] for f in figures])
-        metrics[f"{name}/{key}"] = mean
-        if len(figures) > 1:
-            metrics[f"{name}/{key}_se"] = error
-    return metrics
+    return {f"{name}/{key}": value for key, value in figures.items()}

@@ -17,6 +17,7 @@ import torch
 
 from experiments.datasets.speech import SpeechData, Utterance
 from experiments.records import RunFolder, open_run, replacing, spec_of
+from experiments.seeds import over_seeds
 from experiments.speech import corpus, rows
 from experiments.speech.corpus import load_corpus, test_utterances
 from experiments.speech.resynthesis import Mode, judge, mean_figures, modes_of
@@ -138,7 +139,7 @@ def describe(chosen: Variant, judged: Sequence[Judged]) -> Iterator[str]:
         label = "  " + {"generation": "own history"}.get(mode, "true history")
         if len(judged[0].figures) == 1:
             label = "  no history"
-        yield rows.row(label, *rows.mean_and_error([j.figures[mode] for j in judged]))
+        yield rows.row(label, over_seeds([j.figures[mode] for j in judged]))
     for corpus_name, quoted in (
         ("VoiceBank", chosen.quoted),
         ("VoiceBank, true history", chosen.quoted_teacher_forced),
@@ -152,9 +153,8 @@ def flat(name: str, judged: Sequence[Judged]) -> dict[str, float]:
     """Return the metrics of one model: means, and `_se` for standard errors."""
     metrics: dict[str, float] = {f"{name}/parameters": judged[0].num_parameters}
     for mode in judged[0].figures:
-        means, errors = rows.mean_and_error([j.figures[mode] for j in judged])
-        metrics |= {f"{name}/{mode}/{key}": value for key, value in means.items()}
-        metrics |= {f"{name}/{mode}/{key}_se": value for key, value in (errors or {}).items()}
+        found = over_seeds([j.figures[mode] for j in judged])
+        metrics |= {f"{name}/{mode}/{key}": value for key, value in found.items()}
     return metrics
 
 

@@ -15,6 +15,7 @@ from experiments.phones.judging import hidden_markov_scores, judge
 from experiments.phones.problem import PHONES, Problem, default_classes, load_problem
 from experiments.phones.training import finished, train_bank
 from experiments.phones.variants import CONFIGURATIONS, VARIANTS, variant
+from experiments.seeds import over_seeds
 from inference.arviz_io import load
 from inference.bank import BankOptions
 from pyromodels.errors import SpecError
@@ -123,7 +124,7 @@ def test_the_sources_themselves_are_judged_as_bayes_says(problem):
     assert found["accuracy"] == pytest.approx(problem.bayes.accuracy)
     assert found["nats_per_frame"] == pytest.approx(problem.bayes.nats_per_frame)
     assert "strangers" not in found
-    assert "-" in rows.row("x", [found]).split()
+    assert "-" in rows.row("x", found).split()
 
 
 def test_a_finished_training_is_told_by_what_it_was(problem, tmp_path):
@@ -160,9 +161,8 @@ def test_digits_of_a_new_speaker_are_told_by_the_split(tvnf_data):
 
 
 def test_means_and_standard_errors():
-    assert rows.mean_and_error([1.0]) == (1.0, 0.0)
-    mean, error = rows.mean_and_error([1.0, 2.0, 6.0])
-    assert mean == 3 and error == pytest.approx(math.sqrt(7 / 3))
+    found = over_seeds([{"a": 1.0, "b": math.nan}, {"a": 2.0, "b": 3.0}, {"a": 6.0, "c": None}])
+    assert found == {"a": 3.0, "a_se": pytest.approx(math.sqrt(7 / 3)), "b": 3.0}
 
 
 def test_bad_input_is_named(tmp_path, capsys):
