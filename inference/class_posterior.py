@@ -61,19 +61,27 @@ def fit_posterior(
     *,
     offset_std: float = 0.0,
 ) -> tuple[Tensor, Tensor]:  # beta, shape: (); log pi, shape: (C,)
-    """Return the sharpness and the prior that make the labels most probable."""
+    """Return the sharpness and the prior that make the labels most probable.
+
+    Labels are smoothed by one sequence of every class, as Platt's rule has it: where all are told
+    apart, n of them say no more than that an error is rarer than one in n.
+
+    Reference: Platt, 1999, Probabilistic outputs for support vector machines, section 2.2.
+    """
     scores = scores.detach().double()
     gaps = scores.amax(-1, keepdim=True) - scores
     log_sharpness = -gaps.mean().clamp_min(1e-6).log()  # logits of order one to start with
     log_sharpness.requires_grad_()
     offsets = scores.new_zeros(scores.shape[-1], requires_grad=True)
+    smoothing = scores.shape[-1] / (len(scores) + scores.shape[-1])
     free = [log_sharpness, offsets] if offset_std else [log_sharpness]
     newton = torch.optim.LBFGS(free, max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         newton.zero_grad()
         logits = log_sharpness.exp() * scores + offset_std * offsets
-        found = cross_entropy(logits, labels, reduction="sum") + 0.5 * offsets.square().sum()
+        found = cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+        found = found + 0.5 * offsets.square().sum()
         found.backward()
         return found
 

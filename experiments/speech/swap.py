@@ -1,8 +1,9 @@
 """`pyromodels run swap`: the latent of the whole sequence, exchanged between two speakers.
 
-Two utterances are analysed into (z, w) each; each z is decoded with either w, in generation mode,
-and fast Griffin-Lim finds the phase, since the phase of the original would keep its F0. If w holds
-the speaker, the median F0 goes with w (thesis, Figure 7.3).
+Two utterances are analysed into (z, w) each; each z is decoded with either w, and fast Griffin-Lim
+finds the phase, since the phase of the original would keep its F0. If w holds the speaker, the
+median F0 goes with w (thesis, Figure 7.3). With `--history true` the decoder is fed with the
+utterance of z, whose F0 it sees then: for models that make no speech of their own histories.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from experiments.metrics.pitch import median_f0
 from experiments.records import open_run, spec_of
 from experiments.speech import corpus, plots
 from experiments.speech.corpus import load_corpus, test_utterances
-from experiments.speech.resynthesis import analyse, decode, prepared
+from experiments.speech.resynthesis import Mode, analyse, decode, prepared
 from experiments.speech.store import SpeechModel, load_model
 from pyromodels.dynamics.global_latent import GlobalLatentPrior
 from pyromodels.errors import SpecError, mismatch
@@ -58,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of a hit or light model: the folder of `train dvae`, or its .safetensors")
     add("--num-pairs", type=int, default=8)
     add("--num-frames", type=int, default=150, metavar="T", help="of an utterance that count")
+    add("--history", choices=("own", "true"), default="own", help="what the decoder is fed with")
     add("--iterations", type=int, default=100, help="of Griffin-Lim")
     add("--out", type=Path, metavar="DIR", default=None, help="default: runs/swap-<hash>")
 
@@ -75,9 +77,10 @@ def main(args: argparse.Namespace) -> int:
     if not pairs:
         raise ValueError(f"data: no two test utterances whose median F0 differs by {APART:g} times")
     print(f"{'median F0, Hz':44}{'own w':>8}{'other w':>9}{'other':>8}{'moved':>8}")
+    mode: Mode = "generation" if args.history == "own" else "teacher_forced"
     results: list[float] = []
     for first, second in pairs:
-        rebuilt = swap(model, first, second, args.num_frames, args.iterations)
+        rebuilt = swap(model, first, second, args.num_frames, args.iterations, mode)
         names = (first.name, second.name)
         for i, j in ((0, 1), (1, 0)):
             try:
@@ -94,8 +97,9 @@ def main(args: argparse.Namespace) -> int:
                 write_wav(run.path / f"z-{names[i]}-w-{names[j]}.wav", peak_normalise(signal))
             plots.swap(rebuilt, names, model.stft, run.path / "swap.png")
     if not results:
-        raise ValueError(f"weights {args.weights}: nothing that they rebuild with histories of "
-                         f"their own is voiced, so w moves no F0; listen to {run.path}")
+        hint = "; try --history true" if args.history == "own" else ""
+        raise ValueError(f"weights {args.weights}: nothing that they rebuild with {args.history} "
+                         f"histories is voiced, so w moves no F0; listen to {run.path}{hint}")
     moved = torch.tensor(results)
     error = moved.std() / len(moved) ** 0.5 if len(moved) > 1 else torch.tensor(math.nan)
     print(f"F0 goes {100 * moved.mean():.0f} ± {100 * error:.0f} % of the way to the other's")
@@ -129,18 +133,17 @@ def swap(
     second: Utterance,
     num_frames: int,
     iterations: int,
+    mode: Mode,
 ) -> dict[tuple[int, int], Tensor]:  # (whose z, whose w) -> signal, shape: (n,)
     """Rebuild two utterances with either's w."""
     prior, stft = model.prior, model.stft
-    analysed = [
-        analyse(prior, stft.analyse(prepared(u, stft, num_frames)).abs().square()[None])
-        for u in (first, second)
+    powers = [
+        stft.analyse(prepared(u, stft, num_frames)).abs().square()[None] for u in (first, second)
     ]
+    analysed = [analyse(prior, power) for power in powers]
     rebuilt = {}
     for i, j in itertools.product(range(2), repeat=2):
-        z = analysed[i].z
-        empty = torch.ones(1, z.shape[1], prior.source_dim)
-        power = decode(prior.given(analysed[j].w), z, empty, mode="generation")
+        power = decode(prior.given(analysed[j].w), analysed[i].z, powers[i], mode=mode)
         generator = torch.Generator().manual_seed(0)
         rebuilt[i, j] = griffin_lim(
             power[0].sqrt(), stft, iterations=iterations, generator=generator

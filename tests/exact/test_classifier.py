@@ -133,12 +133,19 @@ def test_sharpness_alone_is_the_best_there_is():
 
     def loss(log_sharpness):
         logits = math.exp(log_sharpness) * scores
-        return torch.nn.functional.cross_entropy(logits, labels).item()
+        return torch.nn.functional.cross_entropy(logits, labels, label_smoothing=3 / 303).item()
 
     best = minimize_scalar(loss, bounds=(-8, 2), method="bounded", options={"xatol": 1e-8})
     sharpness, log_prior = fit_posterior(scores, labels)
     assert sharpness.log().item() == pytest.approx(best.x, abs=1e-4)
     torch.testing.assert_close(log_prior.exp(), torch.full((3,), 1 / 3, dtype=torch.float64))
+
+
+def test_a_held_out_set_without_errors_does_not_make_the_posterior_certain():
+    scores = torch.eye(3, dtype=torch.float64).repeat(30, 1) * 500
+    sharpness, log_prior = fit_posterior(scores, torch.arange(3).repeat(30))
+    wrong = 1 - (sharpness * scores[0] + log_prior).softmax(-1)[0]
+    assert wrong.item() == pytest.approx(2 / 93, rel=1e-3)  # one more of each other class
 
 
 def test_a_narrow_prior_of_offsets_keeps_them_near_uniform():
