@@ -1,5 +1,7 @@
 """Posteriors of classes that mean what they say, fitted on sequences held out."""
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -63,25 +65,26 @@ def fit_posterior(
 ) -> tuple[Tensor, Tensor]:  # beta, shape: (); log pi, shape: (C,)
     """Return the sharpness and the prior that make the labels most probable.
 
-    Labels are smoothed by one sequence of every class, as Platt's rule has it: where all are told
-    apart, n of them say no more than that an error is rarer than one in n.
-
-    Reference: Platt, 1999, Probabilistic outputs for support vector machines, section 2.2.
+    The narrowest decision counts once more, as a mistake: where all n sequences are told apart,
+    that says no more than that a mistake is rarer than one in n, and the posterior stays finite.
     """
     scores = scores.detach().double()
+    own = scores.gather(-1, labels.unsqueeze(-1))
+    others = scores.scatter(-1, labels.unsqueeze(-1), -math.inf)
+    narrowest = (own.squeeze(-1) - others.amax(-1)).abs().argmin()
+    scores = torch.cat((scores, scores[narrowest : narrowest + 1]))
+    labels = torch.cat((labels, others[narrowest].argmax().unsqueeze(0)))
     gaps = scores.amax(-1, keepdim=True) - scores
     log_sharpness = -gaps.mean().clamp_min(1e-6).log()  # logits of order one to start with
     log_sharpness.requires_grad_()
     offsets = scores.new_zeros(scores.shape[-1], requires_grad=True)
-    smoothing = scores.shape[-1] / (len(scores) + scores.shape[-1])
     free = [log_sharpness, offsets] if offset_std else [log_sharpness]
     newton = torch.optim.LBFGS(free, max_iter=200, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         newton.zero_grad()
         logits = log_sharpness.exp() * scores + offset_std * offsets
-        found = cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
-        found = found + 0.5 * offsets.square().sum()
+        found = cross_entropy(logits, labels, reduction="sum") + 0.5 * offsets.square().sum()
         found.backward()
         return found
 
