@@ -182,8 +182,11 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> Path:
 
 
 def spec_of(args: argparse.Namespace) -> dict[str, object]:
-    """Return what a command was told, as plain data: its options, less where the results go."""
-    dropped = ("verb", "main", "debug", "out")
+    """Return what a command was told, as plain data: its options, less where the results go.
+
+    Whether it resumes is left out too: the same run, the same place.
+    """
+    dropped = ("verb", "main", "debug", "out", "resume")
     return {
         key: str(value) if isinstance(value, Path) else value
         for key, value in vars(args).items()

@@ -28,7 +28,8 @@ from pyromodels.errors import mismatch
 from pyromodels.labelled import LabelledSequences
 
 POOL = 8
-"""Minibatches that are drawn together and sorted by length, so that little of them is padding."""
+"""Minibatches that are drawn together and sorted by length, so that little of them is padding. They
+are fewer where the smallest class has no more: copies of a sequence would lie side by side."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,12 @@ class BankTraining:
             if len(counts) != bank.num_members or not counts.all():
                 raise ValueError(mismatch(f"{name}: sequences of each class", given=counts.tolist(),
                                           expected=f"one or more of {bank.num_members} classes"))
+            dtype = next(bank.parameters()).dtype
+            if data.x.dtype != dtype:
+                raise ValueError(mismatch(f"{name}: x", given=data.x.dtype, expected=dtype))
+        if options.together and bank.num_members < 2:
+            raise ValueError("chosen_by, discriminative: a bank of one class has none to tell it "
+                             "from; give likelihood and 0")
         # orders are drawn on the CPU, whatever the device
         self.labels, self.lengths = train.labels.cpu(), train.lengths.cpu()
         seed_all(options.seed)
@@ -167,6 +174,11 @@ class BankTraining:
             return "patience"
         return "updates" if self.num_updates >= self.options.updates else None
 
+    @property
+    def going_on(self) -> Tensor:  # shape: (networks,)
+        """Which networks have not stopped."""
+        return self.num_worse < self.options.patience
+
     def until_next_look(self) -> dict[str, Any]:
         """Make the next updates, look at the validation data and return the record."""
         options, losses = self.options, []
@@ -179,7 +191,7 @@ class BankTraining:
         else:
             judged = loss + options.discriminative * confusion
         by_network = judged.view(len(self.best_loss), -1).mean(-1)
-        going_on = self.num_worse < options.patience
+        going_on = self.going_on
         better = going_on & (by_network < self.best_loss)
         self.num_worse += going_on & ~better
         self.num_worse[better] = 0
@@ -202,6 +214,9 @@ class BankTraining:
 
     def result(self, reason: str) -> BankFit:
         """Leave the best parameters in the bank and say what came of it."""
+        if not self.best_update.all():
+            losses = self.history[-1]["valid_loss"]
+            raise FitError(f"the validation loss was never finite: {losses} at last")
         with torch.no_grad():
             for name, p in self.named.items():
                 p.copy_(self.best[name])
@@ -231,7 +246,7 @@ class BankTraining:
         self.adam.zero_grad(set_to_none=True)
         objective.backward()
         norm = self._scale_gradients()
-        if not torch.isfinite(norm).all():
+        if not torch.isfinite(norm[self._networks(self.going_on)]).all():
             raise FitError(
                 f"the gradient is not finite at update {self.num_updates + 1}: minus nats a frame "
                 f"of every class {loss.tolist()}{guilty_parameter(self.named)}"
@@ -252,11 +267,12 @@ class BankTraining:
     def _next_rows(self) -> list[list[int]]:  # shape: (B, C)
         """Return the next minibatch: rows of the training data, a column for every class."""
         if not self.queue:
-            size = POOL * self.options.batch_size
-            pools = torch.stack([self._drawn(c, size) for c in range(self.bank.num_members)], 1)
+            batch_size, classes = self.options.batch_size, range(self.bank.num_members)
+            count = min(POOL, max(1, int(self.labels.bincount().min()) // batch_size))
+            pools = torch.stack([self._drawn(c, count * batch_size) for c in classes], 1)
             order = self.lengths[pools].argsort(0)
-            pools = pools.gather(0, order).view(POOL, self.options.batch_size, -1)
-            turn = torch.randperm(POOL, generator=self.turns)
+            pools = pools.gather(0, order).view(count, batch_size, -1)
+            turn = torch.randperm(count, generator=self.turns)
             self.queue = pools[turn].tolist()
         return self.queue.pop(0)
 
@@ -287,7 +303,7 @@ class BankTraining:
             confusion = torch.zeros_like(log_prob)
         frames, ones = self.valid.lengths.cpu(), torch.ones_like(log_prob)
         loss = -self._sum(log_prob, labels) / self._sum(frames.to(log_prob), labels)
-        if torch.isnan(loss).any():
+        if torch.isnan(loss[self._by_class(self.going_on)]).any():
             raise FitError(f"validation loss is {loss.tolist()} after update {self.num_updates}")
         return loss, self._sum(confusion, labels) / self._sum(ones, labels)
 
@@ -297,6 +313,10 @@ class BankTraining:
     def _by_class(self, value: Tensor) -> Tensor:
         """Say of every class what is true of its network."""
         return value.expand(self.bank.num_members) if len(value) == 1 else value
+
+    def _networks(self, value: Tensor) -> Tensor:
+        """Say of every network what is true of those that stop together."""
+        return value.expand(self.bank.num_networks) if len(value) == 1 else value
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of a checkpoint."""
@@ -315,14 +335,21 @@ class BankTraining:
     def meta(self) -> dict[str, Any]:
         """Return the plain data of a checkpoint."""
         return {"options": asdict(self.options), "num_updates": self.num_updates,
-                "queue": self.queue, "history": self.history}
+                "queue": self.queue, "history": self.history, "fingerprint": self._fingerprint()}
+
+    def _fingerprint(self) -> list[Any]:
+        """Return what a checkpoint belongs to, beside the options: data, and shapes of weights."""
+        shapes = {name: list(p.shape) for name, p in self.named.items()}
+        return [self.train.digest(), self.valid.digest(), shapes]
 
     def restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Continue from a checkpoint.
 
         Raises:
-            ValueError: it was made with other options.
+            ValueError: it was made with other options, of other data or of another bank.
         """
+        if meta["fingerprint"] != self._fingerprint():
+            raise ValueError("checkpoint is of other data or of another bank; start anew")
         for name, value in asdict(self.options).items():
             if meta["options"][name] != value:
                 raise ValueError(f"checkpoint was made with {name}={meta['options'][name]}, now "
@@ -334,7 +361,7 @@ class BankTraining:
         with torch.no_grad():
             for name, value in part("now.").items():
                 self.named[name].copy_(value)
-        self.best = part("best.")
+        self.best = {name: t.to(self.named[name].device) for name, t in part("best.").items()}
         load_optimizer_tensors(self.adam, part("adam."))
         for c, order in enumerate(self.orders):
             order.set_state(tensors[f"order.{c}"])

@@ -7,9 +7,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from pyromodels.errors import ShapeError, mismatch
-from pyromodels.models.class_posterior import ClassPosterior
-
-NUM_QUANTILES = 100
+from pyromodels.models.class_posterior import NUM_QUANTILES, ClassPosterior
 
 
 def calibrate(
@@ -36,7 +34,8 @@ def calibrate(
 
     Raises:
         ShapeError: where the shapes do not fit each other.
-        ValueError: where a class has no sequence, or offset_std is negative.
+        ValueError: where a class has no sequence, a label is none, a score not finite, or
+            offset_std negative.
     """
     if scores.shape != (len(labels), posterior.num_classes) or lengths.shape != labels.shape:
         given = f"{tuple(scores.shape)}, {tuple(labels.shape)}, {tuple(lengths.shape)}"
@@ -44,6 +43,14 @@ def calibrate(
                                   expected=f"(n, {posterior.num_classes}), (n,), (n,)"))
     if not offset_std >= 0:
         raise ValueError(mismatch("offset_std", given=offset_std, expected="0 or more"))
+    if not torch.isfinite(scores).all():
+        raise ValueError("scores: NaN or infinite")
+    if lengths.min() < 1:
+        raise ValueError(mismatch("lengths", given=int(lengths.min()), expected="1 or more"))
+    if labels.min() < 0 or labels.max() >= posterior.num_classes:
+        given = f"{int(labels.min())} to {int(labels.max())}"
+        expected = f"0 to {posterior.num_classes - 1}"
+        raise ValueError(mismatch("labels", given=given, expected=expected))
     counts = labels.bincount(minlength=posterior.num_classes)
     if not counts.all():
         raise ValueError(f"labels: class {int(counts.argmin())} has no sequence")
@@ -53,7 +60,7 @@ def calibrate(
     by_frame = scores / lengths.unsqueeze(-1)
     levels = torch.arange(1, NUM_QUANTILES + 1).to(scores) / (NUM_QUANTILES + 1)
     typical = [by_frame[labels == c, c].quantile(levels) for c in range(posterior.num_classes)]
-    posterior.typical = torch.stack(typical).to(posterior.log_prior)
+    posterior.typical.copy_(torch.stack(typical))
 
 
 @torch.enable_grad()

@@ -49,7 +49,13 @@ def every_log_prob(
 def own_class_log_prob(
     bank: Autoregressive, data: LabelledSequences
 ) -> Tensor:  # nats, shape: (n,)
-    """Return log p(x given c) of every sequence, c its class."""
+    """Return log p(x given c) of every sequence, c its class.
+
+    Raises:
+        ValueError: where a class of the bank has no sequence.
+    """
+    if not data.labels.bincount(minlength=bank.num_members).all():
+        raise ValueError("data: a class of the bank has no sequence")
     order = data.lengths.argsort()
     columns = [order[data.labels[order] == c] for c in range(bank.num_members)]
     most = max(map(len, columns))
@@ -68,12 +74,11 @@ def own_class_log_prob(
 
 def _chunks(rows: Tensor, lengths: Tensor, frames: int) -> Iterator[Tensor]:
     """Cut rows into parts of so many frames, padding counted; lengths belong to the rows."""
-    first = 0
+    first, spans = 0, lengths.tolist()
     while first < len(rows):
-        last = first + 1
-        longest = int(lengths[first])
+        last, longest = first + 1, spans[first]
         while last < len(rows):
-            longest = max(longest, int(lengths[last]))
+            longest = max(longest, spans[last])
             if longest * (last + 1 - first) > frames:
                 break
             last += 1

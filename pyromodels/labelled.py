@@ -1,5 +1,6 @@
 """Labelled sequences of unequal length: what a bank of densities is trained on and told apart."""
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,8 @@ class LabelledSequences:
 
     Raises:
         ShapeError: where the shapes do not fit each other.
-        ValueError: for a length outside 1..T, or a frame that counts and is not finite.
+        ValueError: for numbers of another kind, a length outside 1..T, a label below 0, or a frame
+            that counts and is not finite.
     """
 
     x: Tensor
@@ -35,6 +37,14 @@ class LabelledSequences:
             given = tuple(getattr(self, name).shape)
             if given != (len(self.x),):
                 raise ShapeError(mismatch(name, given=f"shape {given}", expected=(len(self.x),)))
+        kinds = {"x": self.x.is_floating_point(), "lengths": self.lengths.dtype == torch.int64,
+                 "labels": self.labels.dtype == torch.int64}
+        for name, fits in kinds.items():
+            if not fits:
+                expected = "floating point" if name == "x" else torch.int64
+                raise ValueError(mismatch(name, given=getattr(self, name).dtype, expected=expected))
+        if len(self.x) and self.labels.min() < 0:
+            raise ValueError(mismatch("labels", given=int(self.labels.min()), expected="0 or more"))
         if len(self.x) and not (1 <= self.lengths.min() and self.lengths.max() <= self.x.shape[1]):
             raise ValueError(mismatch("lengths", given=f"{self.lengths.min()} to "
                                       f"{self.lengths.max()}", expected=f"1 to {self.x.shape[1]}"))
@@ -56,6 +66,12 @@ class LabelledSequences:
         """True where a frame is there."""
         frames = torch.arange(self.x.shape[1], device=self.lengths.device)
         return frames < self.lengths.unsqueeze(-1)
+
+    def digest(self) -> str:
+        """Return a fingerprint of what is in them."""
+        parts = (part.cpu().contiguous().numpy().tobytes() for part in
+                 (self.x, self.lengths, self.labels))
+        return hashlib.sha256(b"".join(parts)).hexdigest()
 
     def of_class(self, label: int) -> "LabelledSequences":
         """Return the sequences of one class, cut at their longest."""

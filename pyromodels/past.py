@@ -95,7 +95,8 @@ class Recurrent(Past):
             return self._read_together(x)
         zeros = x.new_zeros(1, x.shape[1], self.past_dim)
         hx, run = (zeros, torch.gru) if self.kind == "gru" else ((zeros, zeros), torch.lstm)
-        options = (True, 1, 0.0, self.training, False, True)  # biases, layers, ..., batch first
+        # biases, layers, dropout, train (cuDNN keeps what gradients need), directions, batch first
+        options = (True, 1, 0.0, True, False, True)
         return torch.stack([
             run(rows, hx, self.weights(member), *options)[0] for member, rows in enumerate(x)
         ])

@@ -9,6 +9,7 @@ from experiments.datasets.hidden_markov import BayesFigures, bayes_accuracy, hid
 from experiments.datasets.labelled import LabelledData
 from experiments.datasets.phones import load_labelled
 from experiments.datasets.timit import load_timit
+from pyromodels.errors import mismatch
 from pyromodels.labelled import LabelledSequences
 
 PHONES = ("N", "IY", "F", "EY", "P")
@@ -51,6 +52,8 @@ def load_problem(args: argparse.Namespace) -> Problem:
         ValueError: for a file of no known layout, unknown classes or a split it does not have.
     """
     classes = args.classes and args.classes.split(",")
+    if classes and len(classes) < 2:
+        raise ValueError(mismatch("--classes", given=args.classes, expected="two or more"))
     if args.data is None:
         return generated(classes)
     if args.data.is_dir():

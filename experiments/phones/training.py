@@ -10,6 +10,7 @@ from experiments.phones.problem import Problem
 from experiments.phones.variants import Variant
 from experiments.weights import read_prior, save_prior
 from inference.bank import BankOptions, fit_bank
+from inference.checkpoint import remove_checkpoints
 from inference.seeding import seed_all
 from pyromodels.dynamics.autoregressive import Autoregressive
 from pyromodels.registry import DYNAMICS
@@ -41,7 +42,7 @@ def train_bank(
     question = {
         "options": dataclasses.asdict(options),
         "data": {"name": data.name, "classes": list(data.classes),
-                 "sequences": [len(data.train), len(data.valid)]},
+                 "train": data.train.digest(), "valid": data.valid.digest()},
     }
     weights = folder / "weights.safetensors"
     if finished(weights, spec, question):
@@ -61,6 +62,7 @@ def train_bank(
         "parameters": sum(p.numel() for p in bank.parameters()),
     }
     save_prior(weights, bank, spec, record)
+    remove_checkpoints(folder / "checkpoints")
     return TrainedBank(bank.eval(), {"prior": spec, **record})
 
 

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from pyromodels.errors import ShapeError, mismatch
 
+NUM_QUANTILES = 100
+"""Q."""
+
 
 class ClassPosterior(nn.Module):
     r"""p(c | x) \propto pi_c p(x | c)^beta, and how strange x is; beta = 1 is Bayes' rule.
@@ -22,7 +25,7 @@ class ClassPosterior(nn.Module):
     pi         log_prior   (C,), nats    uniform to start with
     beta       sharpness   ()            1 to start with
     -          typical     (C, Q)        quantiles of log p(x | c) / T among sequences of class c;
-                                         (C, 0) where they are not known
+                                         NaN where they are not known
     =========  ==========  ============  =========================================================
 
     Args:
@@ -43,12 +46,17 @@ class ClassPosterior(nn.Module):
             raise ShapeError(mismatch("num_classes", given=num_classes, expected="2 or more"))
         self.register_buffer("log_prior", torch.full((num_classes,), -math.log(num_classes)))
         self.register_buffer("sharpness", torch.ones(()))
-        self.register_buffer("typical", torch.empty(num_classes, 0))
+        self.register_buffer("typical", torch.full((num_classes, NUM_QUANTILES), math.nan))
 
     @property
     def num_classes(self) -> int:
         """C."""
         return len(self.log_prior)
+
+    @property
+    def knows_what_is_typical(self) -> bool:
+        """Whether strangeness can be said."""
+        return not bool(self.typical.isnan().any())
 
     def of(
         self,
@@ -70,10 +78,10 @@ class ClassPosterior(nn.Module):
         Raises:
             ValueError: where nothing says what is typical.
         """
-        if not self.typical.numel():
-            raise ValueError("typical: empty; `inference.class_posterior.calibrate` fills it from "
-                             "sequences that were not learned from")
+        if not self.knows_what_is_typical:
+            raise ValueError("typical: not known; `inference.class_posterior.calibrate` finds it "
+                             "in sequences that were not learned from")
         by_frame = (scores / lengths.unsqueeze(-1)).movedim(-1, 0)
-        rows = by_frame.flatten(1).to(self.typical).contiguous()
+        rows = by_frame.reshape(self.num_classes, -1).to(self.typical).contiguous()
         below = torch.searchsorted(self.typical, rows).view_as(by_frame)
         return (1 - below / self.typical.shape[-1]).amin(0)

@@ -124,11 +124,15 @@ class Classifier(nn.Module):
             batch: the sequences.
             min_probability: withhold a decision that is less probable.
             max_strangeness: withhold it from sequences that are stranger.
+
+        Raises:
+            ShapeError: where x does not fit the bank.
+            ValueError: for a gap, no frame, or a strangeness that is asked for and not known.
         """
         scores = self.class_log_prob(batch)
         best, label = (probability := self.class_posterior.of(scores).probs).max(-1)
         withheld, strangeness = best < min_probability, None
-        if self.class_posterior.typical.numel() or max_strangeness < 1:
+        if self.class_posterior.knows_what_is_typical or max_strangeness < 1:
             strangeness = self.class_posterior.strangeness(scores, batch.mask.sum(-1))
             withheld = withheld | (strangeness > max_strangeness)
         return Decision(label.masked_fill(withheld, NO_CLASS), probability, strangeness)
@@ -143,6 +147,8 @@ class Classifier(nn.Module):
             given = f"shape {tuple(batch.x.shape)}"
             expected = f"(B, T, {self.bank.source_dim})"
             raise ShapeError(mismatch("x", given=given, expected=expected))
+        if not batch.mask.any(-1).all():
+            raise ValueError("mask: a sequence without a frame")
         if batch.has_gaps:
             raise ValueError("mask: a gap, and what fills it would be read; cut the sequence there")
         return batch.x[:, None, None], batch.mask[:, None, None]

@@ -30,7 +30,8 @@ def built(cls=TVNF, **more):
 
 def batch_of(count=4, frames=6):
     torch.manual_seed(1)
-    mask = torch.arange(frames) < torch.arange(frames - count + 1, frames + 1).unsqueeze(-1)
+    lengths = torch.arange(frames - count + 1, frames + 1).clamp_min(1)
+    mask = torch.arange(frames) < lengths.unsqueeze(-1)
     return SequenceBatch(torch.randn(count, frames, 2, dtype=torch.float64), mask)
 
 
@@ -72,6 +73,7 @@ def test_draws_of_a_posterior_have_the_posterior_s_frequencies():
 
 def test_generated_sequences_come_from_the_class_that_was_drawn():
     classifier, batch = built(TVGMM), batch_of(count=3000, frames=1)
+    classifier.class_posterior.sharpness.fill_(0.1)  # tempers what is said of data, not draws
     with torch.no_grad():
         trace = pyro.poutine.trace(classifier).get_trace(batch, generate=True)
         label = trace.nodes["class"]["value"].flatten()
@@ -108,7 +110,7 @@ def test_decisions_are_withheld_where_they_are_not_probable_or_the_sequence_is_s
     assert torch.equal(careful.label, expected) and (careful.label == NO_CLASS).any()
     with pytest.raises(ValueError, match="typical"):
         classifier.decide(batch, max_strangeness=0.9)
-    quantiles = torch.linspace(1000, 2000, 9, dtype=torch.float64)
+    quantiles = torch.linspace(1000, 2000, 100, dtype=torch.float64)
     classifier.class_posterior.typical = quantiles.repeat(3, 1)  # all are stranger than those
     strange = classifier.decide(batch, max_strangeness=0.9)
     assert (strange.label == NO_CLASS).all() and (strange.strangeness == 1).all()
@@ -176,6 +178,17 @@ def test_strangeness_is_the_share_that_is_likelier_by_the_frame():
     assert posterior.strangeness(torch.tensor([[-1e6, -1e6]]), torch.tensor([1])) == 1
 
 
+def test_a_calibrated_posterior_is_saved_and_loaded():
+    posterior = ClassPosterior(2)
+    calibrate(posterior, torch.randn(40, 2), torch.arange(40) % 2, torch.ones(40).long())
+    again = ClassPosterior(2)
+    again.load_state_dict(posterior.state_dict())
+    scores = torch.randn(5, 2)
+    assert torch.equal(again.of(scores).probs, posterior.of(scores).probs)
+    one = torch.tensor(3)
+    assert again.strangeness(scores[0], one) == posterior.strangeness(scores[:1], one[None])
+
+
 def test_bad_input_is_named():
     with pytest.raises(ShapeError, match="num_members"):
         Classifier(TVNF(source_dim=2))
@@ -192,5 +205,13 @@ def test_bad_input_is_named():
         calibrate(posterior, torch.zeros(3, 3), ones, ones)
     with pytest.raises(ValueError, match="class 0 has no sequence"):
         calibrate(posterior, torch.zeros(3, 2), ones, ones)
+    with pytest.raises(ValueError, match="labels: given 1 to 2"):
+        calibrate(posterior, torch.zeros(3, 2), torch.tensor([1, 2, 2]), ones)
+    with pytest.raises(ValueError, match="scores: NaN"):
+        calibrate(posterior, torch.full((3, 2), math.nan), ones, ones)
+    with pytest.raises(ValueError, match="lengths: given 0"):
+        calibrate(posterior, torch.zeros(3, 2), ones, 0 * ones)
+    with pytest.raises(ValueError, match="without a frame"):
+        built().posterior(SequenceBatch(torch.zeros(1, 3, 2), torch.zeros(1, 3).bool()))
     with pytest.raises(ValueError, match="offset_std"):
         calibrate(posterior, torch.zeros(3, 2), ones, ones, offset_std=-1.0)

@@ -194,7 +194,7 @@ def test_limits_of_length(miniatures):
     ("phones", "split", np.zeros(90, int), "class N has no sequence in valid"),
     ("phones", "x", np.zeros((90, 6)), r"phones.npz: x: given shape \(90, 6\)"),
     ("digits", "x", np.full((60, 6, 40), np.nan), "digits.npz: x: NaN"),
-    ("digits", "digit", np.full(60, -1), "labels: given -1 to -1"),
+    ("digits", "digit", np.full(60, -1), "labels: given -1"),
     ("hmm5", "val_x", np.zeros((10, 6, 2), int), "x: given int64; expected floats"),
 ])
 def test_arrays_that_do_not_fit(miniatures, tmp_path, layout, key, value, words):

@@ -9,7 +9,7 @@ from experiments.datasets.hidden_markov import hidden_markov_problem
 from experiments.datasets.labelled import SPLITS
 from inference.bank import BankOptions, BankTraining, fit_bank
 from inference.class_posterior import fit_posterior
-from inference.class_scores import class_log_prob
+from inference.class_scores import class_log_prob, own_class_log_prob
 from inference.finite import FitError
 from pyromodels.dynamics.tvgmm import TVGMM
 from pyromodels.dynamics.tvnf import TVNF
@@ -99,6 +99,8 @@ def test_resumed_training_ends_at_the_same_bits(data, tmp_path):
         assert torch.equal(again.state_dict()[name], value), name
     with pytest.raises(ValueError, match="input_noise"):
         fit_bank(built(), data.train, data.valid, SHORT, folder=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="other data"):
+        fit_bank(built(), data.valid, data.valid, options, folder=tmp_path, resume=True)
 
 
 def test_every_sequence_comes_once_a_pass_however_many_its_class_has(data):
@@ -112,12 +114,71 @@ def test_every_sequence_comes_once_a_pass_however_many_its_class_has(data):
         x, torch.cat((few.lengths, many.lengths)), torch.cat((few.labels, many.labels))
     )
     run = BankTraining(built(members=2), train, train, SHORT)
-    rows = torch.tensor([run._next_rows() for _ in range(16)])  # two pools of 64 rows a class
+    rows = torch.tensor([run._next_rows() for _ in range(16)])
     assert torch.equal(train.labels[rows], torch.tensor([0, 1]).expand(rows.shape))
     for label, size in ((0, 5), (1, len(many))):
         counts = rows[..., label].flatten().bincount(minlength=len(train))
         counts = counts[train.labels == label]
         assert counts.max() - counts.min() <= 1 and counts.sum() == 128 and len(counts) == size
+
+
+def test_a_minibatch_of_a_small_class_has_no_copies_of_one_sequence(data):
+    few = torch.cat([(data.train.labels == 0).nonzero()[:20], (data.train.labels > 0).nonzero()])
+    train = data.train[few.squeeze(-1)]
+    run = BankTraining(built(), train, data.valid, SHORT)
+    first = torch.tensor([run._next_rows() for _ in range(2)])  # a pass of the small class
+    assert len(first[..., 0].unique()) == 16
+    assert all(len(part.unique()) == 8 for part in first.flatten(0, 0)[..., 1])
+
+
+def test_patience_starts_anew_with_a_better_look(data, monkeypatch):
+    losses = iter([3.0, 4.0, 2.0, 4.0, 1.0, 4.0, 4.0, 0.0])
+    monkeypatch.setattr(BankTraining, "_update", lambda run: torch.zeros(3))
+    monkeypatch.setattr(
+        BankTraining, "_validate",
+        lambda run: (torch.full((3,), next(losses)), torch.zeros(3)),
+    )
+    run = BankTraining(built(), data.train, data.valid, SHORT)
+    while run.stopped() is None:
+        run.until_next_look()
+    assert run.stopped() == "patience" and run.best_loss.tolist() == [1.0] * 3
+
+
+def test_gradients_of_each_network_are_scaled_to_the_norm(data):
+    run = BankTraining(built(), data.train, data.valid, dataclasses.replace(
+        SHORT, max_grad_norm=0.5))
+    run._update()
+    norm = torch.stack([p.grad.flatten(1).norm(dim=1) for p in run.bank.parameters()]).norm(dim=0)
+    torch.testing.assert_close(norm, torch.full((3,), 0.5))
+
+
+def test_weights_decay(data):
+    ends = []
+    for decay in (0.0, 0.9):
+        bank = built()
+        options = dataclasses.replace(SHORT, updates=5, weight_decay=decay, learning_rate=1e-2)
+        fit_bank(bank, data.train, data.valid, options)
+        ends.append(sum(p.square().sum().item() for p in bank.parameters()))
+    assert ends[1] < ends[0]
+
+
+def test_a_class_that_has_stopped_does_not_end_the_others(data):
+    run = BankTraining(built(), data.train, data.valid, SHORT)
+    run.until_next_look()
+    run.num_worse[0] = SHORT.patience
+    with torch.no_grad():
+        run.bank.flow.told.bias[0].fill_(float("nan"))
+    run.until_next_look()
+    run.result("updates")
+    assert class_log_prob(run.bank, data.valid).isfinite().all()
+
+
+def test_classes_of_unequal_size_are_judged_by_their_own_sequences(data):
+    bank = built()
+    few = torch.cat([(data.train.labels == c).nonzero()[:n] for c, n in enumerate((3, 9, 30))])
+    some = data.train[few.squeeze(-1)]
+    own = class_log_prob(bank, some).gather(-1, some.labels.unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(own_class_log_prob(bank, some), own)
 
 
 def test_likelihoods_of_padded_batches_are_those_of_each_sequence(data):
@@ -214,6 +275,13 @@ def test_bad_input_is_named(data):
         fit_bank(built(), data.train, data.valid.of_class(1), SHORT)
     with pytest.raises(ValueError, match="train: sequences of each class"):
         fit_bank(built(members=2), data.train, data.valid, SHORT)
+    with pytest.raises(ValueError, match="bank of one class"):
+        fit_bank(built(members=1), *[relabelled(s, 0) for s in (data.train, data.valid)],
+                 dataclasses.replace(SHORT, chosen_by="posterior"))
+    with pytest.raises(ValueError, match="train: x: given torch.float32"):
+        fit_bank(built(), data.train.to("cpu", torch.float32), data.valid, SHORT)
+    with pytest.raises(ValueError, match="a class of the bank"):
+        own_class_log_prob(built(), data.valid.of_class(1))
     with pytest.raises(ValueError, match="no folder"):
         fit_bank(built(), data.train, data.valid, SHORT, resume=True)
     bank = built()
