@@ -8,16 +8,17 @@ import pytest
 import torch
 
 from experiments.cli import main
-from experiments.datasets.hidden_markov import hidden_markov_problem
+from experiments.datasets.hidden_markov import bayes_accuracy, hidden_markov_problem
 from experiments.phones import problem as problems
 from experiments.phones import rows
-from experiments.phones.judging import hidden_markov_scores, judge
+from experiments.phones.judging import judge
 from experiments.phones.problem import PHONES, Problem, default_classes, load_problem
 from experiments.phones.training import finished, train_bank
 from experiments.phones.variants import CONFIGURATIONS, VARIANTS, variant
 from experiments.seeds import over_seeds
 from inference.arviz_io import load
 from inference.bank import BankOptions
+from inference.class_posterior import fit_posterior
 from pyromodels.errors import SpecError
 from pyromodels.registry import DYNAMICS
 
@@ -74,7 +75,7 @@ def test_table_finds_what_it_has_trained_and_gives_errors_over_seeds(tmp_path, c
     assert main(command) == 0
     record = tmp_path / "tvnf-4-hidden-Markov-sources"
     first = numbers(record)
-    assert first["tvgmm1/accuracy_se"] >= 0 and "hidden Markov, 1 state/accuracy" in first
+    assert first["tvgmm1/nats_per_frame_se"] > 0 and "hidden Markov, 1 state/accuracy" in first
     weights = sorted(tmp_path.glob("*tvgmm1*/weights.safetensors"))
     made = [path.stat().st_mtime_ns for path in weights]
     assert len(made) == 2
@@ -103,17 +104,71 @@ def test_every_variant_is_a_bank(name):
     assert bank.num_members == 4 and bank.source_dim == 3
 
 
-def test_nats_as_recorded_are_those_of_the_data_before_scaling(problem):
+def true_scores(problem):
+    """log p(x | c) of the sources themselves, of standardised sequences."""
     raw, sources = problems.hidden_markov_problem()
-    figures = judge(lambda data: torch.zeros(len(data), 5), problem).figures
-    assert figures["nats_per_frame_recorded"] == pytest.approx(problem.data.log_scale)
-    scores = hidden_markov_scores(problem, 3)
-    found = judge(scores, problem).figures["nats_per_frame_recorded"]
-    own = scores(problem.data.test).double().gather(-1, raw.test.labels.unsqueeze(-1)).sum()
-    by_frame = own / raw.test.lengths.sum() + problem.data.log_scale
-    assert found == pytest.approx(by_frame.item())
-    assert problem.bayes.nats_per_frame - 1.5 < found < problem.bayes.nats_per_frame + 0.1
-    assert sources.num_classes == 5
+    frames = raw.train.x[raw.train.mask]
+    mean, deviation = frames.mean(0), frames.std(0, correction=0)
+
+    def scores(data):
+        before = (data.x * deviation + mean).masked_fill(~data.mask.unsqueeze(-1), 0.0)
+        per_frame = deviation.log().sum()  # what scaling adds to every log density
+        return sources.log_prob(before, data.mask) + (per_frame * data.lengths).unsqueeze(-1)
+
+    return scores
+
+
+def test_nats_as_recorded_are_those_of_the_data_before_scaling(problem):
+    found = judge(true_scores(problem), problem).figures
+    assert found["accuracy"] == pytest.approx(problem.bayes.accuracy)
+    expected = problem.bayes.nats_per_frame
+    assert found["nats_per_frame_recorded"] == pytest.approx(expected, abs=1e-4)
+    assert found["nats_per_frame"] != pytest.approx(expected, abs=0.1)
+
+
+def test_calibration_sees_the_validation_data_and_counting_the_test_data(problem):
+    scores = true_scores(problem)
+    found = judge(scores, problem)
+    data = problem.data
+    sharpness, log_prior = fit_posterior(scores(data.valid), data.valid.labels)
+    assert found.figures["sharpness"] == pytest.approx(sharpness.item(), rel=1e-4)
+    logits = (sharpness * scores(data.test) + log_prior).log_softmax(-1)
+    torch.testing.assert_close(found.logits.double(), logits, rtol=1e-4, atol=1e-4)
+    said = scores(data.valid).argmax(-1)
+    right = 100 * (said == data.valid.labels).double().mean().item()
+    assert found.figures["valid_accuracy"] == pytest.approx(right)
+
+
+def test_strangers_are_scaled_like_the_data_and_are_the_stranger_ones(problem):
+    raw, _ = problems.hidden_markov_problem()
+    outside, _ = problems.hidden_markov_problem(num_test=100, seed=1)
+    frames = raw.train.x[raw.train.mask]
+    expected = (outside.test.x - frames.mean(0)) / frames.std(0, correction=0)
+    expected = expected.masked_fill(~outside.test.mask.unsqueeze(-1), 0.0)
+    torch.testing.assert_close(problem.strangers.x, expected)
+    assert judge(true_scores(problem), problem).figures["strangers"] > 0.7
+
+
+def test_bayes_figures_are_those_of_the_classes_asked_for():
+    raw, sources = problems.hidden_markov_problem()
+    found = problems.generated(["source 4", "source 2"]).bayes
+    two = raw.only(("source 4", "source 2"))
+    assert found == bayes_accuracy(sources[torch.tensor([3, 1])], two.test)
+
+
+def test_an_interrupted_training_goes_on_where_it_was(problem, tmp_path):
+    options = BankOptions(updates=3, batch_size=2, check_every=1)
+    looks = []
+
+    def interrupt(record):
+        looks.append(record["update"])
+        if len(looks) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_bank(VARIANTS["tvgmm1"], options, problem, tmp_path, on_look=interrupt)
+    train_bank(VARIANTS["tvgmm1"], options, problem, tmp_path, resume=True, on_look=interrupt)
+    assert looks == [1, 2, 3] and not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_the_sources_themselves_are_judged_as_bayes_says(problem):
@@ -134,8 +189,8 @@ def test_a_finished_training_is_told_by_what_it_was(problem, tmp_path):
     question = {key: trained.record[key] for key in ("options", "data")}
     assert finished(weights, spec, question)
     assert not finished(weights, {**spec, "past_dim": 3}, question)
-    other = {**question, "options": {**question["options"], "updates": 2}}
-    assert not finished(weights, spec, other)
+    for key, change in (("options", {"updates": 2}), ("data", {"train": "another digest"})):
+        assert not finished(weights, spec, {**question, key: {**question[key], **change}})
     assert not finished(tmp_path / "elsewhere.safetensors", spec, question)
 
 
@@ -172,5 +227,9 @@ def test_bad_input_is_named(tmp_path, capsys):
     assert "no.npz" in capsys.readouterr().err
     assert main(["run", "phones", "--classes", "source 1,source 9", "--out", str(tmp_path)]) == 2
     assert "source 9" in capsys.readouterr().err
+    for wrong, word in (["--seeds", "0"], "--seeds"), (["--updates", "0"], "updates"), (
+            ["--classes", "source 1"], "two or more"), (["--models", ""], "unknown model"):
+        assert main(["table", "tvnf-4", *wrong, "--out", str(tmp_path)]) == 2
+        assert word in capsys.readouterr().err
     with pytest.raises(SpecError, match="model"):
         variant("nothing")
