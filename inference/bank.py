@@ -59,6 +59,8 @@ class BankTraining:
         ValueError: where a class has no sequence, or labels are not those of the bank.
     """
 
+    _COUNTS = ("best_loss", "best_update", "num_worse", "class_loss")
+
     def __init__(
         self,
         bank: Autoregressive,
@@ -260,8 +262,6 @@ class BankTraining:
         best = {f"best.{n}": p for n, p in self.best.items()}
         state = {f"random.{n}": value for n, value in random_state().items()}
         return {**parameters, **best, **moments, **left, **orders, **counts, **state}
-
-    _COUNTS = ("best_loss", "best_update", "num_worse", "class_loss")
 
     def meta(self) -> dict[str, Any]:
         """Return the plain data of a checkpoint."""
