@@ -14,6 +14,7 @@ def main(args: argparse.Namespace) -> int:
     """Print the lists, one line each entry."""
     from experiments.cli import VERBS, names
     from experiments.datasets import DATASETS
+    from experiments.phones.variants import VARIANTS as DENSITIES
     from experiments.spec import shipped_specs
     from experiments.speech.variants import VARIANTS
     from inference.steppers import STEPPERS
@@ -26,6 +27,7 @@ def main(args: argparse.Namespace) -> int:
         _section(registry.kind, registry.describe())
     _section("encoder of an amortised guide", {n: _in_words(p) for n, p in PRESETS.items()})
     _section("speech model", {name: variant.label for name, variant in VARIANTS.items()})
+    _section("model of `run phones`", {name: found.label for name, found in DENSITIES.items()})
     return 0
 
 
