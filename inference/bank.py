@@ -117,8 +117,8 @@ class BankTraining:
         options, losses = self.options, []
         self.bank.train()
         for _ in range(min(options.check_every, options.updates - self.num_updates)):
-            losses.append(self._update())
-        loss, confusion = self._validate()
+            losses.append(self.update())
+        loss, confusion = self.validate()
         if options.chosen_by == "posterior":
             judged = confusion
         else:
@@ -157,12 +157,12 @@ class BankTraining:
         updates = self._by_class(self.best_update).tolist()
         return BankFit(updates, self.class_loss.tolist(), self.history, reason)
 
-    def _update(self) -> Tensor:
+    def update(self) -> Tensor:
         """Make one update of every network; return minus nats a frame of every class, (C,)."""
         options = self.options
         for group in self.adam.param_groups:
             group["lr"] = options.rate(self.num_updates)
-        rows = torch.tensor(self._next_rows())
+        rows = torch.tensor(self.next_rows())
         some = self.train[rows.flatten()]
         x = some.x
         if options.input_noise:
@@ -197,7 +197,7 @@ class BankTraining:
             g.mul_(scale.view(-1, *[1] * (g.dim() - 1)))
         return norm
 
-    def _next_rows(self) -> list[list[int]]:  # shape: (B, C)
+    def next_rows(self) -> list[list[int]]:  # shape: (B, C)
         """Return the next minibatch: rows of the training data, a column for every class."""
         if not self.queue:
             batch_size, classes = self.options.batch_size, range(self.bank.num_members)
@@ -220,7 +220,7 @@ class BankTraining:
         return drawn[:count]
 
     @torch.no_grad()
-    def _validate(self) -> tuple[Tensor, Tensor]:  # each (C,)
+    def validate(self) -> tuple[Tensor, Tensor]:  # each (C,)
         """Return minus nats a frame of every class, and the cross-entropy where it counts."""
         self.bank.eval()
         options, labels = self.options, self.valid.labels.cpu()

@@ -12,12 +12,10 @@ sizes.
 
 from pyromodels.testing.guide import check_guide
 from pyromodels.testing.paths import check_path
-from pyromodels.testing.source_prior import (
-    SOURCE_PRIOR_CHECKS,
+from pyromodels.testing.runs import (
     build_source_prior,
     example_anchor,
     log_prob,
-    message_log_prob,
     run_guide,
     run_prior,
     sites,
@@ -25,6 +23,7 @@ from pyromodels.testing.source_prior import (
     total_log_prob,
     values,
 )
+from pyromodels.testing.source_prior import SOURCE_PRIOR_CHECKS, message_log_prob
 
 __all__ = [
     "SOURCE_PRIOR_CHECKS",

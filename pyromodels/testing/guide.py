@@ -9,7 +9,7 @@ from pyro.infer import TraceEnum_ELBO
 from torch import Tensor, nn
 
 from pyromodels.programs import Site, latent_sites, nesting_of, run, sites_of, total
-from pyromodels.testing.source_prior import cancels
+from pyromodels.testing.runs import cancels
 
 NUM_DRAWS = 7
 

@@ -22,7 +22,7 @@ from pyromodels.models.mixdvae import MixDVAE
 from pyromodels.registry import GUIDES, MODELS
 from pyromodels.testing import build_source_prior, example_anchor, source_prior_specs
 from pyromodels.testing.guide import check_guide
-from pyromodels.testing.source_prior import of_frames
+from pyromodels.testing.runs import of_frames
 
 LENGTHS = (6, 3, 1)
 

@@ -114,7 +114,7 @@ def test_every_sequence_comes_once_a_pass_however_many_its_class_has(data):
         x, torch.cat((few.lengths, many.lengths)), torch.cat((few.labels, many.labels))
     )
     run = BankTraining(built(members=2), train, train, SHORT)
-    rows = torch.tensor([run._next_rows() for _ in range(16)])
+    rows = torch.tensor([run.next_rows() for _ in range(16)])
     assert torch.equal(train.labels[rows], torch.tensor([0, 1]).expand(rows.shape))
     for label, size in ((0, 5), (1, len(many))):
         counts = rows[..., label].flatten().bincount(minlength=len(train))
@@ -126,16 +126,16 @@ def test_a_minibatch_of_a_small_class_has_no_copies_of_one_sequence(data):
     few = torch.cat([(data.train.labels == 0).nonzero()[:20], (data.train.labels > 0).nonzero()])
     train = data.train[few.squeeze(-1)]
     run = BankTraining(built(), train, data.valid, SHORT)
-    first = torch.tensor([run._next_rows() for _ in range(2)])  # a pass of the small class
+    first = torch.tensor([run.next_rows() for _ in range(2)])  # a pass of the small class
     assert len(first[..., 0].unique()) == 16
     assert all(len(part.unique()) == 8 for part in first.flatten(0, 0)[..., 1])
 
 
 def test_patience_starts_anew_with_a_better_look(data, monkeypatch):
     losses = iter([3.0, 4.0, 2.0, 4.0, 1.0, 4.0, 4.0, 0.0])
-    monkeypatch.setattr(BankTraining, "_update", lambda run: torch.zeros(3))
+    monkeypatch.setattr(BankTraining, "update", lambda run: torch.zeros(3))
     monkeypatch.setattr(
-        BankTraining, "_validate",
+        BankTraining, "validate",
         lambda run: (torch.full((3,), next(losses)), torch.zeros(3)),
     )
     run = BankTraining(built(), data.train, data.valid, SHORT)
@@ -147,7 +147,7 @@ def test_patience_starts_anew_with_a_better_look(data, monkeypatch):
 def test_gradients_of_each_network_are_scaled_to_the_norm(data):
     run = BankTraining(built(), data.train, data.valid, dataclasses.replace(
         SHORT, max_grad_norm=0.5))
-    run._update()
+    run.update()
     norm = torch.stack([p.grad.flatten(1).norm(dim=1) for p in run.bank.parameters()]).norm(dim=0)
     torch.testing.assert_close(norm, torch.full((3,), 0.5))
 
@@ -198,7 +198,7 @@ def test_input_noise_is_on_what_is_learned_from_only(data):
     ]
     assert first[1].history[0]["train_loss"] > first[0].history[0]["train_loss"]
     run = BankTraining(built(), data.train, data.valid, dataclasses.replace(SHORT, input_noise=3.0))
-    assert torch.equal(run._validate()[0], run._validate()[0])
+    assert torch.equal(run.validate()[0], run.validate()[0])
 
 
 @pytest.mark.parametrize("more", [{}, {"tied_dim": 2}], ids=["own", "tied"])
@@ -206,8 +206,8 @@ def test_hybrid_training_climbs_the_sum_of_both_and_stops_all_together(data, mor
     options = dataclasses.replace(SHORT, discriminative=2.0, sharpness=0.5, max_grad_norm=1e9)
     bank, twin = built(**more), built(**more)
     run = BankTraining(bank, data.train, data.valid, options)
-    rows = torch.tensor(BankTraining(twin, data.train, data.valid, options)._next_rows())
-    run._update()
+    rows = torch.tensor(BankTraining(twin, data.train, data.valid, options).next_rows())
+    run.update()
     loss = 0.0
     for label in range(3):
         nats = frames = 0.0
