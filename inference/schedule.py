@@ -24,6 +24,8 @@ class FitOptions:
         batch_size: sequences in a minibatch; the last of an epoch may be smaller.
         learning_rate: of Adam, in the first epoch.
         final_learning_rate: in the last; a half cosine lies between. None: constant.
+        warm_up: steps over which the learning rate grows linearly to that of its epoch;
+            Transformers with post-norm want it.
         max_grad_norm: the gradient is scaled down to this norm.
         kl_warm_up: epochs over which the weight of the KL term grows linearly to one.
         sampling: scheduled sampling: `(first, last, probability)`: the probability of a prediction
@@ -43,6 +45,7 @@ class FitOptions:
     batch_size: int = 64
     learning_rate: float = 1e-3
     final_learning_rate: float | None = None
+    warm_up: int = 0
     max_grad_norm: float = 10.0
     kl_warm_up: int = 0
     sampling: tuple[int, int, float] | None = None
@@ -56,6 +59,8 @@ class FitOptions:
         for name in ("epochs", "batch_size", "learning_rate", "max_grad_norm", "patience"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: given {getattr(self, name)}; expected a positive number")
+        if self.warm_up < 0:
+            raise ValueError(f"warm_up: given {self.warm_up}; expected steps, or 0")
         if self.autocast not in get_args(Autocast):
             raise ValueError(f"autocast: given {self.autocast!r}; expected none, bf16 or fp16")
         if self.sampling is not None:
@@ -74,11 +79,15 @@ class FitOptions:
         return Weights(kl, probability * grown)
 
     def rate(self, epoch: int) -> float:
-        """Return the learning rate of an epoch."""
+        """Return the learning rate of an epoch, once warmed up."""
         if self.final_learning_rate is None or self.epochs == 1:
             return self.learning_rate
         cosine = 0.5 + 0.5 * math.cos(math.pi * (epoch - 1) / (self.epochs - 1))
         return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * cosine
+
+    def warmth(self, step: int) -> float:
+        """Return what of the learning rate a step gets; steps count from 1."""
+        return min(1.0, step / self.warm_up) if self.warm_up else 1.0
 
     @property
     def settled(self) -> int:

@@ -65,8 +65,6 @@ class Training:
         """Train on every sequence once, validate, and return the epoch's record."""
         options, epoch = self.options, self.num_epochs + 1
         weights, rate = options.weights(epoch), options.rate(epoch)
-        for group in self.adam.param_groups:
-            group["lr"] = rate
         self.module.train()
         distributed.seed_others(options.seed, epoch)
         batches = torch.randperm(len(train[0]), generator=self.order).split(options.batch_size)
@@ -74,6 +72,8 @@ class Training:
         visible = distributed.is_first() and sys.stderr.isatty()
         bar = tqdm(batches, desc=f"epoch {epoch}", leave=False, disable=not visible)
         for number, rows in enumerate(bar):
+            for group in self.adam.param_groups:
+                group["lr"] = rate * options.warmth(self.num_steps + 1)
             loss = self._gradient(train, rows, weights)
             gradients = [p.grad for p in self.parameters if p.grad is not None]
             norm = nn.utils.get_total_norm(gradients)

@@ -4,11 +4,18 @@ The layers are those of the original Transformer: scaled dot products, one hidde
 after each the sum with its input, then the layer norm ("post-norm"); no dropout. Streams are of
 shape (*, T, dim); their batch dims broadcast.
 
+Where a frame is can be said by its number, in sines added to the streams (`positional_encoding`),
+or by its distance alone, in what attention thinks of it (`relative`). The second needs no learning
+to look at the last frames first, and knows sequences longer than those it was trained on.
+
 Reference:
     A. Vaswani et al., "Attention is all you need", NeurIPS 2017.
+    O. Press, N. Smith and M. Lewis, "Train short, test long: attention with linear biases enables
+    input length extrapolation", ICLR 2022.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,14 +57,26 @@ class Attention(nn.Module):
     The queries q are an affine map of one stream, the keys k and the values v of a second, which
     may be the same; O, affine too, joins heads of size d = dim / num_heads. The bias of the keys
     cancels in the softmax and stays at its start.
+
+    Args:
+        dim: size of a frame.
+        num_heads: softmaxes side by side.
+        relative: whether 4^-h |t - j| is taken off the score of frame j in head h = 0, 1, ...: the
+            first head hardly looks further than a frame, the fourth than a hundred. The reference
+            has slopes that depend on the number of heads.
+
+    Raises:
+        ValueError: where heads do not divide `dim`.
     """
 
-    def __init__(self, dim: int, *, num_heads: int = 1) -> None:
+    def __init__(self, dim: int, *, num_heads: int = 1, relative: bool = False) -> None:
         super().__init__()
         if dim % num_heads:
             expected = f"a divisor of dim = {dim}"
             raise ValueError(mismatch("num_heads", given=num_heads, expected=expected))
         self.num_heads = num_heads
+        slopes = 4.0 ** -torch.arange(num_heads) if relative else None
+        self.register_buffer("slopes", slopes, persistent=False)
         self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
 
     def forward(
@@ -100,13 +119,30 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3)
 
     def _read(self, queries: Tensor, seen: KeyValues, mask: Tensor | None, causal: bool) -> Tensor:
-        parts = (self._heads(self.query(queries)), *seen, *(() if mask is None else (mask,)))
+        query = self._heads(self.query(queries))
+        if self.slopes is not None:
+            mask, causal = self._biases(query, seen[0].shape[-2], mask, causal), False
+        parts = (query, *seen, *(() if mask is None else (mask,)))
         batch = torch.broadcast_shapes(*(x.shape[:-3] for x in parts))
         # the fused kernels take exactly one batch dim
         parts = (x.expand(*batch, *x.shape[-3:]).reshape(-1, *x.shape[-3:]) for x in parts)
         heads = F.scaled_dot_product_attention(*parts, is_causal=causal)
         joined = heads.transpose(-2, -3).flatten(-2)
         return self.out(joined.reshape(*batch, *joined.shape[-2:]))
+
+    def _biases(
+        self,
+        query: Tensor,  # of the last frames seen, shape: (*, num_heads, T, d)
+        num_seen: int,
+        mask: Tensor | None,
+        causal: bool,
+    ) -> Tensor:  # shape: (*, num_heads, T, num_seen)
+        frames = torch.arange(num_seen, device=query.device)
+        distance = frames[num_seen - query.shape[-2] :, None] - frames
+        biases = -self.slopes.to(query)[:, None, None] * distance.abs()
+        if causal:
+            mask = distance >= 0
+        return biases if mask is None else biases.masked_fill(~mask, -math.inf)
 
 
 def _feed_forward(dim: int, hidden_dim: int) -> nn.Sequential:
@@ -116,9 +152,11 @@ def _feed_forward(dim: int, hidden_dim: int) -> nn.Sequential:
 class EncoderLayer(nn.Module):
     """Self-attention over all frames, then a feed-forward network; arguments as `Encoder`."""
 
-    def __init__(self, dim: int, *, ff_dim: int, num_heads: int = 1) -> None:
+    def __init__(
+        self, dim: int, *, ff_dim: int, num_heads: int = 1, relative: bool = False
+    ) -> None:
         super().__init__()
-        self.self_attention = Attention(dim, num_heads=num_heads)
+        self.self_attention = Attention(dim, num_heads=num_heads, relative=relative)
         self.feed_forward = _feed_forward(dim, ff_dim)
         self.self_norm, self.norm = (nn.LayerNorm(dim) for _ in range(2))
 
@@ -135,7 +173,7 @@ class Encoder(nn.Module):
         dim: size of a frame, in and out.
         num_layers: layers in the stack.
         ff_dim: size of the hidden layer of the feed-forward networks.
-        num_heads: of the attention.
+        num_heads, relative: of the attention, see `Attention`.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -145,11 +183,9 @@ class Encoder(nn.Module):
         True
     """
 
-    def __init__(self, dim: int, *, num_layers: int, ff_dim: int, num_heads: int = 1) -> None:
+    def __init__(self, dim: int, *, num_layers: int, **layer: Any) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            EncoderLayer(dim, ff_dim=ff_dim, num_heads=num_heads) for _ in range(num_layers)
-        )
+        self.layers = nn.ModuleList(EncoderLayer(dim, **layer) for _ in range(num_layers))
 
     def forward(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Return the last layer's frames (*, T, dim), given frames (*, T, dim) and mask (*, T)."""
@@ -161,11 +197,20 @@ class Encoder(nn.Module):
 class DecoderLayer(nn.Module):
     """Causal attention to the queries themselves, then to a second stream, then feed-forward."""
 
-    def __init__(self, dim: int, *, ff_dim: int, num_heads: int = 1, residual: bool = True) -> None:
+    def __init__(
+        self,
+        dim: int,
+        *,
+        ff_dim: int,
+        num_heads: int = 1,
+        relative: bool = False,
+        residual: bool = True,
+    ) -> None:
         super().__init__()
         self.residual = residual
-        self.self_attention = Attention(dim, num_heads=num_heads)
-        self.cross_attention = Attention(dim, num_heads=num_heads)
+        self.self_attention, self.cross_attention = (
+            Attention(dim, num_heads=num_heads, relative=relative) for _ in range(2)
+        )
         self.feed_forward = _feed_forward(dim, ff_dim)
         self.self_norm, self.cross_norm, self.norm = (nn.LayerNorm(dim) for _ in range(3))
 
@@ -194,7 +239,7 @@ class Decoder(nn.Module):
     right by the caller.
 
     Args:
-        dim, num_layers, ff_dim, num_heads: as `Encoder`.
+        dim, num_layers, ff_dim, num_heads, relative: as `Encoder`.
         residual: False removes the residual connections of self- and cross-attention: both sums
             drop their input, so that queries only weigh the memory's values ("NRC" in the
             reference, which scores the same with queries of true and of generated frames). The one
@@ -215,14 +260,9 @@ class Decoder(nn.Module):
         True
     """
 
-    def __init__(
-        self, dim: int, *, num_layers: int, ff_dim: int, num_heads: int = 1, residual: bool = True
-    ) -> None:
+    def __init__(self, dim: int, *, num_layers: int, **layer: Any) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            DecoderLayer(dim, ff_dim=ff_dim, num_heads=num_heads, residual=residual)
-            for _ in range(num_layers)
-        )
+        self.layers = nn.ModuleList(DecoderLayer(dim, **layer) for _ in range(num_layers))
 
     def forward(self, queries: Tensor, memory: Tensor) -> Tensor:
         """Return the last layer's frames; all streams are (*, T, dim)."""

@@ -67,7 +67,9 @@ class SpeechTraining:
         """The model's own, overridden by what is said here."""
         given = {name: getattr(self, name) for name in Recipe._fields if hasattr(self, name)}
         said = {name: value for name, value in given.items() if value is not None}
-        return variant(self.model).recipe._replace(**said)
+        chosen = variant(self.model)
+        recipe = (self.size == "paper" and chosen.paper_recipe) or chosen.recipe
+        return recipe._replace(**said)
 
     def resolved(self) -> "SpeechTraining":
         """Return the same training with all numbers said."""
@@ -95,7 +97,7 @@ class SpeechTraining:
         recipe, sampled = self.recipe, variant(self.model).scheduled_sampling
         return FitOptions(
             epochs=recipe.epochs, batch_size=recipe.batch_size, learning_rate=recipe.learning_rate,
-            final_learning_rate=recipe.learning_rate / 30,
+            final_learning_rate=recipe.learning_rate / 30, warm_up=recipe.warm_up,
             kl_warm_up=max(1, recipe.epochs // 3),
             sampling=(recipe.epochs // 5, 3 * recipe.epochs // 5, 1.0) if sampled else None,
             patience=self.patience, autocast=self.autocast, seed=self.seed,

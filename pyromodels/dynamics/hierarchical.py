@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,13 @@ from pyromodels import attention
 from pyromodels.dynamics.global_latent import GivenGlobal, GlobalLatentPrior, Parameters
 from pyromodels.emissions.base import Emission, Outputs
 from pyromodels.encoders import Inferred
+from pyromodels.errors import mismatch
 from pyromodels.nets import MLP, Heads, before, driven, join, rows
 from pyromodels.once import once
 
+FIRST_LOG_VARIANCE = -6.0
+"""Of q(z) and q(w) before training. What an untrained encoder says of s is then not buried in noise
+of the prior's size, and the decoder does not learn, before anything else, to do without it."""
 Streams = tuple[Tensor, Tensor]
 """Queries, and what keys and values are made of; each (*, model_dim)."""
 
@@ -28,9 +32,9 @@ class HierarchicalTransformer(GlobalLatentPrior):
         s_t | s_<t, z_<=t, w     ~ emission(head(decoder_s(queries [z_t, w], memory e_t)))
         z_t | s_<t, z_<t, w      ~ N(head(decoder_z(...)))           what a subclass says
 
-    Every conditional reads frames 1..t of two streams, by causal attention; sines and cosines of
-    the frame number are added to both. Streams are functions of single frames, so that a pass over
-    all frames and a step with cached keys and values are one statement.
+    Every conditional reads frames 1..t of two streams, by causal attention. Streams are functions
+    of single frames, so that a pass over all frames and a step with cached keys and values are one
+    statement.
 
     Args:
         source_dim: D.
@@ -39,6 +43,9 @@ class HierarchicalTransformer(GlobalLatentPrior):
         model_dim: size of a frame inside the Transformers.
         num_layers: of the encoder and of each decoder.
         num_heads: of every attention.
+        positions: "absolute" adds sines and cosines of the frame number to all streams, as
+            published; "relative" lets attention fall off with distance (`attention.Attention`),
+            which learns from far less data, and is at home in sequences of any length.
         ff_dim: hidden size of the feed-forward layers.
         feature_dims: tanh layers from x_t to what the encoder reads.
         summary_dim: of the LSTM that reads w off these features.
@@ -61,6 +68,7 @@ class HierarchicalTransformer(GlobalLatentPrior):
         for more in (
             {"source_dim": 1, "latent_dim": 1, "summary_layers": 2},
             {"source_dim": 2, "num_layers": 2, "num_heads": 2},
+            {"source_dim": 2, "num_heads": 2, "positions": "relative"},
             {"source_dim": 3, "emission": "spectral"},
             {"source_dim": 2, "inverted": True},
             {"source_dim": 2, "residual": False},
@@ -72,8 +80,9 @@ class HierarchicalTransformer(GlobalLatentPrior):
             "ff_dim": 1024, "feature_dims": (256, 256), "summary_dim": 512, "summary_layers": 2,
         },
         "small": {
-            "latent_dim": 16, "global_dim": 32, "model_dim": 96, "num_layers": 2, "num_heads": 1,
-            "ff_dim": 256, "feature_dims": (128, 96), "summary_dim": 64, "summary_layers": 1,
+            "latent_dim": 16, "global_dim": 32, "model_dim": 96, "num_layers": 2, "num_heads": 4,
+            "positions": "relative", "ff_dim": 256, "feature_dims": (128, 96), "summary_dim": 64,
+            "summary_layers": 1,
         },
     }  # fmt: skip
 
@@ -86,6 +95,7 @@ class HierarchicalTransformer(GlobalLatentPrior):
         model_dim: int = 32,
         num_layers: int = 2,
         num_heads: int = 1,
+        positions: Literal["absolute", "relative"] = "absolute",
         ff_dim: int = 64,
         feature_dims: Sequence[int] = (32,),
         summary_dim: int = 32,
@@ -97,8 +107,14 @@ class HierarchicalTransformer(GlobalLatentPrior):
         super().__init__(
             source_dim=source_dim, latent_dim=latent_dim, global_dim=global_dim, emission=emission
         )
-        self.model_dim, self.inverted = model_dim, inverted
-        self.layers = {"num_layers": num_layers, "num_heads": num_heads, "ff_dim": ff_dim}
+        if positions not in ("absolute", "relative"):
+            expected = "absolute or relative"
+            raise ValueError(mismatch("positions", given=repr(positions), expected=expected))
+        self.model_dim, self.inverted, self.relative = model_dim, inverted, positions == "relative"
+        self.layers = {
+            "num_layers": num_layers, "num_heads": num_heads, "ff_dim": ff_dim,
+            "relative": self.relative,
+        }  # fmt: skip
         self.encoder = HierarchicalEncoder(
             source_dim,
             latent_dim,
@@ -144,12 +160,12 @@ class HierarchicalTransformer(GlobalLatentPrior):
     def latent_parameters(self, z: Tensor, x: Tensor, w: Tensor) -> Parameters:
         """Return p(z_t | x_<t, z_<t, w)."""
         streams = self.latent_streams(before(z), self._embedded(x), w.unsqueeze(-2))
-        return self.latent_head(self.latent_decoder(*_placed(streams)))
+        return self.latent_head(self.latent_decoder(*self._placed(streams)))
 
     def emission_parameters(self, z: Tensor, x: Tensor, w: Tensor) -> Outputs:
         """Return p(s_t | x_<t, z_<=t, w)."""
         streams = self.source_streams(z, self._embedded(x), w.unsqueeze(-2))
-        return self.source_head(self.source_decoder(*_placed(streams)))
+        return self.source_head(self.source_decoder(*self._placed(streams)))
 
     def _embedded(self, x: Tensor) -> Tensor:
         return once(self, "embedded", (x,), lambda: self.source_embedding(before(x)))
@@ -186,10 +202,13 @@ class HierarchicalTransformer(GlobalLatentPrior):
         )
 
     def _source_frame(self, state: TransformerState, z: Tensor) -> Streams:
-        return _placed(self.source_streams(z, state.embedded, state.w), state.t)
+        return self._placed(self.source_streams(z, state.embedded, state.w), state.t)
 
     def _latent_frame(self, state: TransformerState) -> Streams:
-        return _placed(self.latent_streams(state.z_before, state.embedded, state.w), state.t)
+        return self._placed(self.latent_streams(state.z_before, state.embedded, state.w), state.t)
+
+    def _placed(self, streams: Streams, t: int | None = None) -> Streams:
+        return streams if self.relative else placed(streams, t)
 
 
 class TransformerState(NamedTuple):
@@ -271,9 +290,10 @@ class HierarchicalEncoder(nn.Module):
         feature_dims: Sequence[int],
         summary_dim: int,
         summary_layers: int,
-        **layers: int,
+        **layers: Any,
     ) -> None:
         super().__init__()
+        self.relative = layers["relative"]
         self.features = MLP(source_dim, feature_dims)
         self.lstm = nn.LSTM(
             self.features.out_dim, summary_dim, summary_layers, bidirectional=True, batch_first=True
@@ -282,6 +302,8 @@ class HierarchicalEncoder(nn.Module):
         self.embedding = nn.Linear(self.features.out_dim + global_dim, model_dim)
         self.encoder = attention.Encoder(model_dim, **layers)
         self.latent_head = Heads((model_dim,), (), latent_dim)
+        for head in (self.global_head, self.latent_head):
+            nn.init.constant_(head.log_variance.bias, FIRST_LOG_VARIANCE)
 
     def global_parameters(
         self,
@@ -323,13 +345,15 @@ class HierarchicalEncoder(nn.Module):
 
     def _local_parameters(self, x: Tensor, w: Tensor, mask: Tensor | None) -> Parameters:
         frames = self.embedding(join(self._features(x), w.unsqueeze(-2)))
-        return self.latent_head(self.encoder(*_placed((frames,)), mask=mask))
+        if not self.relative:
+            (frames,) = placed((frames,))
+        return self.latent_head(self.encoder(frames, mask=mask))
 
     def _features(self, x: Tensor) -> Tensor:
         return once(self, "features", (x,), lambda: self.features(x))
 
 
-def _placed(
+def placed(
     streams: tuple[Tensor, ...],  # each (*, T, model_dim), or (*, model_dim) at one frame t
     t: int | None = None,
 ) -> tuple[Tensor, ...]:

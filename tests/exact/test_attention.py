@@ -18,7 +18,11 @@ from pyromodels.errors import ShapeError
 
 DIM, NUM_FRAMES, FF_DIM = 8, 6, 12
 CLOSE = {"atol": 1e-12, "rtol": 0.0}
-HEADS = pytest.mark.parametrize("num_heads", [1, 4])
+HEADS = pytest.mark.parametrize(
+    "heads",
+    [{"num_heads": 1}, {"num_heads": 4}, {"num_heads": 4, "relative": True}],
+    ids=["one", "four", "relative"],
+)
 RESIDUAL = pytest.mark.parametrize("residual", [True, False])
 LENGTHS = torch.tensor([NUM_FRAMES, 4, 1])
 
@@ -32,12 +36,20 @@ def double_precision():
     torch.set_default_dtype(before)
 
 
-def encoder(*, num_heads=1):
-    return Encoder(DIM, num_layers=2, ff_dim=FF_DIM, num_heads=num_heads)
+def encoder(**heads):
+    return Encoder(DIM, num_layers=2, ff_dim=FF_DIM, **heads)
 
 
-def decoder(*, num_heads=1, residual=True):
-    return Decoder(DIM, num_layers=2, ff_dim=FF_DIM, num_heads=num_heads, residual=residual)
+def decoder(*, residual=True, **heads):
+    return Decoder(DIM, num_layers=2, ff_dim=FF_DIM, residual=residual, **heads)
+
+
+def score_biases(num_rows, *, num_heads, relative=False):
+    """What torch's layers add to the scores of every row and head: -4^-h |t - j|."""
+    frames = torch.arange(NUM_FRAMES)
+    distance = (frames[:, None] - frames).abs()
+    slopes = torch.tensor([1.0, 0.25, 0.0625, 0.015625][:num_heads]) * relative
+    return (-slopes[:, None, None] * distance).repeat(num_rows, 1, 1)
 
 
 def frames(*batch):
@@ -88,9 +100,10 @@ def copy_layer(ours, theirs, *, attentions, norms):
 
 @HEADS
 @pytest.mark.parametrize("masked", [False, True])
-def test_encoder_layer_is_torchs(num_heads, masked):
-    ours = randomised(EncoderLayer(DIM, ff_dim=FF_DIM, num_heads=num_heads))
-    theirs = nn.TransformerEncoderLayer(DIM, num_heads, FF_DIM, dropout=0.0, batch_first=True)
+def test_encoder_layer_is_torchs(heads, masked):
+    ours = randomised(EncoderLayer(DIM, ff_dim=FF_DIM, **heads))
+    sizes = (DIM, heads["num_heads"], FF_DIM)
+    theirs = nn.TransformerEncoderLayer(*sizes, dropout=0.0, batch_first=True)
     copy_layer(
         ours,
         theirs,
@@ -98,17 +111,21 @@ def test_encoder_layer_is_torchs(num_heads, masked):
         norms=[("self_norm", "norm1"), ("norm", "norm2")],
     )
     x, mask = frames(3), torch.arange(NUM_FRAMES) < LENGTHS[:, None]
+    biases = score_biases(3, **heads)
     if masked:
-        got, expected = ours(x, mask=mask)[mask], theirs(x, src_key_padding_mask=~mask)[mask]
+        padding = torch.zeros(mask.shape).masked_fill(~mask, -math.inf)
+        got = ours(x, mask=mask)[mask]
+        expected = theirs(x, src_mask=biases, src_key_padding_mask=padding)[mask]
     else:
-        got, expected = ours(x), theirs(x)
+        got, expected = ours(x), theirs(x, src_mask=biases)
     torch.testing.assert_close(got, expected, **CLOSE)
 
 
 @HEADS
-def test_decoder_layer_is_torchs(num_heads):
-    ours = randomised(DecoderLayer(DIM, ff_dim=FF_DIM, num_heads=num_heads))
-    theirs = nn.TransformerDecoderLayer(DIM, num_heads, FF_DIM, dropout=0.0, batch_first=True)
+def test_decoder_layer_is_torchs(heads):
+    ours = randomised(DecoderLayer(DIM, ff_dim=FF_DIM, **heads))
+    sizes = (DIM, heads["num_heads"], FF_DIM)
+    theirs = nn.TransformerDecoderLayer(*sizes, dropout=0.0, batch_first=True)
     copy_layer(
         ours,
         theirs,
@@ -117,7 +134,8 @@ def test_decoder_layer_is_torchs(num_heads):
     )
     queries, memory = frames(3), frames(3)
     future = torch.ones(NUM_FRAMES, NUM_FRAMES, dtype=torch.bool).triu(1)
-    expected = theirs(queries, memory, tgt_mask=future, memory_mask=future)
+    biases = score_biases(3, **heads).masked_fill(future, -math.inf)
+    expected = theirs(queries, memory, tgt_mask=biases, memory_mask=biases)
     torch.testing.assert_close(ours(queries, memory), expected, **CLOSE)
 
 
@@ -134,14 +152,14 @@ def test_number_of_parameters_is_torchs():
 
 
 @HEADS
-def test_encoder_reads_every_frame(num_heads):
-    assert reads(encoder(num_heads=num_heads), frames()).all()
+def test_encoder_reads_every_frame(heads):
+    assert reads(encoder(**heads), frames()).all()
 
 
 @HEADS
 @RESIDUAL
-def test_decoder_reads_past_and_present_only(num_heads, residual):
-    model = decoder(num_heads=num_heads, residual=residual)
+def test_decoder_reads_past_and_present_only(heads, residual):
+    model = decoder(**heads, residual=residual)
     queries, memory = frames(), frames()
     past = torch.ones(NUM_FRAMES, NUM_FRAMES, dtype=torch.bool).tril()
     of_queries = reads(lambda x: model(x, memory), queries)
@@ -157,8 +175,8 @@ def test_decoder_reads_past_and_present_only(num_heads, residual):
 
 @HEADS
 @pytest.mark.parametrize("causal", [False, True])
-def test_masked_attention_reads_the_frames_that_count(num_heads, causal):
-    attention = Attention(DIM, num_heads=num_heads)
+def test_masked_attention_reads_the_frames_that_count(heads, causal):
+    attention = Attention(DIM, **heads)
     mask = torch.tensor([True, True, False, True, False, False])
     queries = frames()
     expected = mask | torch.eye(NUM_FRAMES, dtype=torch.bool)
@@ -167,8 +185,8 @@ def test_masked_attention_reads_the_frames_that_count(num_heads, causal):
 
 
 @HEADS
-def test_padding_changes_nothing_in_the_encoder(num_heads):
-    model, x = encoder(num_heads=num_heads), frames(3)
+def test_padding_changes_nothing_in_the_encoder(heads):
+    model, x = encoder(**heads), frames(3)
     mask = torch.arange(NUM_FRAMES) < LENGTHS[:, None]
     padded = model(x, mask=mask)
     assert torch.equal(padded[mask], model(torch.where(mask[..., None], x, 1e3), mask=mask)[mask])
@@ -208,8 +226,8 @@ def test_without_residuals_queries_only_weigh_the_memory(residual):
 @HEADS
 @RESIDUAL
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
-def test_steps_equal_the_full_pass(num_heads, residual, batch):
-    model = decoder(num_heads=num_heads, residual=residual)
+def test_steps_equal_the_full_pass(heads, residual, batch):
+    model = decoder(**heads, residual=residual)
     queries, memory = frames(*batch), frames(*batch)
     full = model(queries, memory)
     torch.testing.assert_close(generate(model, queries, memory), full, **CLOSE)
@@ -219,8 +237,8 @@ def test_steps_equal_the_full_pass(num_heads, residual, batch):
 
 @HEADS
 @RESIDUAL
-def test_gradients_of_steps_equal_those_of_the_full_pass(num_heads, residual):
-    model = decoder(num_heads=num_heads, residual=residual)
+def test_gradients_of_steps_equal_those_of_the_full_pass(heads, residual):
+    model = decoder(**heads, residual=residual)
     queries, memory, weights = frames(3).requires_grad_(), frames(3).requires_grad_(), frames(3)
     inputs = [queries, memory, *model.parameters()]
     expected = torch.autograd.grad((weights * model(queries, memory)).sum(), inputs)
@@ -241,8 +259,8 @@ def test_a_cache_may_be_continued_twice():
 
 
 @HEADS
-def test_batch_dims_are_rows_and_broadcast(num_heads):
-    model, queries, memory = decoder(num_heads=num_heads), frames(2, 3), frames(3)
+def test_batch_dims_are_rows_and_broadcast(heads):
+    model, queries, memory = decoder(**heads), frames(2, 3), frames(3)
     got = model(queries, memory)
     for i in range(2):
         for j in range(3):
@@ -269,6 +287,14 @@ def test_wrong_sizes_are_named():
         encoder()(x, mask=torch.ones(3, 1, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"num_heads: given 3; expected a divisor of dim = 8"):
         encoder(num_heads=3)
+
+
+def test_relative_attention_in_half_precision_is_that_in_full():
+    model, x = encoder(num_heads=2, relative=True), frames(2)
+    expected = model(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = model.float()(x.float())
+    assert 1e-6 < (got - expected).abs().max() < 0.1
 
 
 @pytest.mark.parametrize("dim", [1, 7, 8])

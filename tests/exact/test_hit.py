@@ -15,6 +15,7 @@ from pyromodels.attention import Decoder, positional_encoding
 from pyromodels.batch import MixtureBatch, SequenceBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.spectral import PowerSpectrum
+from pyromodels.dynamics.hit import HiT
 from pyromodels.guides.amortised import Amortised
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.models.dvae import DynamicalVAE
@@ -30,7 +31,7 @@ VARIANTS = [
     for name in NAMES
     for inverted in (False, True)
     for residual in (True, False)
-]
+] + [{"name": name, "positions": "relative", "num_heads": 2} for name in NAMES]
 TINY = {
     "source_dim": D, "latent_dim": L, "global_dim": L_W, "model_dim": 6, "num_layers": 2,
     "ff_dim": 8, "feature_dims": (5,), "summary_dim": 4, "summary_layers": 2,
@@ -238,7 +239,8 @@ def streams_by_hand(prior, name, z, x, w, t):
     for_s, for_z = (latents, embedded), (queries, memory)
     if prior.inverted:
         for_s = for_s[::-1]
-    return [[encoded(torch.stack(stream)) for stream in pair] for pair in (for_s, for_z)]
+    place = (lambda stream: stream) if prior.relative else encoded
+    return [[place(torch.stack(stream)) for stream in pair] for pair in (for_s, for_z)]
 
 
 @pytest.mark.parametrize("spec", VARIANTS, ids=label)
@@ -411,6 +413,24 @@ def test_it_can_be_the_dynamics_of_every_source_of_a_mixture(name):
     )
     model = MixDVAE(prior)
     check_guide(MeanField(model, batch), model, batch)
+
+
+# ---- positions
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_relative_positions_know_no_beginning(name):
+    """Frames that hardly see back to the first say what they say in the middle of a longer path."""
+    prior = build(name, positions="relative")  # one head: e^-1 a frame
+    z, x, w = torch.randn(80, L), torch.randn(80, D), torch.randn(L_W)
+    full = prior.emission_parameters(z, x, w)
+    for got, expected in zip(prior.emission_parameters(z[10:], x[10:], w), full, strict=True):
+        torch.testing.assert_close(got[40:], expected[50:], atol=1e-6, rtol=0.0)
+
+
+def test_unknown_positions_are_named():
+    with pytest.raises(ValueError, match="positions: given 'learned'; expected absolute or rela"):
+        HiT(positions="learned")
 
 
 # ---- sizes

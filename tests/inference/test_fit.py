@@ -204,6 +204,31 @@ def test_schedules():
     assert [options.rate(e) for e in (1, 6, 11)] == pytest.approx([1.0, 0.55, 0.1])
 
 
+def test_the_learning_rate_warms_up_over_steps_and_not_again_after_resuming(tmp_path):
+    """Adam's first steps are of the learning rate's size, whatever the constant gradient is."""
+
+    def path(**how):
+        module, places = nn.Linear(1, 1, bias=False), []
+        nn.init.zeros_(module.weight)
+        fit(
+            module, lambda batch, weights: module(batch[0])[:, 0], data, data, folder=tmp_path,
+            options=FitOptions(epochs=2, batch_size=1, learning_rate=0.1, warm_up=4),
+            on_epoch=lambda record: places.append(module.weight.item()), **how,
+        )
+        return places
+
+    data = (torch.ones(3, 1),)
+    (first,) = path(max_seconds=0)  # one epoch
+    assert first == pytest.approx(-0.1 * (1 + 2 + 3) / 4, abs=1e-6)
+    (second,) = path(resume=True)
+    assert second - first == pytest.approx(-0.1 * 3, abs=1e-6)
+
+
+def test_a_negative_warm_up_is_refused():
+    with pytest.raises(ValueError, match="warm_up: given -1; expected steps, or 0"):
+        FitOptions(warm_up=-1)
+
+
 def test_the_gradient_is_clipped():
     module, data, clipped = nn.Linear(1, 1), (torch.ones(4, 1),), []
     options = FitOptions(epochs=1, batch_size=4, max_grad_norm=1e-3)
