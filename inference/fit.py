@@ -60,8 +60,9 @@ def fit(
 
     Raises:
         FitError: naming step, batch, last finite loss and the guilty parameter.
-        ValueError: data of different lengths or none, a checkpoint of other options, processes
-            with other data or options than the first, or fp16 without a GPU.
+        ValueError: data of different lengths or none, a checkpoint of other options or of another
+            number of sequences, processes with other data or options than the first, or fp16
+            without a GPU.
     """
     for name, data in (("train", train), ("valid", valid)):
         if not data or len({len(t) for t in data}) != 1 or len(data[0]) == 0:
@@ -78,7 +79,11 @@ def fit(
     run = Training(module, loss_function, options)
     found = latest_checkpoint(folder) if resume and folder is not None else None
     found = distributed.from_first(found)
+    sizes = [len(train[0]), len(valid[0])]
     if found is not None:
+        if (made := found.meta.get("sequences", sizes)) != sizes:
+            raise ValueError(f"checkpoint was made with {made} sequences (train, valid), now "
+                             f"{sizes}; resume with the same data or start anew")
         run.restore(found.tensors, found.meta)
     elif folder is not None:
         remove_checkpoints(folder)
@@ -98,7 +103,8 @@ def fit(
         last_epoch, trained = time.monotonic() - start, True
         record["seconds"] = last_epoch
         if folder is not None:
-            save_checkpoint(folder, run.num_epochs, run.tensors(), run.meta())
+            meta = {**run.meta(), "sequences": sizes}
+            save_checkpoint(folder, run.num_epochs, run.tensors(), meta)
             _write_lines(folder / "metrics.jsonl", run.history)
         if on_epoch is not None and distributed.is_first():
             on_epoch(record)

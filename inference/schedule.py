@@ -59,8 +59,9 @@ class FitOptions:
         for name in ("epochs", "batch_size", "learning_rate", "max_grad_norm", "patience"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: given {getattr(self, name)}; expected a positive number")
-        if self.warm_up < 0:
-            raise ValueError(f"warm_up: given {self.warm_up}; expected steps, or 0")
+        for name, unit in (("warm_up", "steps"), ("kl_warm_up", "epochs")):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: given {getattr(self, name)}; expected {unit}, or 0")
         if self.autocast not in get_args(Autocast):
             raise ValueError(f"autocast: given {self.autocast!r}; expected none, bf16 or fp16")
         if self.sampling is not None:

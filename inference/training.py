@@ -96,7 +96,8 @@ class Training:
             self.num_worse += 1
         record = {
             "epoch": epoch, "step": self.num_steps, "train_loss": total / len(train[0]),
-            "valid_loss": valid_loss, "learning_rate": rate, "kl_weight": weights.kl,
+            "valid_loss": valid_loss, "kl_weight": weights.kl,
+            "learning_rate": rate * options.warmth(self.num_steps),
             "use_prediction": weights.use_prediction,
             "grad_norm": norms / max(len(batches) - num_overflows, 1),
         }

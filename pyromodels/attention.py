@@ -61,9 +61,9 @@ class Attention(nn.Module):
     Args:
         dim: size of a frame.
         num_heads: softmaxes side by side.
-        relative: whether 4^-h |t - j| is taken off the score of frame j in head h = 0, 1, ...: the
-            first head hardly looks further than a frame, the fourth than a hundred. The reference
-            has slopes that depend on the number of heads.
+        relative: whether 4^-h |t - j| is taken off the score of frame j in head h = 0, 1, ...:
+            weights of equal scores fall by e over 1, 4, 16, 64 frames. The reference has slopes
+            that depend on the number of heads.
 
     Raises:
         ValueError: where heads do not divide `dim`.
@@ -74,9 +74,7 @@ class Attention(nn.Module):
         if dim % num_heads:
             expected = f"a divisor of dim = {dim}"
             raise ValueError(mismatch("num_heads", given=num_heads, expected=expected))
-        self.num_heads = num_heads
-        slopes = 4.0 ** -torch.arange(num_heads) if relative else None
-        self.register_buffer("slopes", slopes, persistent=False)
+        self.num_heads, self.relative = num_heads, relative
         self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
 
     def forward(
@@ -120,7 +118,7 @@ class Attention(nn.Module):
 
     def _read(self, queries: Tensor, seen: KeyValues, mask: Tensor | None, causal: bool) -> Tensor:
         query = self._heads(self.query(queries))
-        if self.slopes is not None:
+        if self.relative:
             mask, causal = self._biases(query, seen[0].shape[-2], mask, causal), False
         parts = (query, *seen, *(() if mask is None else (mask,)))
         batch = torch.broadcast_shapes(*(x.shape[:-3] for x in parts))
@@ -139,7 +137,8 @@ class Attention(nn.Module):
     ) -> Tensor:  # shape: (*, num_heads, T, num_seen)
         frames = torch.arange(num_seen, device=query.device)
         distance = frames[num_seen - query.shape[-2] :, None] - frames
-        biases = -self.slopes.to(query)[:, None, None] * distance.abs()
+        slopes = (4.0 ** -torch.arange(self.num_heads, device=query.device)).to(query)
+        biases = -slopes[:, None, None] * distance.abs()
         if causal:
             mask = distance >= 0
         return biases if mask is None else biases.masked_fill(~mask, -math.inf)

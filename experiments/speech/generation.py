@@ -6,6 +6,7 @@ a number to compare models by, on another scale than the thesis' FDSD.
 """
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     corpus.add_arguments(parser)
     add = parser.add_argument
-    add("--num-samples", type=int, default=128, metavar="N", help="utterances of every model")
+    add("--num-samples", type=int, default=128, metavar="N",
+        help="utterances of every model and of the recordings, at most as many as there are")
     add("--seconds", type=float, default=1.6, help="of an utterance")
     add("--iterations", type=int, default=60, help="of Griffin-Lim")
     add("--out", type=Path, metavar="DIR", default=Path("runs/speech"),
@@ -51,14 +53,16 @@ def main(args: argparse.Namespace) -> int:
     """Generate, measure, print; 0 when done."""
     torch.set_num_threads(args.threads)
     run = open_run(args.out / "speech-3", "speech-3", spec_of(args))
-    models = list(trained_models(args, run))
-    if not models:
-        raise FileNotFoundError(f"{args.out} has no model trained with these options; run "
-                                "`pyromodels table speech-1` with them first")
     data, stft = load_corpus(args, args.out), STFT(args.window, args.hop)
+    models = list(trained_models(args, run, data))
+    if not models:
+        raise FileNotFoundError(f"{args.out} has no model trained with these options on "
+                                f"{data.name}; run `pyromodels table speech-1` with them first")
     num_frames = stft.num_frames(round(args.seconds * SAMPLE_RATE))
-    train = pieces(list(data.utterances("train")), stft, num_frames, args.num_samples)
-    test = pieces(list(data.utterances("test")), stft, num_frames, args.num_samples)
+    count = args.num_samples
+    test = pieces(list(data.utterances("test")), stft, num_frames, count)
+    train = pieces(list(data.utterances("train")), stft, num_frames, len(test))
+    test, count = test[: len(train)], len(train)  # the distance is biased by the size of a set
     generator = torch.Generator().manual_seed(args.seed)
     without_phase = [
         griffin_lim(stft.analyse(s).abs(), stft, iterations=args.iterations, generator=generator)
@@ -70,18 +74,27 @@ def main(args: argparse.Namespace) -> int:
     }
     for label, model in models:
         torch.manual_seed(args.seed)
-        signals = generate(model, args.num_samples, num_frames, args.iterations)
-        metrics[label] = frechet_log_mel(train, signals)
-        for number, signal in enumerate(signals[:3], 1):
-            name = label.replace(" ", "-").replace("(", "").replace(")", "")
+        signals = generate(model, count, num_frames, args.iterations)
+        metrics[label] = distance(train, signals)
+        name = label.replace(" ", "-").replace("(", "").replace(")", "")
+        sounds = [signal for signal in signals[:3] if signal.isfinite().all()]
+        for number, signal in enumerate(sounds, 1):
             write_wav(run.path / f"{name}-{number}.wav", peak_normalise(signal))
-    print(f"{'':24}{'frechet_log_mel':>18}{'thesis, FDSD':>16}")
+    print(f"{f'{count} utterances each':24}{'frechet_log_mel':>18}{'thesis, FDSD':>16}")
     for label, value in metrics.items():
         quoted = f"{FDSD[label]:.2f}" if label in FDSD else "-"
-        print(f"{label:24}{value:>18.0f}{quoted:>16}")
+        found = f"{value:.0f}" if math.isfinite(value) else "no sound"
+        print(f"{label:24}{found:>18}{quoted:>16}")
     run.write_metrics(metrics)
     print(f"\nsounds and results: {run.path}")
     return 0
+
+
+def distance(recorded: Sequence[Tensor], generated: Sequence[Tensor]) -> float:
+    """Return `frechet_log_mel`, infinite where a model generated silence or nothing finite."""
+    if all(0 < signal.abs().max() < math.inf for signal in generated):
+        return frechet_log_mel(recorded, generated)
+    return math.inf
 
 
 def pieces(
@@ -96,8 +109,9 @@ def pieces(
     if len(long_enough) < 2:
         given = f"{length / SAMPLE_RATE:.1f}"
         raise ValueError(mismatch("seconds", given=given, expected="two utterances so long"))
-    step = max(1, len(long_enough) // count)
-    return [peak_normalise(signal[:length]) for signal in long_enough[::step][:count]]
+    count = min(count, len(long_enough))
+    chosen = (i * len(long_enough) // count for i in range(count))
+    return [peak_normalise(long_enough[i][:length]) for i in chosen]
 
 
 @torch.no_grad()

@@ -42,12 +42,24 @@ def load_model(path: Path) -> SpeechModel:
     return SpeechModel(prior, STFT(training["window"], training["hop"]), record)
 
 
-def finished(folder: Path, spec: SpeechTraining) -> bool:
-    """Whether a folder holds the weights of this very training."""
+def finished(folder: Path, spec: SpeechTraining, data: str) -> bool:
+    """Whether a folder holds the weights of this very training, on the data of this name.
+
+    What the numbers of a training do not say, the networks and the schedule of a model's own
+    recipe, must be as they are now.
+    """
     record = folder / "weights.json"
     if not record.is_file():
         return False
-    made = json.loads(record.read_text(encoding="utf-8")).get("training", {})
+    known = json.loads(record.read_text(encoding="utf-8"))
+    made = known.get("training", {})
     if made.keys() != dataclasses.asdict(spec).keys():
         return False
-    return SpeechTraining(**made).resolved() == spec.resolved()
+    now = json.loads(json.dumps({
+        "data": data, "prior": spec.prior(), "options": dataclasses.asdict(spec.options())
+    }))
+    then = {**now, **known, "data": known["data"]["name"]}  # older records have no options
+    return (
+        SpeechTraining(**made).resolved() == spec.resolved()
+        and {key: then[key] for key in now} == now
+    )

@@ -29,7 +29,9 @@ from pyromodels.errors import SpecError, mismatch
 from pyromodels.griffin_lim import griffin_lim
 
 APART = 1.3
-"""Least ratio of the median F0 of the two speakers of a pair."""
+"""Least ratio of the median F0 of the two speakers of a pair, as recorded."""
+STILL_APART = 1.1
+"""Least ratio of the two as rebuilt; parts of a shorter way would be noise."""
 
 
 class Swapped(NamedTuple):
@@ -44,11 +46,14 @@ class Swapped(NamedTuple):
         """How far F0 went to the other speaker's, in parts of the way, on a logarithmic scale.
 
         Raises:
-            ValueError: where there is no way between the two.
+            ValueError: where there is hardly a way between the two.
         """
-        if self.own == self.other:
-            raise ValueError("both are rebuilt with one F0")
-        return math.log(self.swapped / self.own) / math.log(self.other / self.own)
+        way = math.log(self.other / self.own)
+        if abs(way) < math.log(STILL_APART):
+            raise ValueError(
+                f"both are rebuilt with one F0: {self.own:.0f} and {self.other:.0f} Hz"
+            )
+        return math.log(self.swapped / self.own) / way
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--num-frames", type=int, default=150, metavar="T", help="of an utterance that count")
     add("--history", choices=("own", "true"), default="own", help="what the decoder is fed with")
     add("--iterations", type=int, default=100, help="of Griffin-Lim")
+    add("--seed", type=int, default=0, help="of the draws of z and w")
     add("--out", type=Path, metavar="DIR", default=None, help="default: runs/swap-<hash>")
 
 
@@ -77,6 +83,7 @@ def main(args: argparse.Namespace) -> int:
     if not pairs:
         raise ValueError(f"data: no two test utterances whose median F0 differs by {APART:g} times")
     print(f"{'median F0, Hz':44}{'own w':>8}{'other w':>9}{'other':>8}{'moved':>8}")
+    torch.manual_seed(args.seed)
     mode: Mode = "generation" if args.history == "own" else "teacher_forced"
     results: list[float] = []
     for first, second in pairs:
@@ -98,12 +105,15 @@ def main(args: argparse.Namespace) -> int:
             plots.swap(rebuilt, names, model.stft, run.path / "swap.png")
     if not results:
         hint = "; try --history true" if args.history == "own" else ""
-        raise ValueError(f"weights {args.weights}: nothing that they rebuild with {args.history} "
-                         f"histories is voiced, so w moves no F0; listen to {run.path}{hint}")
+        raise ValueError(f"weights {args.weights}: no pair that they rebuild with {args.history} "
+                         f"histories is voiced and of two F0, so w moves none; listen to "
+                         f"{run.path}{hint}")
     moved = torch.tensor(results)
     error = moved.std() / len(moved) ** 0.5 if len(moved) > 1 else torch.tensor(math.nan)
-    print(f"F0 goes {100 * moved.mean():.0f} ± {100 * error:.0f} % of the way to the other's")
-    run.write_metrics({"moved": moved.mean(), "moved_se": error, "pairs": len(pairs)})
+    print(f"F0 goes {100 * moved.mean():.0f} ± {100 * error:.0f} % of the way to the other's "
+          f"({len(moved)} of {2 * len(pairs)} utterances measured)")
+    run.write_metrics({"moved": moved.mean(), "moved_se": error, "pairs": len(pairs),
+                       "measured": len(moved)})
     print(f"\nsounds and figure: {run.path}")
     return 0
 

@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from experiments.speech.store import SpeechModel, finished, load_model
 from experiments.speech.train import add_training_arguments, print_epoch, training_of
 from experiments.speech.training import SpeechTraining, num_parameters, train_speech
 from experiments.speech.variants import VARIANTS, Variant, variant
+from pyromodels.errors import SpecError
 
 TABLES: dict[str, tuple[str, ...]] = {
     "speech-1": ("vae", "dkf", "rvae", "rvae_noncausal", "storn", "vrnn", "srnn_ss", "srnn_tf",
@@ -55,11 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where trained models are found and put")
     add("--trained-only", action="store_true", help="leave out what is not trained yet")
     add_training_arguments(parser)
+    parser.set_defaults(model=None, seed=None)
 
 
 def main(args: argparse.Namespace) -> int:
     """Train what is missing, judge, print; 0 when done."""
     torch.set_num_threads(args.threads)
+    if args.model is not None or args.seed is not None:
+        raise SpecError("--model and --seed are for one training; a table takes --models NAMES and "
+                        "--seeds N")
     names = args.models.split(",") if args.models else TABLES[args.name]
     for name in names:
         variant(name)  # a wrong name fails before anything is trained
@@ -91,7 +97,7 @@ def judged_seeds(
     for seed in range(args.seeds):
         spec = dataclasses.replace(training_of(args), model=name, seed=seed)
         folder = args.out / f"{name}-{spec.size}-seed{seed}"
-        if not finished(folder, spec):
+        if not finished(folder, spec, data.name):
             if args.trained_only:
                 continue
             print(f"\n{name}, seed {seed}: training in {folder}", flush=True)
@@ -112,7 +118,8 @@ def judged_figures(
 ) -> dict[Mode, dict[str, float]]:
     """Return mean figures by mode; kept beside the weights, and found there again."""
     question = {"training": dataclasses.asdict(spec), "num_frames": num_frames,
-                "utterances": [utterance.name for utterance in utterances]}
+                "utterances": [utterance.name for utterance in utterances],
+                "pesq": find_spec("pesq") is not None}
     question = json.loads(json.dumps(question))
     path = folder / "judged.json"
     if path.is_file():
@@ -163,11 +170,12 @@ def _made(folder: Path) -> float:
 
 
 def trained_models(
-    args: argparse.Namespace, run: RunFolder
+    args: argparse.Namespace, run: RunFolder, data: SpeechData
 ) -> Iterator[tuple[str, SpeechModel]]:
     """Yield the first seed of every model that is trained in a table's folder, by label."""
     for name, chosen in VARIANTS.items():
         spec = dataclasses.replace(training_of(args), model=name, seed=0)
         folder = run.path.parent / f"{name}-{spec.size}-seed0"
-        if finished(folder, spec):
-            yield chosen.label, load_model(folder)
+        if finished(folder, spec, data.name):
+            model = load_model(folder)
+            yield chosen.label, model._replace(prior=model.prior.to(args.device))

@@ -62,7 +62,10 @@ def main(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     with distributed.start(args.device) as device:
         spec = training_of(args)
-        asked = {**dataclasses.asdict(spec), "prior": spec.prior()}
+        asked = {
+            **dataclasses.asdict(spec), "prior": spec.prior(), "layout": args.layout,
+            "data": str(args.data or "synthetic"), "options": dataclasses.asdict(spec.options()),
+        }
         run = distributed.is_first() and open_run(args.out, "train-dvae", asked)
         run = distributed.from_first(run)
         trained = train(spec, args, run, device=device)

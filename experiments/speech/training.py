@@ -43,7 +43,7 @@ class SpeechTraining:
         hop: samples.
         epochs: most epochs; more of them help recurrent models, whose cosine then falls later.
         batch_size: segments in a minibatch.
-        learning_rate: of Adam; falls along a half cosine to a thirtieth.
+        learning_rate: of Adam; once warmed up it falls along a half cosine to a thirtieth.
         patience: epochs without a better validation bound.
         autocast: precision of the networks, see `FitOptions`.
         seed: of weights, order and noise.
@@ -174,11 +174,13 @@ def train_speech(
     )
     record = {
         "training": dataclasses.asdict(spec.resolved()),
+        "options": dataclasses.asdict(spec.options()),
         "data": {"name": data.name, "segments": [len(power) for power, *_ in segments]},
         "parameters": num_parameters(prior),
         "best_epoch": result.best_epoch,
         "epochs": len(result.history),
         "seconds": sum(r["seconds"] for r in result.history),
+        "stopped": result.stopped,
         "loss_nats_per_frame": result.best_loss,
     }
     if distributed.is_first():

@@ -36,6 +36,12 @@ class HierarchicalTransformer(GlobalLatentPrior):
     of single frames, so that a pass over all frames and a step with cached keys and values are one
     statement.
 
+    Departure: the size "small" attends by distance with four heads, where the reference numbers
+    frames and finds one head best. On 25 minutes of speech the same networks otherwise stay at
+    7.4 dB SI-SDR with true histories, and reach 10.4 so. q(z) and q(w) start narrow
+    (`FIRST_LOG_VARIANCE`): after 600 steps HiT-DVAE has -1045 nats a frame of reconstruction with
+    true histories and -865 with its own, else -974 and -60.
+
     Args:
         source_dim: D.
         latent_dim: L_z.
@@ -45,7 +51,10 @@ class HierarchicalTransformer(GlobalLatentPrior):
         num_heads: of every attention.
         positions: "absolute" adds sines and cosines of the frame number to all streams, as
             published; "relative" lets attention fall off with distance (`attention.Attention`),
-            which learns from far less data, and is at home in sequences of any length.
+            which learns from far less data, and is at home in sequences of any length. It wants
+            several heads: the first, alone, sees a few frames. The encoder knows then how far a
+            frame is and not on which side: given w, q(z | s) of a path run backwards is that of
+            the path, backwards.
         ff_dim: hidden size of the feed-forward layers.
         feature_dims: tanh layers from x_t to what the encoder reads.
         summary_dim: of the LSTM that reads w off these features.

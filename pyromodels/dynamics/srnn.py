@@ -111,14 +111,15 @@ class SRNN(LatentPrior):
             (hidden_dim, latent_dim), decoder_dims, source_dim, self.emission.outputs
         )
 
-    # ---- Pyro statements
-
     @property
     def filters(self) -> bool:
         """Whether the encoder is the published tracker's: dense over h_t, x_t and z_{t-1} alone."""
         encoder = self.encoder
-        plain = not len(encoder.input.layers) and not len(encoder.fed.layers)
-        return encoder.shares and encoder.direction == "frame" and plain
+        if not encoder.shares or (encoder.direction, encoder.feedback) != ("frame", "previous"):
+            return False
+        return not len(encoder.input.layers) and not len(encoder.fed.layers)
+
+    # ---- every conditional at once
 
     def hidden(self, z: Tensor | None, x: Tensor) -> Tensor:
         """Return h, teacher-forced by one fused LSTM call; row t knows x_<t."""
@@ -131,6 +132,8 @@ class SRNN(LatentPrior):
     def emission_parameters(self, z: Tensor, x: Tensor) -> Outputs:
         """Return p(s_t | h_t, z_t)."""
         return self.decoder(self.hidden(None, x), z)
+
+    # ---- frame by frame
 
     def start(self, batch_shape: torch.Size, like: Tensor) -> "SRNNState":
         """Return h_1 and z_0 = 0."""

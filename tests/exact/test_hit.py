@@ -15,6 +15,7 @@ from pyromodels.attention import Decoder, positional_encoding
 from pyromodels.batch import MixtureBatch, SequenceBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.spectral import PowerSpectrum
+from pyromodels.dynamics.hierarchical import FIRST_LOG_VARIANCE
 from pyromodels.dynamics.hit import HiT
 from pyromodels.guides.amortised import Amortised
 from pyromodels.guides.mean_field import MeanField
@@ -413,6 +414,14 @@ def test_it_can_be_the_dynamics_of_every_source_of_a_mixture(name):
     )
     model = MixDVAE(prior)
     check_guide(MeanField(model, batch), model, batch)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_posterior_is_narrow(name):
+    prior = DYNAMICS.build({"name": name, **TINY})
+    q = prior.infer(torch.randn(9, T, D), noise=None)
+    for log_variance in (q.log_variance, q.w_log_variance):
+        assert log_variance.mean().item() == pytest.approx(FIRST_LOG_VARIANCE, abs=1.0)
 
 
 # ---- positions

@@ -8,9 +8,10 @@ import torch
 
 from experiments.cli import main
 from experiments.datasets.audio import read_audio
-from experiments.datasets.speech import load_speech_folder
+from experiments.datasets.speech import Utterance, load_speech_folder
 from experiments.speech import corpus
 from experiments.speech import swap as swap_command
+from experiments.speech.generation import pieces
 from experiments.speech.resynthesis import analyse, decode, modes_of, resynthesise
 from experiments.speech.store import finished, load_model
 from experiments.speech.swap import Swapped
@@ -103,15 +104,49 @@ def test_resynthesis_keeps_length_and_phase():
 def test_trained_weights_are_found_again_by_their_training(tmp_path, data):
     spec = SpeechTraining(model="vae", window=128, hop=64, num_frames=20, epochs=1)
     trained = train_speech(spec, data, tmp_path / "vae")
-    assert finished(tmp_path / "vae", spec)
-    assert not finished(tmp_path / "vae", SpeechTraining(model="vae", epochs=1))
-    assert not finished(tmp_path / "nowhere", spec)
+    assert finished(tmp_path / "vae", spec, "speech")
+    assert not finished(tmp_path / "vae", spec, "other-speech")
+    assert not finished(tmp_path / "vae", SpeechTraining(model="vae", epochs=1), "speech")
+    assert not finished(tmp_path / "nowhere", spec, "speech")
     model = load_model(tmp_path / "vae")
     assert model.stft == STFT(128, 64) and model.record["parameters"] > 0
     x = torch.rand(1, 5, 65)
     torch.testing.assert_close(
         model.prior.infer(x, noise=None).z, trained.prior.infer(x, noise=None).z
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "change"), [("prior", {"decoder_dims": [7]}), ("options", {"warm_up": 7})]
+)
+def test_weights_of_other_networks_or_of_another_schedule_are_not_found(
+    tmp_path, data, key, change
+):
+    spec = SpeechTraining(model="vae", window=128, hop=64, num_frames=20, epochs=1)
+    train_speech(spec, data, tmp_path)
+    record = json.loads((tmp_path / "weights.json").read_text())
+    record[key] |= change
+    (tmp_path / "weights.json").write_text(json.dumps(record))
+    assert not finished(tmp_path, spec, "speech")
+
+
+def test_transformers_warm_up_and_those_of_the_papers_size_have_a_recipe_of_their_own():
+    small, paper = (SpeechTraining(model="hit", size=size) for size in ("small", "paper"))
+    assert small.options().warm_up == paper.options().warm_up == 200
+    assert (small.recipe.num_frames, paper.recipe.num_frames) == (50, 150)
+    assert SpeechTraining(model="srnn_ss", size="paper").recipe == SpeechTraining().recipe
+    assert SpeechTraining().options().warm_up == 0
+    assert SpeechTraining(model="hit", size="paper", num_frames=70).recipe.num_frames == 70
+
+
+def test_pieces_are_spread_over_all_of_the_corpus():
+    utterances = [Utterance(str(i), torch.tensor([0.5, i, 0.0])) for i in range(1, 201)]
+    utterances.insert(0, Utterance("short", torch.ones(1)))
+    chosen = pieces(utterances, STFT(4, 1), 3, 128)
+    ranks = [round(0.5 / signal[0].item()) for signal in chosen]
+    assert len(set(ranks)) == len(ranks) == 128
+    assert max(ranks) > 190 and min(ranks) == 1
+    assert len(pieces(utterances, STFT(4, 1), 3, 500)) == 200
 
 
 def test_run_resynthesis_on_an_empty_machine(tmp_path, capsys):
@@ -156,21 +191,26 @@ def test_swap_measures_where_f0_goes(tmp_path, capsys, monkeypatch):
     arguments = ["--window", "512", "--hop", "128", "--num-frames", "20", "--epochs", "1"]
     train = ["train", "dvae", "--model", "light", *arguments, "--out", str(tmp_path / "m")]
     assert main(train) == 0
-    # what an untrained model utters need not be voiced: the level stands in for its F0
+    # what an untrained model utters need not be voiced: a power of the level stands in for its F0
     pitch = swap_command.median_f0
     monkeypatch.setattr(
         swap_command, "median_f0",
-        lambda signal: pitch(signal) if signal.abs().max() == 1 else 1e3 * signal.std().item(),
+        lambda signal: pitch(signal) if signal.abs().max() == 1 else signal.std().item() ** 20,
     )
     capsys.readouterr()
     assert main(["run", "swap", "--weights", str(tmp_path / "m"), "--iterations", "5",
                  "--num-pairs", "1", "--num-frames", "100", "--out", str(tmp_path / "swap")]) == 0
     assert "of the way to the other's" in capsys.readouterr().out
     assert math.isfinite(json.loads((tmp_path / "swap" / "metrics.json").read_text())["moved"])
+    again = ["--iterations", "5", "--num-pairs", "1", "--num-frames", "100"]
+    assert main(["run", "swap", "--weights", str(tmp_path / "m"), *again,
+                 "--out", str(tmp_path / "swap-again")]) == 0
+    metrics = [(tmp_path / out / "metrics.json").read_text() for out in ("swap", "swap-again")]
+    assert metrics[0] == metrics[1]
     assert (tmp_path / "swap" / "swap.png").is_file()
     assert len(list((tmp_path / "swap").glob("z-*-w-*.wav"))) == 4
     with pytest.raises(ValueError, match="one F0"):
-        Swapped(own=100.0, swapped=100.0, other=100.0).moved  # noqa: B018
+        Swapped(own=151.0, swapped=180.0, other=150.0).moved  # noqa: B018
     assert Swapped(own=100.0, swapped=200.0, other=200.0).moved == pytest.approx(1.0)
     assert Swapped(own=100.0, swapped=100.0, other=200.0).moved == pytest.approx(0.0)
 
@@ -190,6 +230,9 @@ def test_wrong_words_are_named(tmp_path, capsys):
         prior_spec("dkf", size="tiny", num_bins=5, sees="power")
     assert main(["table", "speech-1", "--models", "vea", "--out", str(tmp_path)]) == 2
     assert "did you mean 'vae'" in capsys.readouterr().err
+    for option in (["--model", "vae"], ["--seed", "1"]):
+        assert main(["table", "speech-1", *option, "--out", str(tmp_path)]) == 2
+        assert "--models NAMES and --seeds N" in capsys.readouterr().err
     assert main(["table", "speech-3", "--out", str(tmp_path)]) == 2
     assert "table speech-1" in capsys.readouterr().err
     assert main(["run", "swap", "--weights", str(tmp_path / "none")]) == 2

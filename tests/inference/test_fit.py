@@ -208,25 +208,37 @@ def test_the_learning_rate_warms_up_over_steps_and_not_again_after_resuming(tmp_
     """Adam's first steps are of the learning rate's size, whatever the constant gradient is."""
 
     def path(**how):
-        module, places = nn.Linear(1, 1, bias=False), []
+        module, places = nn.Linear(1, 1, bias=False), []  # (place, learning rate) after epochs
         nn.init.zeros_(module.weight)
         fit(
             module, lambda batch, weights: module(batch[0])[:, 0], data, data, folder=tmp_path,
             options=FitOptions(epochs=2, batch_size=1, learning_rate=0.1, warm_up=4),
-            on_epoch=lambda record: places.append(module.weight.item()), **how,
+            on_epoch=lambda r: places.append((module.weight.item(), r["learning_rate"])), **how,
         )
         return places
 
     data = (torch.ones(3, 1),)
-    (first,) = path(max_seconds=0)  # one epoch
+    ((first, rate),) = path(max_seconds=0)  # one epoch
     assert first == pytest.approx(-0.1 * (1 + 2 + 3) / 4, abs=1e-6)
-    (second,) = path(resume=True)
+    assert rate == pytest.approx(0.1 * 3 / 4)  # of the last step
+    ((second, rate),) = path(resume=True)
     assert second - first == pytest.approx(-0.1 * 3, abs=1e-6)
+    assert rate == pytest.approx(0.1)
 
 
-def test_a_negative_warm_up_is_refused():
-    with pytest.raises(ValueError, match="warm_up: given -1; expected steps, or 0"):
-        FitOptions(warm_up=-1)
+def test_a_checkpoint_of_other_data_is_refused(tmp_path):
+    module, train, valid = problem()
+    arguments = {"options": OPTIONS, "folder": tmp_path, "max_seconds": 0}
+    fit(module, loss_of(module), train, valid, **arguments)
+    fewer = tuple(part[:-1] for part in train)
+    with pytest.raises(ValueError, match=r"\[20, 10\] sequences.*now \[19, 10\]"):
+        fit(module, loss_of(module), fewer, valid, resume=True, **arguments)
+
+
+@pytest.mark.parametrize(("name", "unit"), [("warm_up", "steps"), ("kl_warm_up", "epochs")])
+def test_a_negative_warm_up_is_refused(name, unit):
+    with pytest.raises(ValueError, match=f"^{name}: given -1; expected {unit}, or 0"):
+        FitOptions(**{name: -1})
 
 
 def test_the_gradient_is_clipped():

@@ -385,11 +385,17 @@ def test_slot_covariance_is_that_of_the_first_frame():
 
 # ---- errors
 
+RECURRENT = {"preset": "srnn_filter", "feedback_dim": 4}  # the size of z
+
 
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
         ({"prior": SRNN(emission=Gaussian("increment"))}, ValueError, "predicts positions"),
+        *(
+            ({"prior": SRNN(encoder=encoder)}, ValueError, "an SRNN that filters")
+            for encoder in ("vae", "vrnn", "srnn", {**RECURRENT, "feedback": "all"})
+        ),
         ({"prior": SRNN()}, ValueError, "observations.*float64.*float32"),
         ({"anchor_loc": torch.zeros(2, 3, 2).double()}, ShapeError, r"anchor_loc.*\(2, 3, 4\)"),
         ({"initial_loc": torch.zeros(2, 3, 5, 4)}, ShapeError, r"initial_loc.*\(2, 3, 7, 4\)"),
