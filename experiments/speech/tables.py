@@ -43,6 +43,7 @@ class Judged(NamedTuple):
     seed: int
     num_parameters: int
     figures: dict[Mode, dict[str, float]]
+    cut_short: bool  # whether --max-seconds ended its training
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,7 +107,8 @@ def judged_seeds(
         model = load_model(folder)
         model.prior.to(args.device)
         figures = judged_figures(model, folder, spec, utterances, args.judged_frames or None)
-        yield Judged(name, seed, num_parameters(model.prior), figures)
+        cut_short = model.record.get("stopped") == "time"
+        yield Judged(name, seed, num_parameters(model.prior), figures, cut_short)
 
 
 def judged_figures(
@@ -141,7 +143,9 @@ def judged_figures(
 def describe(chosen: Variant, judged: Sequence[Judged]) -> Iterator[str]:
     """Yield the lines of one model: ours by mode, then the thesis'."""
     millions = judged[0].num_parameters / 1e6
-    yield f"{chosen.label}, {millions:.2f} M parameters, {len(judged)} seeds"
+    cut_short = sum(j.cut_short for j in judged)
+    yield (f"{chosen.label}, {millions:.2f} M parameters, {len(judged)} seeds"
+           + (f", {cut_short} of them cut short" if cut_short else ""))
     for mode in judged[0].figures:
         label = "  " + {"generation": "own history"}.get(mode, "true history")
         if len(judged[0].figures) == 1:

@@ -178,6 +178,7 @@ def test_tables_train_once_and_judge_by_seed(tmp_path, capsys):
     second = capsys.readouterr().out
     assert "training in" not in second
     assert second.split("means ±")[1] == first.split("means ±")[1]
+    assert "cut short" not in second
     metrics = json.loads((tmp_path / "speech-1" / "metrics.json").read_text())
     assert {"vae/generation/estoi", "vae/generation/estoi_se", "vae/parameters"} <= set(metrics)
     assert main(["table", "speech-3", *SMALL[:-2], "--out", str(tmp_path), "--num-samples", "2",
@@ -185,6 +186,12 @@ def test_tables_train_once_and_judge_by_seed(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "VAE" in text and "SRNN (SS)" in text and "test, Griffin-Lim" in text
     assert list((tmp_path / "speech-3").glob("SRNN-SS-1.wav"))
+
+
+def test_a_training_cut_short_is_called_so(tmp_path, capsys):
+    arguments = ["--models", "vae", "--seeds", "1", *SMALL, "--epochs", "3", "--max-seconds", "0"]
+    assert main(["table", "speech-1", *arguments, "--out", str(tmp_path)]) == 0
+    assert "1 seeds, 1 of them cut short" in capsys.readouterr().out
 
 
 def test_swap_measures_where_f0_goes(tmp_path, capsys, monkeypatch):
