@@ -185,6 +185,7 @@ def test_tables_train_once_and_judge_by_seed(tmp_path, capsys):
                  "--seconds", "0.8", "--iterations", "2"]) == 0
     text = capsys.readouterr().out
     assert "VAE" in text and "SRNN (SS)" in text and "test, Griffin-Lim" in text
+    assert "2 utterances each" in text and "train, the other half" in text
     assert list((tmp_path / "speech-3").glob("SRNN-SS-1.wav"))
 
 
