@@ -13,6 +13,39 @@ class Weights(NamedTuple):
 
     kl: float = 1.0
     use_prediction: float = 0.0  # scheduled sampling: probability of feeding back a prediction
+    detach_prediction: bool = True  # whether no gradient passes through it
+
+
+@dataclass(frozen=True)
+class ScheduledSampling:
+    """When a model's own predictions take the place of the data it is fed with.
+
+    Args:
+        first: up to this epoch none does.
+        last: from this epoch on each frame is replaced with the full probability; it grows linearly
+            between.
+        probability: the full one.
+        detach: whether no gradient passes through a prediction, as published. Otherwise the loss is
+            differentiated as it is: latents learn what they do to later frames, too.
+
+    Raises:
+        ValueError: for epochs out of order, or no probability.
+    """
+
+    first: int
+    last: int
+    probability: float = 1.0
+    detach: bool = True
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.first <= self.last and 0 <= self.probability <= 1):
+            raise ValueError(f"sampling: given {self}; expected 0 <= first <= last and a "
+                             "probability in [0, 1]")
+
+    def at(self, epoch: int) -> float:
+        """Return the probability in an epoch."""
+        grown = (epoch - self.first) / max(self.last - self.first, 1)
+        return self.probability * min(1.0, max(0.0, grown))
 
 
 @dataclass(frozen=True)
@@ -28,9 +61,7 @@ class FitOptions:
             Transformers with post-norm want it.
         max_grad_norm: the gradient is scaled down to this norm.
         kl_warm_up: epochs over which the weight of the KL term grows linearly to one.
-        sampling: scheduled sampling: `(first, last, probability)`: the probability of a prediction
-            in place of the data is 0 up to epoch `first`, `probability` from `last` on, linear
-            between. None: teacher forcing.
+        sampling: when predictions take the place of the data; None: never (teacher forcing).
         patience: training stops when the validation loss has not fallen by more than `min_delta`
             below its best for so many epochs in a row. Epochs in which the KL weight or the
             probability still grows are not counted. The validation loss itself is always taken
@@ -48,7 +79,7 @@ class FitOptions:
     warm_up: int = 0
     max_grad_norm: float = 10.0
     kl_warm_up: int = 0
-    sampling: tuple[int, int, float] | None = None
+    sampling: ScheduledSampling | None = None
     patience: int = 20
     min_delta: float = 0.0
     seed: int = 0
@@ -64,20 +95,13 @@ class FitOptions:
                 raise ValueError(f"{name}: given {getattr(self, name)}; expected {unit}, or 0")
         if self.autocast not in get_args(Autocast):
             raise ValueError(f"autocast: given {self.autocast!r}; expected none, bf16 or fp16")
-        if self.sampling is not None:
-            first, last, probability = self.sampling
-            if not (0 <= first <= last and 0 <= probability <= 1):
-                raise ValueError(f"sampling: given {self.sampling}; expected (first, last, "
-                                 "probability) with first <= last and a probability in [0, 1]")
 
     def weights(self, epoch: int) -> Weights:
         """Return the weights of an epoch."""
         kl = min(1.0, epoch / self.kl_warm_up) if self.kl_warm_up else 1.0
         if self.sampling is None:
             return Weights(kl)
-        first, last, probability = self.sampling
-        grown = min(1.0, max(0.0, (epoch - first) / max(last - first, 1)))
-        return Weights(kl, probability * grown)
+        return Weights(kl, self.sampling.at(epoch), self.sampling.detach)
 
     def rate(self, epoch: int) -> float:
         """Return the learning rate of an epoch, once warmed up."""
@@ -93,4 +117,4 @@ class FitOptions:
     @property
     def settled(self) -> int:
         """The first epoch in which no weight grows any more."""
-        return max(self.kl_warm_up, self.sampling[1] if self.sampling else 0, 1)
+        return max(self.kl_warm_up, self.sampling.last if self.sampling else 0, 1)

@@ -31,7 +31,7 @@ from experiments.mot.weights import save_prior
 from experiments.records import open_run
 from inference import distributed
 from inference.fit import fit
-from inference.schedule import FitOptions, Weights
+from inference.schedule import FitOptions, ScheduledSampling, Weights
 from inference.seeding import seed_all
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.base import SourcePrior
@@ -102,7 +102,9 @@ class TrainingSpec:
         return FitOptions(
             epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate,
             final_learning_rate=self.learning_rate / 30, kl_warm_up=max(1, self.epochs // 10),
-            sampling=(self.epochs // 10, self.epochs // 2, 0.5) if sampled else None,
+            sampling=(
+                ScheduledSampling(self.epochs // 10, self.epochs // 2, 0.5) if sampled else None
+            ),
             patience=self.patience, seed=self.seed,
         )
 

@@ -16,7 +16,7 @@ from experiments.weights import save_prior
 from inference import distributed
 from inference.fit import FitResult, fit
 from inference.path_elbo import PathELBO
-from inference.schedule import FitOptions, Weights
+from inference.schedule import FitOptions, ScheduledSampling, Weights
 from inference.seeding import seed_all
 from pyromodels.batch import SequenceBatch
 from pyromodels.dynamics.encoded import EncodedPrior
@@ -94,13 +94,15 @@ class SpeechTraining:
         The KL term grows over a third of the epochs: at full weight from the start, half of the
         latents never come to life. A model's own predictions take over between 20 and 60 %.
         """
-        recipe, sampled = self.recipe, variant(self.model).scheduled_sampling
+        recipe, sampling = self.recipe, None
+        if variant(self.model).scheduled_sampling:
+            first, last = recipe.epochs // 5, 3 * recipe.epochs // 5
+            sampling = ScheduledSampling(first, last, detach=recipe.detach)
         return FitOptions(
             epochs=recipe.epochs, batch_size=recipe.batch_size, learning_rate=recipe.learning_rate,
             final_learning_rate=recipe.learning_rate / 30, warm_up=recipe.warm_up,
             kl_warm_up=max(1, recipe.epochs // 3),
-            sampling=(recipe.epochs // 5, 3 * recipe.epochs // 5, 1.0) if sampled else None,
-            patience=self.patience, autocast=self.autocast, seed=self.seed,
+            sampling=sampling, patience=self.patience, autocast=self.autocast, seed=self.seed,
         )
 
     def segments(self, data: SpeechData, split: str) -> tuple[Tensor, ...]:
@@ -135,6 +137,7 @@ class SpeechLoss:
         mask = masks[0] if masks else torch.ones_like(power[..., 0], dtype=torch.bool)
         model, training = self.guide.model, self.guide.training
         model.use_prediction = weights.use_prediction if training else self.judged_with
+        model.detach_prediction = weights.detach_prediction
         self.elbo.kl_weight = weights.kl
         loss = self.elbo.per_sequence(model, self.guide, SequenceBatch(power, mask))
         model.use_prediction = 0.0

@@ -137,6 +137,7 @@ class GlobalLatentPrior(EncodedPrior):
         batch_shape: torch.Size | None = None,
         sample: Statement = pyro.sample,
         use_prediction: float = 0.0,
+        detach_prediction: bool = True,
     ) -> Tensor:
         """w, z, s ~ p(w, z, s): sites `name + "_w"`, `name + "_z"` and `name`."""
         if batch_shape is None:
@@ -151,6 +152,7 @@ class GlobalLatentPrior(EncodedPrior):
             batch_shape=batch_shape,
             sample=sample,
             use_prediction=use_prediction,
+            detach_prediction=detach_prediction,
         )
 
     def guide_sources(

@@ -15,7 +15,7 @@ from pyromodels.encoders import Encoder, Inferred
 from pyromodels.nets import driven, rows
 
 if TYPE_CHECKING:
-    from pyromodels.dynamics.latent import LatentPrior
+    from pyromodels.dynamics.latent import Fed, LatentPrior
 
 
 class EncoderPath(PathDistribution):
@@ -46,7 +46,8 @@ class LatentPaths(CoupledPaths):
     """p(z_t | s_<t, z_<t) and p(s_t | s_<t, z_<=t) of a `LatentPrior`.
 
     With `use_prediction`, the densities are those of networks that are fed with a history in which
-    the model's own predictions stand in the place of some frames; one history serves a run.
+    the model's own predictions stand in the place of some frames; one history serves a run. Where
+    predictions are not detached, the densities are those found on the way to them.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class LatentPaths(CoupledPaths):
         anchor: Anchor | None,
         mask: Tensor | None,
         use_prediction: float = 0.0,
+        detach_prediction: bool = True,
     ) -> None:
         super().__init__(
             batch_shape,
@@ -68,21 +70,41 @@ class LatentPaths(CoupledPaths):
             mask=mask,
         )
         self.networks, self.anchor, self.use_prediction = networks, anchor, use_prediction
+        self.detach_prediction = detach_prediction
         self._history: Tensor | None = None
+        self._fed: Fed | None = None
 
     def latent_conditionals(self, z: Tensor, s: Tensor) -> dist.TorchDistribution:
         """Return p(z_t | s_<t, z_<t)."""
+        if self.follows_predictions:
+            return gaussian(*self.fed_back(z, s).latent)
         return gaussian(*self.networks.latent_parameters(z, self.networks.see(self.fed(z, s))))
 
     def source_conditionals(self, z: Tensor, s: Tensor) -> dist.TorchDistribution:
         """Return p(s_t | s_<t, z_<=t)."""
-        history = self.fed(z, s)
-        outputs = self.networks.decode(z, self.networks.see(history), self.mask)
+        if self.follows_predictions:
+            history, _, outputs = self.fed_back(z, s)
+        else:
+            history = self.fed(z, s)
+            outputs = self.networks.decode(z, self.networks.see(history), self.mask)
         return as_wide(self.networks.emission.conditionals(outputs, history, self.anchor), s)
 
     def noise_of(self, law: dist.TorchDistribution, s: Tensor) -> Tensor:
         """Return the noise that would have driven s."""
         return self.networks.emission.noise_of(law, s)
+
+    @property
+    def follows_predictions(self) -> bool:
+        """Whether gradients pass through predictions."""
+        return self.use_prediction > 0 and not self.detach_prediction
+
+    def fed_back(self, z: Tensor, s: Tensor) -> Fed:
+        """Return the history the networks are fed with, and what they say of it."""
+        if self._fed is None:
+            self._fed = self.networks.feed_back(
+                s, z, probability=self.use_prediction, anchor=self.anchor, mask=self.mask
+            )
+        return self._fed
 
     def fed(self, z: Tensor, s: Tensor) -> Tensor:
         """Return the history the networks are fed with."""

@@ -43,6 +43,7 @@ class DynamicalVAE(nn.Module):
         use_prediction: scheduled sampling: the probability, at every frame of every sequence, that
             the networks are fed with the model's own prediction in place of x_t. An attribute for
             schedules to set; at 0 (teacher forcing) the program is the model itself.
+        detach_prediction: whether no gradient passes through these predictions.
 
     Raises:
         ShapeError: in `forward`, where x has not the prior's size.
@@ -60,10 +61,16 @@ class DynamicalVAE(nn.Module):
 
     max_plate_nesting = MAX_PLATE_NESTING
 
-    def __init__(self, prior: SourcePrior, *, use_prediction: float = 0.0) -> None:
+    def __init__(
+        self,
+        prior: SourcePrior,
+        *,
+        use_prediction: float = 0.0,
+        detach_prediction: bool = True,
+    ) -> None:
         super().__init__()
         self.prior = prior
-        self.use_prediction = use_prediction
+        self.use_prediction, self.detach_prediction = use_prediction, detach_prediction
 
     def forward(self, batch: SequenceBatch, *, generate: bool = False) -> Tensor:
         """Run the program; returns x, shape (*, B, 1, 1, T, X). `generate` draws x as well."""
@@ -72,6 +79,7 @@ class DynamicalVAE(nn.Module):
         keywords = {} if self.prior.needs_anchor else {"batch_shape": x.shape[:-2]}
         if isinstance(self.prior, EncodedPrior):
             keywords["use_prediction"] = self.use_prediction
+            keywords["detach_prediction"] = self.detach_prediction
         with batch_plate(batch.num_sequences), source_plate(1):
             with pyro.poutine.condition(data={} if generate else {"x": x}):
                 # p(z_t | x_<t, z_<t) p(x_t | x_<t, z_<=t), all t

@@ -81,6 +81,42 @@ def test_own_predictions_leave_padding_out(prior):
     torch.testing.assert_close(padded[..., :3, :], cut)
 
 
+def test_what_a_model_says_on_the_way_is_what_it_says_of_its_own_history(prior):
+    s, z, anchor = draw(prior)
+    fed = prior.feed_back(s, z, anchor=anchor)
+    torch.testing.assert_close(fed.history, prior.own_history(s, z, anchor=anchor))
+    x = prior.see(fed.history)
+    rest = slice(0 if anchor is None else 1, None)  # the first is the anchor's
+    for said, expected in zip(fed.latent, prior.latent_parameters(z, x), strict=True):
+        torch.testing.assert_close(said, expected.expand_as(said))
+    for said, expected in zip(fed.outputs, prior.decode(z, x), strict=True):
+        torch.testing.assert_close(said[..., rest, :], expected[..., rest, :])
+
+
+def test_undetached_predictions_give_the_gradient_of_the_density(prior):
+    """Against differences; detached ones give another where anything is fed back."""
+    s, z, anchor = draw(prior)
+
+    def log_joint(z, detach):
+        pair = prior.pair(
+            5, anchor=anchor, batch_shape=s.shape[:-2], use_prediction=1.0, detach_prediction=detach
+        )
+        pair.teach(s)
+        return (pair.latent.log_prob(z) + pair.source(z).log_prob(s)).sum()
+
+    z, along = z.requires_grad_(), torch.randn_like(z)
+    with torch.no_grad():
+        above, below = (log_joint(z + step * along, True) for step in (1e-6, -1e-6))
+    slope = (above - below) / 2e-6
+    found = {}
+    for detach in (True, False):
+        (gradient,) = torch.autograd.grad(log_joint(z, detach), z)
+        found[detach] = (gradient * along).sum()
+    torch.testing.assert_close(found[False], slope, rtol=1e-5, atol=1e-6)
+    differs = prior.feeds_back or prior.emission.needs_anchor
+    assert torch.allclose(found[True], slope, rtol=1e-4) is not differs
+
+
 @torch.no_grad()
 def test_a_forecast_is_the_mean_of_prior_and_decoder_frame_after_frame(prior):
     s, _, _ = draw(prior)

@@ -15,13 +15,13 @@ from torch import nn
 
 from inference.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from inference.fit import FitError, fit
-from inference.schedule import FitOptions, Weights
+from inference.schedule import FitOptions, ScheduledSampling, Weights
 from inference.seeding import random_state, seed_all, set_random_state
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = FitOptions(
     epochs=5, batch_size=8, learning_rate=0.05, final_learning_rate=0.001, kl_warm_up=2,
-    sampling=(1, 3, 0.5), seed=3,
+    sampling=ScheduledSampling(1, 3, 0.5), seed=3,
 )
 
 
@@ -182,7 +182,7 @@ def scripted(valid_losses):
         ([5, 6, 6, 4, 5, 5, 9], {"patience": 3}, 7, 4),        # a better one starts the count anew
         ([5, 4.9, 4.8, 9], {"min_delta": 0.3}, 3, 1),
         ([5, 6, 6, 6, 6, 6, 9], {"kl_warm_up": 4}, 6, 1),      # not counted while weights grow
-        ([5, 6, 6, 6, 6, 9], {"sampling": (0, 3, 1.0)}, 5, 1),
+        ([5, 6, 6, 6, 6, 9], {"sampling": ScheduledSampling(0, 3)}, 5, 1),
     ],
 )
 def test_early_stopping_rule(losses, changes, epochs, best):
@@ -194,7 +194,8 @@ def test_early_stopping_rule(losses, changes, epochs, best):
 
 def test_schedules():
     options = FitOptions(
-        epochs=11, kl_warm_up=4, sampling=(2, 6, 0.8), learning_rate=1.0, final_learning_rate=0.1
+        epochs=11, kl_warm_up=4, sampling=ScheduledSampling(2, 6, 0.8), learning_rate=1.0,
+        final_learning_rate=0.1,
     )
     weights = [options.weights(epoch) for epoch in range(1, 9)]
     assert [w.kl for w in weights] == [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
@@ -316,7 +317,7 @@ def test_other_options_and_bad_data_are_refused(tmp_path):
     with pytest.raises(ValueError, match="patience"):
         FitOptions(patience=0)
     with pytest.raises(ValueError, match="sampling"):
-        FitOptions(sampling=(5, 3, 0.5))
+        ScheduledSampling(5, 3, 0.5)
 
 
 def test_random_state_covers_the_three_generators():
