@@ -156,14 +156,17 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     for verb, verb_help in VERBS.items():
         stands_alone = (verb, "") in COMMANDS
         verb_parser = verbs.add_parser(
-            verb, help=verb_help, description=verb_help, parents=[debug] if stands_alone else []
+            verb, help=verb_help, description=verb_help, parents=[debug] if stands_alone else [],
+            allow_abbrev=False,  # or `--seed 1` were `--seeds 1`
         )
         if stands_alone:
             leaves = {"": verb_parser}
         else:
             choices = verb_parser.add_subparsers(dest="name", required=True)
             leaves = {
-                name: choices.add_parser(name, help=c.help, description=c.help, parents=[debug])
+                name: choices.add_parser(
+                    name, help=c.help, description=c.help, parents=[debug], allow_abbrev=False
+                )
                 for name, c in names(verb).items()
             }
         for name, leaf in leaves.items():

@@ -23,7 +23,7 @@ from experiments.speech import corpus
 from experiments.speech.corpus import load_corpus
 from experiments.speech.store import SpeechModel
 from experiments.speech.tables import trained_models
-from experiments.speech.train import add_training_arguments
+from experiments.speech.train import add_training_arguments, training_of
 from pyromodels.batch import SequenceBatch
 from pyromodels.errors import mismatch
 from pyromodels.griffin_lim import griffin_lim
@@ -47,14 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--iterations", type=int, default=60, help="of Griffin-Lim")
     add("--out", type=Path, metavar="DIR", default=Path("runs/speech"),
         help="where `table speech-1` has put its models")
-    add_training_arguments(parser)
+    add("--seed", type=int, default=0, help="of the draws; models are the tables' first")
+    add_training_arguments(parser, several=True)
 
 
 def main(args: argparse.Namespace) -> int:
     """Generate, measure, print; 0 when done."""
     torch.set_num_threads(args.threads)
     run = open_run(args.out / "speech-3", "speech-3", spec_of(args))
-    data, stft = load_corpus(args, args.out), STFT(args.window, args.hop)
+    data, stft = load_corpus(args, args.out), training_of(args).stft
     models = list(trained_models(args, run, data))
     if not models:
         raise FileNotFoundError(f"{args.out} has no model trained with these options on "

@@ -24,7 +24,12 @@ from experiments.speech.resynthesis import (
     resynthesise,
 )
 from experiments.speech.store import SpeechModel, load_model
-from experiments.speech.train import add_training_arguments, train, training_of
+from experiments.speech.train import (
+    add_training_arguments,
+    refuse_training,
+    train,
+    training_of,
+)
 from experiments.speech.training import num_parameters
 
 SYNTHETIC_EPOCHS = 30
@@ -47,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Train or load, judge, write; 0 when done."""
     torch.set_num_threads(args.threads)
+    if args.weights is not None:
+        refuse_training(args)
     run = open_run(args.out, "resynthesis", spec_of(args))
     data = load_corpus(args, run.path.parent)
     model = model_of(args, run)

@@ -26,7 +26,6 @@ from experiments.speech.store import SpeechModel, finished, load_model
 from experiments.speech.train import add_training_arguments, print_epoch, training_of
 from experiments.speech.training import SpeechTraining, num_parameters, train_speech
 from experiments.speech.variants import VARIANTS, Variant, variant
-from pyromodels.errors import SpecError
 
 TABLES: dict[str, tuple[str, ...]] = {
     "speech-1": ("vae", "dkf", "rvae", "rvae_noncausal", "storn", "vrnn", "srnn_ss", "srnn_tf",
@@ -57,16 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="DIR", default=Path("runs/speech"),
         help="where trained models are found and put")
     add("--trained-only", action="store_true", help="leave out what is not trained yet")
-    add_training_arguments(parser)
-    parser.set_defaults(model=None, seed=None)
+    add_training_arguments(parser, several=True)
 
 
 def main(args: argparse.Namespace) -> int:
     """Train what is missing, judge, print; 0 when done."""
     torch.set_num_threads(args.threads)
-    if args.model is not None or args.seed is not None:
-        raise SpecError("--model and --seed are for one training; a table takes --models NAMES and "
-                        "--seeds N")
     names = args.models.split(",") if args.models else TABLES[args.name]
     for name in names:
         variant(name)  # a wrong name fails before anything is trained

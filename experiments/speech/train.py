@@ -17,6 +17,7 @@ from experiments.speech import corpus
 from experiments.speech.training import SpeechTraining, TrainedSpeech, num_parameters, train_speech
 from experiments.speech.variants import VARIANTS
 from inference import distributed
+from pyromodels.errors import SpecError
 
 DEFAULT = SpeechTraining()
 
@@ -28,10 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/train-dvae-<hash>")
 
 
-def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `SpeechTraining`, and of the run of it."""
+def add_training_arguments(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Options of `SpeechTraining`, and of the run of it; `several` trains more than one model."""
     add = parser.add_argument
-    add("--model", choices=tuple(VARIANTS), default=DEFAULT.model)
+    if not several:
+        add("--model", choices=tuple(VARIANTS), default=DEFAULT.model)
+        add("--seed", type=int, default=DEFAULT.seed)
     add("--size", default=DEFAULT.size, help="small, paper, or another of the model's sizes")
     add("--sees", choices=("power", "log_power"), default=DEFAULT.sees,
         help="what the networks read; the published ones read power")
@@ -44,7 +47,6 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add("--patience", type=int, default=DEFAULT.patience,
         help="epochs without a better validation bound")
     add("--autocast", choices=("none", "bf16", "fp16"), default=DEFAULT.autocast)
-    add("--seed", type=int, default=DEFAULT.seed)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--threads", type=int, default=1, help="of torch on a CPU")
     add("--resume", action="store_true", help="continue from the last checkpoint in DIR")
@@ -53,8 +55,21 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 def training_of(args: argparse.Namespace) -> SpeechTraining:
     """Return what the options ask for."""
-    given = {f.name: getattr(args, f.name) for f in dataclasses.fields(SpeechTraining)}
+    given = {f.name: getattr(args, f.name, None) for f in dataclasses.fields(SpeechTraining)}
     return SpeechTraining(**{name: value for name, value in given.items() if value is not None})
+
+
+def refuse_training(args: argparse.Namespace) -> None:
+    """Raise where weights are given, and options say how to train other ones.
+
+    Raises:
+        SpecError: naming them.
+    """
+    said = vars(training_of(args))
+    asked = [name for name in said if name != "seed" and said[name] != getattr(DEFAULT, name)]
+    if asked:
+        options = ", ".join("--" + name.replace("_", "-") for name in asked)
+        raise SpecError(f"--weights: a trained model is what it was trained as; without {options}")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -239,8 +239,13 @@ def test_wrong_words_are_named(tmp_path, capsys):
     assert main(["table", "speech-1", "--models", "vea", "--out", str(tmp_path)]) == 2
     assert "did you mean 'vae'" in capsys.readouterr().err
     for option in (["--model", "vae"], ["--seed", "1"]):
-        assert main(["table", "speech-1", *option, "--out", str(tmp_path)]) == 2
-        assert "--models NAMES and --seeds N" in capsys.readouterr().err
+        with pytest.raises(SystemExit):
+            main(["table", "speech-1", *option, "--out", str(tmp_path)])
+        assert f"unrecognized arguments: {' '.join(option)}" in capsys.readouterr().err
+    assert main(["run", "resynthesis", "--weights", "x.pt", "--size", "paper", "--hop", "128",
+                 "--seed", "1", "--out", str(tmp_path / "run")]) == 2
+    assert "without --size, --hop\n" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
     assert main(["table", "speech-3", "--out", str(tmp_path)]) == 2
     assert "table speech-1" in capsys.readouterr().err
     assert main(["run", "swap", "--weights", str(tmp_path / "none")]) == 2
