@@ -3,7 +3,9 @@
 1. Each model's training step, a trajectory in one Pyro site under `PathELBO`, against the same
    networks with one site for every frame under Pyro's `TraceMeanField_ELBO`.
 2. The training step of the published SRNN against its bound in plain torch, without Pyro.
-3. Generation by HiT-DVAE with keys and values cached, against running the decoders anew over the
+3. The training step of the small SRNN by what it is fed with: the data, its own predictions, or
+   these with gradients through them.
+4. Generation by HiT-DVAE with keys and values cached, against running the decoders anew over the
    whole past at every frame.
 
 Rivals are timed in turn, so that a busy machine slows both.
@@ -48,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
     if args.quick:
         args.batch_size, args.srnn_batch_size, args.repeats = 2, 4, 2
     with pyro.settings.context(module_local_params=True), pyro.validation_enabled(False):
-        measure(args, (site_a_frame, without_pyro, generation))
+        measure(args, (site_a_frame, without_pyro, own_history, generation))
     return 0
 
 
@@ -84,6 +86,26 @@ def without_pyro(args: argparse.Namespace) -> Iterator[Row]:
     }
     sizes = {"batch": args.srnn_batch_size, "frames": NUM_FRAMES, "bins": NUM_BINS}
     yield from in_turn(steps, args, sizes)
+
+
+def own_history(args: argparse.Namespace) -> Iterator[Row]:
+    """Yield three rows: the SRNN's training step by what it is fed with."""
+    taught, batch = problem("srnn_ss", "small", args.batch_size, args.device)
+    models = {
+        "srnn, fed with the data": taught,
+        "srnn, own history, detached": DynamicalVAE(taught.prior, use_prediction=1.0),
+        "srnn, own history, with gradients": DynamicalVAE(
+            taught.prior, use_prediction=1.0, detach_prediction=False
+        ),
+    }
+    loss = PathELBO().differentiable_loss
+    steps = {
+        label: training_step(model, partial(loss, model, Amortised(model), batch))
+        for label, model in models.items()
+    }
+    yield from in_turn(
+        steps, args, {"batch": args.batch_size, "frames": NUM_FRAMES, "bins": NUM_BINS}
+    )
 
 
 def generation(args: argparse.Namespace) -> Iterator[Row]:
