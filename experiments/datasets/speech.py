@@ -8,6 +8,8 @@ database for training speech enhancement algorithms and TTS models", C. Valentin
 University of Edinburgh, 2017, CC BY 4.0. Neither is shipped.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,6 +59,12 @@ class SpeechData:
         if empty:
             raise ValueError(f"{self.name}: no file in {', '.join(empty)}; each of "
                              f"{', '.join(SPLITS)} needs one")
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen digits; others where a file was added, removed, renamed, or changed in size."""
+        listed = [[(f.name, f.stat().st_size) for f in getattr(self, split)] for split in SPLITS]
+        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
 
     def files(self, split: str) -> tuple[Path, ...]:
         """Return the files of ``train``, ``valid`` or ``test``."""

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.datasets.speech import SpeechData
 from experiments.speech.training import SpeechTraining
 from experiments.weights import read_prior
 from pyromodels.dynamics.encoded import EncodedPrior
@@ -42,8 +43,8 @@ def load_model(path: Path) -> SpeechModel:
     return SpeechModel(prior, STFT(training["window"], training["hop"]), record)
 
 
-def finished(folder: Path, spec: SpeechTraining, data: str) -> bool:
-    """Whether a folder holds the weights of this very training, on the data of this name.
+def finished(folder: Path, spec: SpeechTraining, data: SpeechData) -> bool:
+    """Whether a folder holds the weights of this very training, on these very files.
 
     What the numbers of a training do not say, the networks and the schedule of a model's own
     recipe, must be as they are now.
@@ -56,9 +57,11 @@ def finished(folder: Path, spec: SpeechTraining, data: str) -> bool:
     if made.keys() != dataclasses.asdict(spec).keys():
         return False
     now = json.loads(json.dumps({
-        "data": data, "prior": spec.prior(), "options": dataclasses.asdict(spec.options())
+        "data": {"name": data.name, "files": data.fingerprint},
+        "prior": spec.prior(), "options": dataclasses.asdict(spec.options()),
     }))
-    then = {**now, **known, "data": known["data"]["name"]}  # older records have no options
+    then = now | known  # older records have no options, and name the data without its files
+    then["data"] = {key: known["data"].get(key, here) for key, here in now["data"].items()}
     return (
         SpeechTraining(**made).resolved() == spec.resolved()
         and {key: then[key] for key in now} == now

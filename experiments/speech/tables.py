@@ -93,7 +93,7 @@ def judged_seeds(
     for seed in range(args.seeds):
         spec = dataclasses.replace(training_of(args), model=name, seed=seed)
         folder = args.out / f"{name}-{spec.size}-seed{seed}"
-        if not finished(folder, spec, data.name):
+        if not finished(folder, spec, data):
             if args.trained_only:
                 continue
             print(f"\n{name}, seed {seed}: training in {folder}", flush=True)
@@ -175,6 +175,6 @@ def trained_models(
     for name, chosen in VARIANTS.items():
         spec = dataclasses.replace(training_of(args), model=name, seed=0)
         folder = run.path.parent / f"{name}-{spec.size}-seed0"
-        if finished(folder, spec, data.name):
+        if finished(folder, spec, data):
             model = load_model(folder)
             yield chosen.label, model._replace(prior=model.prior.to(args.device))

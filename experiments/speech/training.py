@@ -178,7 +178,10 @@ def train_speech(
     record = {
         "training": dataclasses.asdict(spec.resolved()),
         "options": dataclasses.asdict(spec.options()),
-        "data": {"name": data.name, "segments": [len(power) for power, *_ in segments]},
+        "data": {
+            "name": data.name, "files": data.fingerprint,
+            "segments": [len(power) for power, *_ in segments],
+        },
         "parameters": num_parameters(prior),
         "best_epoch": result.best_epoch,
         "epochs": len(result.history),

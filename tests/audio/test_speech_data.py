@@ -84,6 +84,14 @@ def test_what_is_missing_is_named(tmp_path, load, files, error, words):
         load(tmp_path / "nowhere")
 
 
+def test_a_fingerprint_tells_corpora_of_one_name_apart(tmp_path):
+    first, second = (load_wsj0(plant(tmp_path / place, *WSJ0)) for place in ("a", "b"))
+    assert first.fingerprint == second.fingerprint and len(first.fingerprint) == 16
+    second.test[0].write_bytes(b"longer")
+    more = load_wsj0(plant(tmp_path / "a", "si_tr_s/013/e.wav"))
+    assert len({data.fingerprint for data in (first, second, more)}) == 3
+
+
 def test_unknown_and_empty_splits_are_refused(tmp_path):
     data = load_wsj0(plant(tmp_path, *WSJ0))
     with pytest.raises(ValueError, match="wsj0: unknown split 'val'; did you mean 'valid'"):

@@ -1,5 +1,6 @@
 """The speech commands end to end on a few synthetic utterances, and the parts they are made of."""
 
+import dataclasses
 import json
 import math
 
@@ -104,10 +105,12 @@ def test_resynthesis_keeps_length_and_phase():
 def test_trained_weights_are_found_again_by_their_training(tmp_path, data):
     spec = SpeechTraining(model="vae", window=128, hop=64, num_frames=20, epochs=1)
     trained = train_speech(spec, data, tmp_path / "vae")
-    assert finished(tmp_path / "vae", spec, "speech")
-    assert not finished(tmp_path / "vae", spec, "other-speech")
-    assert not finished(tmp_path / "vae", SpeechTraining(model="vae", epochs=1), "speech")
-    assert not finished(tmp_path / "nowhere", spec, "speech")
+    assert finished(tmp_path / "vae", spec, data)
+    fewer = dataclasses.replace(data, train=data.train[1:])
+    for other in (dataclasses.replace(data, name="other-speech"), fewer):
+        assert not finished(tmp_path / "vae", spec, other)
+    assert not finished(tmp_path / "vae", SpeechTraining(model="vae", epochs=1), data)
+    assert not finished(tmp_path / "nowhere", spec, data)
     model = load_model(tmp_path / "vae")
     assert model.stft == STFT(128, 64) and model.record["parameters"] > 0
     x = torch.rand(1, 5, 65)
@@ -127,7 +130,7 @@ def test_weights_of_other_networks_or_of_another_schedule_are_not_found(
     record = json.loads((tmp_path / "weights.json").read_text())
     record[key] |= change
     (tmp_path / "weights.json").write_text(json.dumps(record))
-    assert not finished(tmp_path, spec, "speech")
+    assert not finished(tmp_path, spec, data)
 
 
 def test_transformers_warm_up_and_those_of_the_papers_size_have_a_recipe_of_their_own():
