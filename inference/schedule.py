@@ -13,7 +13,7 @@ class Weights(NamedTuple):
 
     kl: float = 1.0
     use_prediction: float = 0.0  # scheduled sampling: probability of feeding back a prediction
-    detach_prediction: bool = True  # whether no gradient passes through it
+    prediction_hops: int | None = 0  # through how many of them gradients pass; None: all
 
 
 @dataclass(frozen=True)
@@ -25,22 +25,24 @@ class ScheduledSampling:
         last: from this epoch on each frame is replaced with the full probability; it grows linearly
             between.
         probability: the full one.
-        detach: whether no gradient passes through a prediction, as published. Otherwise the loss is
-            differentiated as it is: latents learn what they do to later frames, too.
+        hops: through how many predictions in a row gradients pass; None: all. With 0, as published,
+            the loss is not differentiated as it is: no latent learns what it does to later frames.
 
     Raises:
-        ValueError: for epochs out of order, or no probability.
+        ValueError: for epochs out of order, no probability, or negative hops.
     """
 
     first: int
     last: int
     probability: float = 1.0
-    detach: bool = True
+    hops: int | None = 0
 
     def __post_init__(self) -> None:
         if not (0 <= self.first <= self.last and 0 <= self.probability <= 1):
             raise ValueError(f"sampling: given {self}; expected 0 <= first <= last and a "
                              "probability in [0, 1]")
+        if self.hops is not None and self.hops < 0:
+            raise ValueError(f"hops: given {self.hops}; expected 0 or more, or None for all")
 
     def at(self, epoch: int) -> float:
         """Return the probability in an epoch."""
@@ -101,7 +103,7 @@ class FitOptions:
         kl = min(1.0, epoch / self.kl_warm_up) if self.kl_warm_up else 1.0
         if self.sampling is None:
             return Weights(kl)
-        return Weights(kl, self.sampling.at(epoch), self.sampling.detach)
+        return Weights(kl, self.sampling.at(epoch), self.sampling.hops)
 
     def rate(self, epoch: int) -> float:
         """Return the learning rate of an epoch, once warmed up."""

@@ -3,8 +3,8 @@
 1. Each model's training step, a trajectory in one Pyro site under `PathELBO`, against the same
    networks with one site for every frame under Pyro's `TraceMeanField_ELBO`.
 2. The training step of the published SRNN against its bound in plain torch, without Pyro.
-3. The training step of the small SRNN by what it is fed with: the data, its own predictions, or
-   these with gradients through them.
+3. The training step of the small SRNN by what it is fed with: the data, or its own predictions with
+   gradients through none, one or all of them in a row.
 4. Generation by HiT-DVAE with keys and values cached, against running the decoders anew over the
    whole past at every frame.
 
@@ -89,14 +89,16 @@ def without_pyro(args: argparse.Namespace) -> Iterator[Row]:
 
 
 def own_history(args: argparse.Namespace) -> Iterator[Row]:
-    """Yield three rows: the SRNN's training step by what it is fed with."""
+    """Yield four rows: the SRNN's training step by what it is fed with."""
     taught, batch = problem("srnn_ss", "small", args.batch_size, args.device)
     models = {
         "srnn, fed with the data": taught,
-        "srnn, own history, detached": DynamicalVAE(taught.prior, use_prediction=1.0),
-        "srnn, own history, with gradients": DynamicalVAE(
-            taught.prior, use_prediction=1.0, detach_prediction=False
-        ),
+        **{
+            f"srnn, own history, {hops}": DynamicalVAE(
+                taught.prior, use_prediction=1.0, prediction_hops=number
+            )
+            for hops, number in {"detached": 0, "one hop": 1, "all hops": None}.items()
+        },
     }
     loss = PathELBO().differentiable_loss
     steps = {

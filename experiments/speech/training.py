@@ -97,7 +97,7 @@ class SpeechTraining:
         recipe, sampling = self.recipe, None
         if variant(self.model).scheduled_sampling:
             first, last = recipe.epochs // 5, 3 * recipe.epochs // 5
-            sampling = ScheduledSampling(first, last, detach=recipe.detach)
+            sampling = ScheduledSampling(first, last, hops=recipe.hops)
         return FitOptions(
             epochs=recipe.epochs, batch_size=recipe.batch_size, learning_rate=recipe.learning_rate,
             final_learning_rate=recipe.learning_rate / 30, warm_up=recipe.warm_up,
@@ -137,7 +137,7 @@ class SpeechLoss:
         mask = masks[0] if masks else torch.ones_like(power[..., 0], dtype=torch.bool)
         model, training = self.guide.model, self.guide.training
         model.use_prediction = weights.use_prediction if training else self.judged_with
-        model.detach_prediction = weights.detach_prediction
+        model.prediction_hops = weights.prediction_hops
         self.elbo.kl_weight = weights.kl
         loss = self.elbo.per_sequence(model, self.guide, SequenceBatch(power, mask))
         model.use_prediction = 0.0

@@ -26,10 +26,10 @@ class Recipe(NamedTuple):
     epochs: int
     warm_up: int = 0  # steps over which the learning rate grows
     shortest: int | None = None  # frames of the last piece of a file; None: whole segments only
-    detach: bool = True  # whether predictions that are fed back pass no gradient
+    hops: int | None = 0  # through how many predictions gradients pass; None: all
 
 
-RECURRENT = Recipe(learning_rate=2e-3, num_frames=50, batch_size=16, epochs=90, detach=False)
+RECURRENT = Recipe(learning_rate=2e-3, num_frames=50, batch_size=16, epochs=90, hops=None)
 """The segments of the published LSTM models; a gradient through predictions is cheap in these."""
 TRANSFORMER = Recipe(
     learning_rate=1e-3, num_frames=50, batch_size=16, epochs=60, warm_up=200

@@ -137,7 +137,7 @@ class GlobalLatentPrior(EncodedPrior):
         batch_shape: torch.Size | None = None,
         sample: Statement = pyro.sample,
         use_prediction: float = 0.0,
-        detach_prediction: bool = True,
+        prediction_hops: int | None = 0,
     ) -> Tensor:
         """w, z, s ~ p(w, z, s): sites `name + "_w"`, `name + "_z"` and `name`."""
         if batch_shape is None:
@@ -152,7 +152,7 @@ class GlobalLatentPrior(EncodedPrior):
             batch_shape=batch_shape,
             sample=sample,
             use_prediction=use_prediction,
-            detach_prediction=detach_prediction,
+            prediction_hops=prediction_hops,
         )
 
     def guide_sources(

@@ -1,8 +1,7 @@
 """What every dynamical VAE is: generative networks, an encoder, an emission."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro
 import torch
@@ -12,19 +11,12 @@ from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution
 from pyromodels.dynamics.base import Statement
 from pyromodels.dynamics.encoded import EncodedPrior
+from pyromodels.dynamics.feedback import frames_of_its_own, predictions
 from pyromodels.dynamics.latent_paths import EncoderPath, LatentPaths
 from pyromodels.emissions.base import Outputs, refuse_no_anchor
 from pyromodels.encoders import Encoder, Inferred
 from pyromodels.nets import rows
 from pyromodels.once import one_evaluation
-
-
-class Fed(NamedTuple):
-    """What a model fed with a history says of every frame of it."""
-
-    history: Tensor  # the data, or the model's own predictions; shape: (*batch, T, D)
-    latent: tuple[Tensor, Tensor]  # p(z_t | history_<t, z_<t), each (*batch, T, L)
-    outputs: Outputs  # the decoder's, each (*batch, T, D)
 
 
 class LatentPrior(EncodedPrior):
@@ -127,7 +119,7 @@ class LatentPrior(EncodedPrior):
         mask: Tensor | None = None,  # shape: broadcastable to (*batch, T)
         batch_shape: torch.Size | None = None,
         use_prediction: float = 0.0,
-        detach_prediction: bool = True,
+        prediction_hops: int | None = 0,
     ) -> LatentPaths:
         """Return the coupled laws of z and s; the batch shape is the anchor's where there is one.
 
@@ -138,15 +130,15 @@ class LatentPrior(EncodedPrior):
             batch_shape: of the trajectories; needed without an anchor.
             use_prediction: probability, at every frame of every trajectory, that the networks are
                 fed with the model's own prediction in place of s_t (scheduled sampling).
-            detach_prediction: whether no gradient passes through a prediction, as published. With
-                it, z_t also learns what it does to later frames.
+            prediction_hops: through how many predictions in a row a gradient passes; see
+                `pyromodels.dynamics.feedback`. 0: none, as published.
         """
         refuse_no_anchor(self.emission, anchor)
         if batch_shape is None:
             batch_shape = torch.Size() if anchor is None else anchor.loc.shape[:-1]
         return LatentPaths(
             self, num_steps, batch_shape, anchor=anchor, mask=mask,
-            use_prediction=use_prediction, detach_prediction=detach_prediction,
+            use_prediction=use_prediction, prediction_hops=prediction_hops,
         )
 
     def sample_sources(
@@ -159,7 +151,7 @@ class LatentPrior(EncodedPrior):
         batch_shape: torch.Size | None = None,
         sample: Statement = pyro.sample,
         use_prediction: float = 0.0,
-        detach_prediction: bool = True,
+        prediction_hops: int | None = 0,
     ) -> Tensor:
         """z, s ~ p(z, s): sites `name + "_z"` and `name`."""
         pair = self.pair(
@@ -168,7 +160,7 @@ class LatentPrior(EncodedPrior):
             mask=mask,
             batch_shape=batch_shape,
             use_prediction=use_prediction,
-            detach_prediction=detach_prediction,
+            prediction_hops=prediction_hops,
         )
         z = pyro.sample(f"{name}_z", pair.latent)  # p(z_t | s_<t, z_<t)
         s = sample(name, pair.source(z))  # p(s_t | s_<t, z_<=t)
@@ -269,7 +261,6 @@ class LatentPrior(EncodedPrior):
         per_frame = p_s.log_prob(s) - kl_weight * kl
         return (per_frame if mask is None else torch.where(mask, per_frame, 0.0)).sum(-1)
 
-    @torch.no_grad()
     def own_history(
         self,
         s: Tensor,  # shape: (*batch, T, D)
@@ -286,51 +277,8 @@ class LatentPrior(EncodedPrior):
         """
         if not (self.feeds_back or self.emission.needs_anchor) and probability < 1:
             return s
-        steps = self._feed(s, z, probability=probability, anchor=anchor, mask=mask)
-        return torch.stack([frame for _, _, frame in steps], 1).reshape(s.shape)
-
-    def feed_back(
-        self,
-        s: Tensor,  # shape: (*batch, T, D)
-        z: Tensor,  # shape: (*batch, T, L)
-        *,
-        probability: float = 1.0,
-        anchor: Anchor | None = None,
-        mask: Tensor | None = None,  # shape: broadcastable to (*batch, T)
-    ) -> Fed:
-        """Return `own_history` and what the model says on the way, with gradients through both."""
-        steps = self._feed(s, z, probability=probability, anchor=anchor, mask=mask)
-        states, outputs, frames = zip(*steps, strict=True)
-        latents = (self.latent_step(state) for state in states)
-        history, *said = (
-            torch.stack(parts, 1).reshape(*s.shape[:-1], -1)
-            for parts in (frames, *zip(*latents, strict=True), *zip(*outputs, strict=True))
-        )
-        return Fed(history, (said[0], said[1]), tuple(said[2:]))
-
-    def _feed(
-        self,
-        s: Tensor,
-        z: Tensor,
-        *,
-        probability: float,
-        anchor: Anchor | None,
-        mask: Tensor | None,
-    ) -> Iterator[tuple[Any, Outputs, Tensor]]:
-        """Yield, frame by frame, the state before it, the decoder's outputs and what is fed."""
-        z = z.expand(*s.shape[:-1], -1)
-        emission, given, latents = self.emission, rows(s), rows(z)
-        own = torch.rand(given.shape[:2], dtype=given.dtype, device=given.device) < probability
-        state, last = self.foresee(self.start(s.shape[:-2], s), z, mask), None
-        for t in range(given.shape[1]):
-            following, latent = given[:, t], latents[:, t]
-            outputs = self.emission_step(state, latent)
-            if t > 0 or anchor is None:
-                predicted = emission.expected(outputs, last)
-                following = torch.where(own[:, t, None], predicted, following)
-            yield state, outputs, following
-            state = self.advance(state, latent, emission.relative(following, last))
-            last = following
+        own = frames_of_its_own(s, probability, anchor)
+        return predictions(self, s, z, own, anchor=anchor, mask=mask)
 
     @torch.no_grad()
     def predict(

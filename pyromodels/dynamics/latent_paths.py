@@ -11,11 +11,12 @@ from torch import Tensor
 from pyromodels.distributions.coupled import CoupledPaths, RollOut
 from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.path import PathDistribution, diagonal_normal
+from pyromodels.dynamics.feedback import Fed, feed_back, frames_of_its_own
 from pyromodels.encoders import Encoder, Inferred
 from pyromodels.nets import driven, rows
 
 if TYPE_CHECKING:
-    from pyromodels.dynamics.latent import Fed, LatentPrior
+    from pyromodels.dynamics.latent import LatentPrior
 
 
 class EncoderPath(PathDistribution):
@@ -46,8 +47,7 @@ class LatentPaths(CoupledPaths):
     """p(z_t | s_<t, z_<t) and p(s_t | s_<t, z_<=t) of a `LatentPrior`.
 
     With `use_prediction`, the densities are those of networks that are fed with a history in which
-    the model's own predictions stand in the place of some frames; one history serves a run. Where
-    predictions are not detached, the densities are those found on the way to them.
+    the model's own predictions stand in the place of some frames; one history serves a run.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class LatentPaths(CoupledPaths):
         anchor: Anchor | None,
         mask: Tensor | None,
         use_prediction: float = 0.0,
-        detach_prediction: bool = True,
+        prediction_hops: int | None = 0,
     ) -> None:
         super().__init__(
             batch_shape,
@@ -70,51 +70,36 @@ class LatentPaths(CoupledPaths):
             mask=mask,
         )
         self.networks, self.anchor, self.use_prediction = networks, anchor, use_prediction
-        self.detach_prediction = detach_prediction
-        self._history: Tensor | None = None
+        self.prediction_hops = prediction_hops
         self._fed: Fed | None = None
 
     def latent_conditionals(self, z: Tensor, s: Tensor) -> dist.TorchDistribution:
         """Return p(z_t | s_<t, z_<t)."""
-        if self.follows_predictions:
+        if self.use_prediction > 0:
             return gaussian(*self.fed_back(z, s).latent)
-        return gaussian(*self.networks.latent_parameters(z, self.networks.see(self.fed(z, s))))
+        return gaussian(*self.networks.latent_parameters(z, self.networks.see(s)))
 
     def source_conditionals(self, z: Tensor, s: Tensor) -> dist.TorchDistribution:
         """Return p(s_t | s_<t, z_<=t)."""
-        if self.follows_predictions:
+        if self.use_prediction > 0:
             history, _, outputs = self.fed_back(z, s)
         else:
-            history = self.fed(z, s)
-            outputs = self.networks.decode(z, self.networks.see(history), self.mask)
+            history, outputs = s, self.networks.decode(z, self.networks.see(s), self.mask)
         return as_wide(self.networks.emission.conditionals(outputs, history, self.anchor), s)
 
     def noise_of(self, law: dist.TorchDistribution, s: Tensor) -> Tensor:
         """Return the noise that would have driven s."""
         return self.networks.emission.noise_of(law, s)
 
-    @property
-    def follows_predictions(self) -> bool:
-        """Whether gradients pass through predictions."""
-        return self.use_prediction > 0 and not self.detach_prediction
-
     def fed_back(self, z: Tensor, s: Tensor) -> Fed:
         """Return the history the networks are fed with, and what they say of it."""
         if self._fed is None:
-            self._fed = self.networks.feed_back(
-                s, z, probability=self.use_prediction, anchor=self.anchor, mask=self.mask
+            own = frames_of_its_own(s, self.use_prediction, self.anchor)
+            self._fed = feed_back(
+                self.networks, s, z, own, hops=self.prediction_hops,
+                anchor=self.anchor, mask=self.mask,
             )
         return self._fed
-
-    def fed(self, z: Tensor, s: Tensor) -> Tensor:
-        """Return the history the networks are fed with."""
-        if self.use_prediction == 0:
-            return s
-        if self._history is None:
-            self._history = self.networks.own_history(
-                s, z, probability=self.use_prediction, anchor=self.anchor, mask=self.mask
-            )
-        return self._history
 
     def roll_out_latent(self, noise: Tensor, s: Tensor) -> Tensor:
         """Return z driven by the noise, s given."""

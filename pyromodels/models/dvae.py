@@ -43,7 +43,7 @@ class DynamicalVAE(nn.Module):
         use_prediction: scheduled sampling: the probability, at every frame of every sequence, that
             the networks are fed with the model's own prediction in place of x_t. An attribute for
             schedules to set; at 0 (teacher forcing) the program is the model itself.
-        detach_prediction: whether no gradient passes through these predictions.
+        prediction_hops: through how many of these in a row gradients pass; None: all.
 
     Raises:
         ShapeError: in `forward`, where x has not the prior's size.
@@ -66,11 +66,11 @@ class DynamicalVAE(nn.Module):
         prior: SourcePrior,
         *,
         use_prediction: float = 0.0,
-        detach_prediction: bool = True,
+        prediction_hops: int | None = 0,
     ) -> None:
         super().__init__()
         self.prior = prior
-        self.use_prediction, self.detach_prediction = use_prediction, detach_prediction
+        self.use_prediction, self.prediction_hops = use_prediction, prediction_hops
 
     def forward(self, batch: SequenceBatch, *, generate: bool = False) -> Tensor:
         """Run the program; returns x, shape (*, B, 1, 1, T, X). `generate` draws x as well."""
@@ -79,7 +79,7 @@ class DynamicalVAE(nn.Module):
         keywords = {} if self.prior.needs_anchor else {"batch_shape": x.shape[:-2]}
         if isinstance(self.prior, EncodedPrior):
             keywords["use_prediction"] = self.use_prediction
-            keywords["detach_prediction"] = self.detach_prediction
+            keywords["prediction_hops"] = self.prediction_hops
         with batch_plate(batch.num_sequences), source_plate(1):
             with pyro.poutine.condition(data={} if generate else {"x": x}):
                 # p(z_t | x_<t, z_<t) p(x_t | x_<t, z_<=t), all t

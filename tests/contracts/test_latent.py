@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pyromodels.dynamics.feedback import feed_back, frames_of_its_own
 from pyromodels.emissions.gaussian import Gaussian
 from pyromodels.emissions.spectral import Spectral
 from pyromodels.errors import SpecError
@@ -83,38 +84,43 @@ def test_own_predictions_leave_padding_out(prior):
 
 def test_what_a_model_says_on_the_way_is_what_it_says_of_its_own_history(prior):
     s, z, anchor = draw(prior)
-    fed = prior.feed_back(s, z, anchor=anchor)
-    torch.testing.assert_close(fed.history, prior.own_history(s, z, anchor=anchor))
-    x = prior.see(fed.history)
     rest = slice(0 if anchor is None else 1, None)  # the first is the anchor's
-    for said, expected in zip(fed.latent, prior.latent_parameters(z, x), strict=True):
-        torch.testing.assert_close(said, expected.expand_as(said))
-    for said, expected in zip(fed.outputs, prior.decode(z, x), strict=True):
-        torch.testing.assert_close(said[..., rest, :], expected[..., rest, :])
+    for probability in (0.5, 1.0):
+        fed = []
+        for hops in (0, 1, None):
+            torch.manual_seed(3)
+            own = frames_of_its_own(s, probability, anchor)
+            fed.append(feed_back(prior, s, z, own, hops=hops, anchor=anchor))
+        torch.testing.assert_close(fed[1], fed[0])
+        torch.testing.assert_close(fed[2][:2], fed[0][:2])
+        for said, expected in zip(fed[2].outputs, fed[0].outputs, strict=True):
+            torch.testing.assert_close(said[..., rest, :], expected[..., rest, :])
+    torch.testing.assert_close(fed[0].history, prior.own_history(s, z, anchor=anchor))
 
 
-def test_undetached_predictions_give_the_gradient_of_the_density(prior):
-    """Against differences; detached ones give another where anything is fed back."""
+def test_predictions_pass_the_gradient_of_the_density_on(prior):
+    """Against differences: all hops of five frames give it, and none do not."""
     s, z, anchor = draw(prior)
 
-    def log_joint(z, detach):
+    def log_joint(z, hops):
         pair = prior.pair(
-            5, anchor=anchor, batch_shape=s.shape[:-2], use_prediction=1.0, detach_prediction=detach
+            5, anchor=anchor, batch_shape=s.shape[:-2], use_prediction=1.0, prediction_hops=hops
         )
         pair.teach(s)
         return (pair.latent.log_prob(z) + pair.source(z).log_prob(s)).sum()
 
     z, along = z.requires_grad_(), torch.randn_like(z)
     with torch.no_grad():
-        above, below = (log_joint(z + step * along, True) for step in (1e-6, -1e-6))
+        above, below = (log_joint(z + step * along, 0) for step in (1e-6, -1e-6))
     slope = (above - below) / 2e-6
     found = {}
-    for detach in (True, False):
-        (gradient,) = torch.autograd.grad(log_joint(z, detach), z)
-        found[detach] = (gradient * along).sum()
-    torch.testing.assert_close(found[False], slope, rtol=1e-5, atol=1e-6)
+    for hops in (0, 4, None):
+        (gradient,) = torch.autograd.grad(log_joint(z, hops), z)
+        found[hops] = (gradient * along).sum()
+    for hops in (4, None):
+        torch.testing.assert_close(found[hops], slope, rtol=1e-5, atol=1e-6)
     differs = prior.feeds_back or prior.emission.needs_anchor
-    assert torch.allclose(found[True], slope, rtol=1e-4) is not differs
+    assert torch.allclose(found[0], slope, rtol=1e-4) is not differs
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from pyromodels.attention import Decoder, positional_encoding
 from pyromodels.batch import MixtureBatch, SequenceBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.spectral import PowerSpectrum
+from pyromodels.dynamics.feedback import feed_back, frames_of_its_own
 from pyromodels.dynamics.hierarchical import FIRST_LOG_VARIANCE
 from pyromodels.dynamics.hit import HiT
 from pyromodels.guides.amortised import Amortised
@@ -400,6 +401,17 @@ def test_scheduled_sampling_changes_the_density_and_generation_needs_no_data(nam
     assert not torch.allclose(scores[2], scores[0])
     drawn = model(batch, generate=True)
     assert drawn.shape == (3, 1, 1, T, D) and (drawn > 0).all()
+
+
+def test_gradients_through_all_predictions_are_those_of_as_many_passes(prior):
+    z, x, w = example(3)
+    s, z = x.square(), z.requires_grad_()
+    own, gradients = frames_of_its_own(s, 1.0, None), {}
+    for hops in (0, T - 1, None):
+        fed = feed_back(prior.given(w), s, z, own, hops=hops)
+        (gradients[hops],) = torch.autograd.grad(sum(part.sum() for part in fed.outputs), z)
+    torch.testing.assert_close(gradients[T - 1], gradients[None])
+    assert not torch.allclose(gradients[0], gradients[None], rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)

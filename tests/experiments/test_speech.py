@@ -231,7 +231,7 @@ def test_bench_prints_every_rival(tmp_path, capsys):
     text = capsys.readouterr().out
     rows = json.loads((tmp_path / "rows.json").read_text())
     for words in ("vae, a site a frame", "light, a site a frame", "srnn, plain torch",
-                  "srnn, own history, with gradients", "hit, T = 20, cached"):
+                  "srnn, own history, all hops", "hit, T = 20, cached"):
         assert words in text and words in {row["name"] for row in rows}
     assert all(row["seconds"]["median"] > 0 for row in rows)
 

@@ -318,6 +318,8 @@ def test_other_options_and_bad_data_are_refused(tmp_path):
         FitOptions(patience=0)
     with pytest.raises(ValueError, match="sampling"):
         ScheduledSampling(5, 3, 0.5)
+    with pytest.raises(ValueError, match="hops: given -1"):
+        ScheduledSampling(3, 5, hops=-1)
 
 
 def test_random_state_covers_the_three_generators():

@@ -1,0 +1,121 @@
+"""A model fed with its own predictions, and how far gradients follow them.
+
+Scheduled sampling and generation put a model's predictions where the data would be. A history of
+predictions is a fixed point of the decoder's pass over all frames: a pass leaves it where it is,
+and takes gradients through one prediction more. So a few passes follow predictions over a few hops,
+and all of them are followed frame by frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyromodels.distributions.message import Anchor
+from pyromodels.emissions.base import Outputs
+from pyromodels.nets import rows
+
+if TYPE_CHECKING:
+    from pyromodels.dynamics.latent import LatentPrior
+
+
+class Fed(NamedTuple):
+    """What a model fed with a history says of every frame of it."""
+
+    history: Tensor  # the data, or the model's own predictions; shape: (*batch, T, D)
+    latent: tuple[Tensor, Tensor]  # p(z_t | history_<t, z_<t), each (*batch, T, L)
+    outputs: Outputs  # the decoder's, each (*batch, T, D)
+
+
+def frames_of_its_own(
+    s: Tensor,  # shape: (*batch, T, D)
+    probability: float,
+    anchor: Anchor | None,
+) -> Tensor:  # bool, shape: (*batch, T, 1)
+    """Draw which frames are a model's own predictions; one that an anchor says is none."""
+    own = torch.rand((*s.shape[:-1], 1), dtype=s.dtype, device=s.device) < probability
+    if anchor is not None:
+        own[..., 0, :] = False
+    return own
+
+
+@torch.no_grad()
+def predictions(
+    networks: LatentPrior,
+    s: Tensor,  # shape: (*batch, T, D)
+    z: Tensor,  # shape: (*batch, T, L)
+    own: Tensor,  # shape: (*batch, T, 1)
+    *,
+    anchor: Anchor | None = None,
+    mask: Tensor | None = None,  # shape: broadcastable to (*batch, T)
+) -> Tensor:  # shape: (*batch, T, D)
+    """Return s with the model's own predictions in some frames, each told of those before."""
+    steps = _frame_by_frame(networks, s, z, own, anchor=anchor, mask=mask)
+    return torch.stack([frame for _, _, frame in steps], 1).reshape(s.shape)
+
+
+def feed_back(
+    networks: LatentPrior,
+    s: Tensor,  # shape: (*batch, T, D)
+    z: Tensor,  # shape: (*batch, T, L)
+    own: Tensor,  # shape: (*batch, T, 1)
+    *,
+    hops: int | None,
+    anchor: Anchor | None = None,
+    mask: Tensor | None = None,  # shape: broadcastable to (*batch, T)
+) -> Fed:
+    """Return `predictions` and what the model says of them.
+
+    Args:
+        networks: the model.
+        s: the data.
+        z: its latents.
+        own: which frames are predictions, see `frames_of_its_own`.
+        hops: through how many predictions in a row gradients pass. One costs a pass; where every
+            frame reads every earlier one, as in a Transformer, it is the direct effect of each
+            prediction on all that follow. None: through all, frame by frame.
+        anchor: p(s_1) in place of the model's.
+        mask: True where a frame counts.
+    """
+    if hops is None:
+        steps = _frame_by_frame(networks, s, z, own, anchor=anchor, mask=mask)
+        states, outputs, frames = zip(*steps, strict=True)
+        latents = (networks.latent_step(state) for state in states)
+        history, mean, log_variance, *said = (
+            torch.stack(parts, 1).reshape(*s.shape[:-1], -1)
+            for parts in (frames, *zip(*latents, strict=True), *zip(*outputs, strict=True))
+        )
+        return Fed(history, (mean, log_variance), tuple(said))
+    history = predictions(networks, s, z, own, anchor=anchor, mask=mask)
+    for _ in range(hops):
+        outputs = networks.decode(z, networks.see(history), mask)
+        expected = networks.emission.conditionals(outputs, history, anchor).mean
+        history = torch.where(own, expected, s)
+    x = networks.see(history)
+    return Fed(history, networks.latent_parameters(z, x), networks.decode(z, x, mask))
+
+
+def _frame_by_frame(
+    networks: LatentPrior,
+    s: Tensor,
+    z: Tensor,
+    own: Tensor,
+    *,
+    anchor: Anchor | None,
+    mask: Tensor | None,
+) -> Iterator[tuple[Any, Outputs, Tensor]]:
+    """Yield the state before a frame, the decoder's outputs and what is fed, as rows."""
+    z = z.expand(*s.shape[:-1], -1)
+    emission, given, latents, own = networks.emission, rows(s), rows(z), rows(own)
+    state, last = networks.foresee(networks.start(s.shape[:-2], s), z, mask), None
+    for t in range(given.shape[1]):
+        following, latent = given[:, t], latents[:, t]
+        outputs = networks.emission_step(state, latent)
+        if t > 0 or anchor is None:
+            following = torch.where(own[:, t], emission.expected(outputs, last), following)
+        yield state, outputs, following
+        state = networks.advance(state, latent, emission.relative(following, last))
+        last = following
