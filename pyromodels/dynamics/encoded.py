@@ -73,6 +73,11 @@ class EncodedPrior(SourcePrior):
         return self.emission.needs_anchor
 
     @property
+    def reads_history(self) -> bool:
+        """Whether a frame's law, or the unit it is in, depends on s_{<t}."""
+        return self.feeds_back or self.needs_anchor
+
+    @property
     def takes_anchor(self) -> bool:
         """Whether its frames are Gaussian: a spectrogram starts wherever its model says."""
         return self.emission.has_gaussian_message

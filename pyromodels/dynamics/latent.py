@@ -275,7 +275,7 @@ class LatentPrior(EncodedPrior):
         With probability 1 that is generation: nothing of s is left, but for a first frame that only
         an anchor could have said.
         """
-        if not (self.feeds_back or self.emission.needs_anchor) and probability < 1:
+        if not self.reads_history and probability < 1:
             return s
         own = frames_of_its_own(s, probability, anchor)
         return predictions(self, s, z, own, anchor=anchor, mask=mask)

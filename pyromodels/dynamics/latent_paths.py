@@ -69,7 +69,8 @@ class LatentPaths(CoupledPaths):
             like=next(networks.parameters()) if anchor is None else anchor.loc,
             mask=mask,
         )
-        self.networks, self.anchor, self.use_prediction = networks, anchor, use_prediction
+        self.networks, self.anchor = networks, anchor
+        self.use_prediction = use_prediction if networks.reads_history else 0.0
         self.prediction_hops = prediction_hops
         self._fed: Fed | None = None
 
