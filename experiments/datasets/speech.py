@@ -63,7 +63,7 @@ class SpeechData:
     @property
     def fingerprint(self) -> str:
         """Sixteen digits; others where a file was added, removed, renamed, or changed in size."""
-        listed = [[(f.name, f.stat().st_size) for f in getattr(self, split)] for split in SPLITS]
+        listed = [[(f.name, f.stat().st_size) for f in self.files(split)] for split in SPLITS]
         return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
 
     def files(self, split: str) -> tuple[Path, ...]:
