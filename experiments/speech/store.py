@@ -46,23 +46,18 @@ def load_model(path: Path) -> SpeechModel:
 def finished(folder: Path, spec: SpeechTraining, data: SpeechData) -> bool:
     """Whether a folder holds the weights of this very training, on these very files.
 
-    What the numbers of a training do not say, the networks and the schedule of a model's own
-    recipe, must be as they are now.
+    Networks and schedule are compared too: they follow from more than the numbers of a training.
     """
-    record = folder / "weights.json"
-    if not record.is_file():
+    path = folder / "weights.json"
+    if not path.is_file():
         return False
-    known = json.loads(record.read_text(encoding="utf-8"))
-    made = known.get("training", {})
-    if made.keys() != dataclasses.asdict(spec).keys():
-        return False
-    now = json.loads(json.dumps({
+    asked = json.loads(json.dumps({
+        "training": dataclasses.asdict(spec.resolved()),
+        "prior": spec.prior(),
+        "options": dataclasses.asdict(spec.options()),
         "data": {"name": data.name, "files": data.fingerprint},
-        "prior": spec.prior(), "options": dataclasses.asdict(spec.options()),
     }))
-    then = now | known  # older records have no options, and name the data without its files
-    then["data"] = {key: known["data"].get(key, here) for key, here in now["data"].items()}
-    return (
-        SpeechTraining(**made).resolved() == spec.resolved()
-        and {key: then[key] for key in now} == now
-    )
+    record = json.loads(path.read_text(encoding="utf-8"))
+    made = {key: record.get(key) for key in asked}
+    made["data"] = {key: record.get("data", {}).get(key) for key in asked["data"]}
+    return made == asked

@@ -120,15 +120,19 @@ def test_trained_weights_are_found_again_by_their_training(tmp_path, data):
 
 
 @pytest.mark.parametrize(
-    ("key", "change"), [("prior", {"decoder_dims": [7]}), ("options", {"warm_up": 7})]
+    ("key", "change"),
+    [
+        ("prior", {"decoder_dims": [7]}), ("options", {"warm_up": 7}), ("options", {}),
+        ("data", {"files": None}), ("data", {}),
+    ],
 )
-def test_weights_of_other_networks_or_of_another_schedule_are_not_found(
+def test_weights_of_another_training_or_of_one_that_is_not_told_are_not_found(
     tmp_path, data, key, change
 ):
     spec = SpeechTraining(model="vae", window=128, hop=64, num_frames=20, epochs=1)
     train_speech(spec, data, tmp_path)
     record = json.loads((tmp_path / "weights.json").read_text())
-    record[key] |= change
+    record[key] = record[key] | change if change else {}
     (tmp_path / "weights.json").write_text(json.dumps(record))
     assert not finished(tmp_path, spec, data)
 
