@@ -48,8 +48,11 @@ def text(row: Row) -> str:
     """Return the line of a row."""
     keys = ("median", "min", "max", "cpu")
     seconds = "".join(f"{1e3 * row['seconds'][k]:>10.1f}" for k in keys)
-    linear = f"   linear: {row['linear']:.2f}" if "linear" in row else ""
-    return f"{row['name']:44}{seconds}{row['ratio']:>8.2f}{linear}"
+    notes = "".join(
+        f"   {key.replace('_', ' ')}: {row[key]:.3g}" for key in ("linear", "real_time_factor")
+        if key in row
+    )
+    return f"{row['name']:44}{seconds}{row['ratio']:>8.2f}{notes}"
 
 
 def training_step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:

@@ -7,11 +7,14 @@
    gradients through none, one or all of them in a row.
 4. Generation by HiT-DVAE with keys and values cached, against running the decoders anew over the
    whole past at every frame.
+5. Real-time factors, the seconds a second of sound takes: a signal analysed, its latents drawn, and
+   rebuilt, with true histories and with the model's own.
 
 Rivals are timed in turn, so that a busy machine slows both.
 """
 
 import argparse
+import itertools
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -22,6 +25,8 @@ from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 
 from experiments import timing
+from experiments.datasets.audio import SAMPLE_RATE
+from experiments.speech.resynthesis import modes_of, resynthesise
 from experiments.speech.variants import prior_spec
 from experiments.stepwise import StepwiseGuide, StepwiseModel
 from experiments.timing import Row, in_turn, measure, training_step
@@ -31,10 +36,12 @@ from pyromodels.dynamics.latent import LatentPrior
 from pyromodels.guides.amortised import Amortised
 from pyromodels.models.dvae import DynamicalVAE
 from pyromodels.registry import DYNAMICS
+from pyromodels.stft import STFT
 
 MODELS = ("vae", "dkf", "rvae", "storn", "vrnn", "srnn_tf", "hit", "light")
 LENGTHS, QUICK_LENGTHS = (50, 100, 200, 400), (10, 20)
 NUM_BINS, NUM_FRAMES = 513, 50
+SECONDS, QUICK_SECONDS = 5.0, 0.2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
     if args.quick:
         args.batch_size, args.srnn_batch_size, args.repeats = 2, 4, 2
     with pyro.settings.context(module_local_params=True), pyro.validation_enabled(False):
-        measure(args, (site_a_frame, without_pyro, own_history, generation))
+        measure(args, (site_a_frame, without_pyro, own_history, generation, real_time))
     return 0
 
 
@@ -123,6 +130,21 @@ def generation(args: argparse.Namespace) -> Iterator[Row]:
             f"hit, T = {length}, anew every frame": partial(anew, networks, empty, z),
         }
         yield from in_turn(steps, args, {"batch": 1, "frames": length, "bins": NUM_BINS})
+
+
+def real_time(args: argparse.Namespace) -> Iterator[Row]:
+    """Yield a row for each model, size and history: resynthesis of one signal at batch 1."""
+    stft, length = STFT(2 * (NUM_BINS - 1), 256), QUICK_SECONDS if args.quick else SECONDS
+    signal = 2 * torch.rand(round(length * SAMPLE_RATE)) - 1
+    for name, size in itertools.product(MODELS, ("small",) if args.quick else ("small", "paper")):
+        prior = build(name, size, args.device).eval()
+        steps = {
+            f"{name}, {size}, {mode.replace('_', ' ')}":
+                partial(resynthesise, prior, signal, stft, mode=mode)
+            for mode in modes_of(prior)
+        }
+        for row in in_turn(steps, args, {"samples": len(signal), "bins": NUM_BINS}):
+            yield {**row, "real_time_factor": row["seconds"]["median"] / length}
 
 
 @torch.no_grad()

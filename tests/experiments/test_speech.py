@@ -238,6 +238,12 @@ def test_bench_prints_every_rival(tmp_path, capsys):
                   "srnn, own history, all hops", "hit, T = 20, cached"):
         assert words in text and words in {row["name"] for row in rows}
     assert all(row["seconds"]["median"] > 0 for row in rows)
+    factors = {row["name"]: row["real_time_factor"] for row in rows if "real_time_factor" in row}
+    assert {"dkf, small, generation", "hit, small, teacher forced"} < factors.keys()
+    assert "dkf, small, teacher forced" not in factors  # it has no history
+    hit = next(row for row in rows if row["name"] == "hit, small, generation")
+    assert hit["real_time_factor"] == pytest.approx(hit["seconds"]["median"] / 0.2)
+    assert f"real time factor: {hit['real_time_factor']:.3g}" in text
 
 
 def test_wrong_words_are_named(tmp_path, capsys):
