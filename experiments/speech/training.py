@@ -92,12 +92,12 @@ class SpeechTraining:
         """Return how it is trained.
 
         The KL term grows over a third of the epochs: at full weight from the start, half of the
-        latents never come to life. A model's own predictions take over between 20 and 60 %.
+        latents never come to life. A model's own predictions take over in the first fifth: the
+        longer it is taught by true frames, the longer it takes to learn to do without them.
         """
         recipe, sampling = self.recipe, None
         if variant(self.model).scheduled_sampling:
-            first, last = recipe.epochs // 5, 3 * recipe.epochs // 5
-            sampling = ScheduledSampling(first, last, hops=recipe.hops)
+            sampling = ScheduledSampling(0, recipe.epochs // 5, hops=recipe.hops)
         return FitOptions(
             epochs=recipe.epochs, batch_size=recipe.batch_size, learning_rate=recipe.learning_rate,
             final_learning_rate=recipe.learning_rate / 30, warm_up=recipe.warm_up,

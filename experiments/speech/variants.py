@@ -32,11 +32,14 @@ class Recipe(NamedTuple):
 RECURRENT = Recipe(learning_rate=2e-3, num_frames=50, batch_size=16, epochs=90, hops=None)
 """The segments of the published LSTM models; a gradient through predictions is cheap in these."""
 TRANSFORMER = Recipe(
-    learning_rate=1e-3, num_frames=50, batch_size=16, epochs=60, warm_up=200
+    learning_rate=1e-3, num_frames=50, batch_size=16, epochs=60, warm_up=200, hops=1
 )
-"""The small models attend by distance: they are trained on short pieces and judged on longer."""
+"""The small models attend by distance: they are trained on short pieces and judged on longer.
+
+Each hop of the gradient is one more pass over all frames; all of them would be a pass a frame.
+"""
 TRANSFORMER_PAPER = Recipe(
-    learning_rate=5e-4, num_frames=150, batch_size=6, epochs=50, warm_up=200, shortest=50
+    learning_rate=5e-4, num_frames=150, batch_size=6, epochs=50, warm_up=200, shortest=50, hops=1
 )
 """Those of the paper's size count frames, and know those they were trained on."""
 
