@@ -70,8 +70,9 @@ class STORN(LatentPrior):
                 "preset": "storn", "input_dims": (256,), "summary_dim": 128, "dims": (64, 32),
             },
         },
-        "small": {
-            "latent_dim": 16, "hidden_dim": 128, "input_dims": (), "decoder_dims": (128,),
+        "small": {  # dense layers keep hundreds of x from drowning 16 z in the gates they share
+            "latent_dim": 16, "hidden_dim": 128, "latent_dims": (64,), "input_dims": (64,),
+            "decoder_dims": (128,),
             "encoder": {"preset": "storn", "summary_dim": 128, "dims": (128,)},
         },
     }
