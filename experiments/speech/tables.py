@@ -139,7 +139,7 @@ def describe(chosen: Variant, judged: Sequence[Judged]) -> Iterator[str]:
     """Yield the lines of one model: ours by mode, then the thesis'."""
     millions = judged[0].num_parameters / 1e6
     cut_short = sum(j.cut_short for j in judged)
-    yield (f"{chosen.label}, {millions:.2f} M parameters, {len(judged)} seeds"
+    yield (f"{chosen.label}, {millions:.2f} M parameters, seeds: {len(judged)}"
            + (f", {cut_short} of them cut short" if cut_short else ""))
     for mode in judged[0].figures:
         label = "  " + {"generation": "own history"}.get(mode, "true history")

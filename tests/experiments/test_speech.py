@@ -199,7 +199,7 @@ def test_tables_train_once_and_judge_by_seed(tmp_path, capsys):
 def test_a_training_cut_short_is_called_so(tmp_path, capsys):
     arguments = ["--models", "vae", "--seeds", "1", *SMALL, "--epochs", "3", "--max-seconds", "0"]
     assert main(["table", "speech-1", *arguments, "--out", str(tmp_path)]) == 0
-    assert "1 seeds, 1 of them cut short" in capsys.readouterr().out
+    assert "seeds: 1, 1 of them cut short" in capsys.readouterr().out
 
 
 def test_swap_measures_where_f0_goes(tmp_path, capsys, monkeypatch):
