@@ -101,6 +101,9 @@ COMMANDS: dict[tuple[str, str], Command] = {
             "narrow": "a guide that factorises over frames: too narrow",
         }.items()
     },
+    ("report", "speech"): Command(
+        "experiments.speech.report", "the report on the encoder of a trained speech model"
+    ),
     ("report", "spec"): Command("experiments.report_spec", "the report on the run of a spec"),
     ("bench", "elbo"): Command(
         "experiments.bench_elbo", "a gradient of PathELBO against one Pyro site for every frame"

@@ -16,9 +16,12 @@ from torch import Tensor
 from inference.diagnostics import align_sources, crps, mixture_pit, rhat, uniform_ranks
 from inference.importance import Draws, PosteriorLike, mixture_of, take
 from inference.traces import samples
-from pyromodels.batch import MixtureBatch
+from pyromodels.batch import MixtureBatch, SequenceBatch
+from pyromodels.distributions.message import Anchor
 from pyromodels.errors import ShapeError, SpecError, mismatch
+from pyromodels.models.dvae import DynamicalVAE
 from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.programs import Program
 
 Fit = Callable[[Any, int], PosteriorLike]
 """Fits the guide to data from the start that a seed gives."""
@@ -79,17 +82,44 @@ def mixture_simulator(model: MixDVAE, batch: MixtureBatch, num_sequences: int) -
     rows = torch.arange(num_sequences, device=batch.mask.device) % batch.num_sequences
     template = take(batch, rows)
 
-    @torch.no_grad()
     def simulate(seed: int) -> tuple[MixtureBatch, dict[str, Tensor]]:
-        torch.manual_seed(seed)
-        trace = pyro.poutine.trace(model).get_trace(template, generate=True)
-        drawn = {name: site["value"] for name, site in samples(prune_subsample_sites(trace))}
+        drawn = _drawn(model, template, seed)
         o, w = drawn.pop("o"), drawn.pop("w")
         truth = {name: value.squeeze(1) for name, value in drawn.items()}
         truth["w"] = w.masked_fill(~template.mask, -1)
         return MixtureBatch(o, template.mask, template.variance, template.anchor), truth
 
     return simulate
+
+
+def sequence_simulator(model: DynamicalVAE, batch: SequenceBatch, num_sequences: int) -> Simulate:
+    """Return a simulator of a dynamical VAE: the anchors and the length of a batch, new the rest.
+
+    Raises:
+        SpecError: where frames are masked, in which a latent that was drawn has left no trace.
+    """
+    if not batch.mask.all():
+        raise SpecError("simulate: a batch with masked frames has no simulator; cut its sequences "
+                        "to one length")
+    rows = torch.arange(num_sequences, device=batch.mask.device) % batch.num_sequences
+    anchor = batch.anchor and Anchor(*(part[rows] for part in batch.anchor))
+    template = SequenceBatch(batch.x[rows], batch.mask[rows], anchor)
+
+    def simulate(seed: int) -> tuple[SequenceBatch, dict[str, Tensor]]:
+        drawn = _drawn(model, template, seed)
+        x = drawn.pop("x").reshape(template.x.shape)
+        truth = {name: value.squeeze(1) for name, value in drawn.items()}
+        return SequenceBatch(x, template.mask, anchor), truth
+
+    return simulate
+
+
+@torch.no_grad()
+def _drawn(model: Program, template: Any, seed: int) -> dict[str, Tensor]:
+    """Draw every site of a program of ours, data included, in the shapes of its plates."""
+    torch.manual_seed(seed)
+    trace = pyro.poutine.trace(model).get_trace(template, generate=True)
+    return {name: site["value"] for name, site in samples(prune_subsample_sites(trace))}
 
 
 def simulated_ranks(

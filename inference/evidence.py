@@ -16,6 +16,7 @@ from inference.calibration import (
     forecasts,
     mixture_simulator,
     repeated_fits,
+    sequence_simulator,
     simulated_ranks,
 )
 from inference.diagnostics import (
@@ -40,7 +41,10 @@ from inference.verdict import (
     check_rhat,
     check_support,
 )
+from pyromodels.models.dvae import DynamicalVAE
 
+AT_ONCE = 50
+"""Simulated sequences of a dynamical VAE, whose encoder runs on every draw of each, at a time."""
 FEWEST_PIT = 20
 """Forecasts, independent of each other, below which they are shown but not judged."""
 
@@ -107,10 +111,13 @@ def refit(
 
 
 def own_simulator(evidence: Evidence, posterior: PosteriorLike, number: int) -> Simulate | None:
-    """The simulator of a MixDVAE; None, with a note, where there is none."""
+    """The simulator of a MixDVAE or a dynamical VAE; None, with a note, where there is none."""
+    model, batch = getattr(posterior, "model", None), getattr(posterior, "batch", None)
     mixture = mixture_of(posterior)
-    if mixture is not None and mixture[0].detector is None and number:
+    if number and mixture is not None and mixture[0].detector is None:
         return mixture_simulator(*mixture, number)
+    if number and isinstance(model, DynamicalVAE) and batch.mask.all():
+        return sequence_simulator(model, batch, min(number, AT_ONCE))
     evidence.notes.append("no `simulate`: no calibration by simulation")
     return None
 

@@ -30,7 +30,7 @@ def test_verdicts_of_the_shipped_examples(tmp_path, capsys, name, overall, words
 
 
 def test_every_example_is_a_command():
-    assert set(cli.names("report")) == {*EXAMPLES, "spec"}
+    assert set(cli.names("report")) == {*EXAMPLES, "spec", "speech"}
 
 
 def test_a_spec_gets_its_verdict(tmp_path, capsys):

@@ -1,0 +1,152 @@
+"""`pyromodels report speech`: an encoder is examined on data its own model draws."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from experiments import cli
+from experiments.datasets.speech import Utterance
+from experiments.speech.report import (
+    active,
+    encoder_fit,
+    in_words,
+    loudest_pieces,
+    middle_frame,
+    normal_fit,
+)
+from inference.calibration import sequence_simulator
+from inference.report import guide_report
+from pyromodels.batch import SequenceBatch
+from pyromodels.distributions.message import Anchor
+from pyromodels.dynamics.hit import HiT
+from pyromodels.dynamics.srnn import SRNN
+from pyromodels.dynamics.vae import VAE
+from pyromodels.errors import SpecError
+from pyromodels.models.dvae import DynamicalVAE
+from pyromodels.stft import STFT
+
+
+def power(num_sequences=4, num_frames=6, num_bins=5):
+    torch.manual_seed(0)
+    x = torch.rand(num_sequences, num_frames, num_bins) + 0.1
+    return SequenceBatch(x, torch.ones_like(x[..., 0], dtype=torch.bool))
+
+
+@pytest.fixture
+def blank():
+    """A VAE whose frames say nothing of z: with all weights zero its encoder says N(0, 1) too."""
+    prior = VAE(source_dim=5, latent_dim=3, emission="spectral")
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.zero_()
+    return DynamicalVAE(prior)
+
+
+def narrowed(program, by):
+    """The encoder's standard deviations times `by`."""
+    with torch.no_grad():
+        *_, log_variance = (b for n, b in program.prior.encoder.named_parameters() if "bias" in n)
+        log_variance[-program.prior.latent_dim :] = 2 * math.log(by)
+    return program
+
+
+def test_an_exact_encoder_is_trusted_and_a_narrow_one_is_not(blank):
+    batch, options = power(), {"num_fits": 1, "num_draws": 300, "summaries": middle_frame}
+    report = guide_report(encoder_fit(blank), batch, **options)
+    assert report.overall == "trust"
+    assert not any("simulate" in note for note in report.notes)
+    report = guide_report(encoder_fit(narrowed(blank, 0.5)), batch, **options)
+    assert report.overall == "do not trust"
+    assert "under-dispersed" in " ".join(report.verdicts["x_z"].reasons)
+
+
+def test_normals_fitted_to_each_sequence_find_what_the_encoder_has_lost(blank):
+    batch = power()
+    narrow = normal_fit(narrowed(blank, 0.1), 300)(batch, 0)
+    draws = narrow.sample(500)["x_z"]
+    assert draws.mean(0).abs().max() < 0.25 and 0.8 < draws.std(0).mean() < 1.2
+    gap = (narrow.log_joint({"x_z": draws}) - narrow.log_prob({"x_z": draws})).std(0)
+    assert gap.max() < 1.5  # of 18 numbers; those of the encoder at a tenth: a hundred
+
+
+def test_simulated_sequences_have_the_length_and_the_anchors_of_the_batch():
+    model = DynamicalVAE(SRNN(source_dim=2, latent_dim=3))
+    x = torch.zeros(3, 7, 2)
+    loc = torch.arange(3.0)[:, None].expand(3, 2)
+    batch = SequenceBatch(x, x[..., 0] == 0, Anchor(loc, torch.full_like(loc, 1e-8)))
+    data, truth = sequence_simulator(model, batch, 5)(0)
+    assert data.x.shape == (5, 7, 2) and truth["x_z"].shape == (5, 1, 7, 3)
+    torch.testing.assert_close(data.x[:, 0], loc[[0, 1, 2, 0, 1]], atol=1e-3, rtol=0)
+    again, _ = sequence_simulator(model, batch, 5)(0)
+    other, _ = sequence_simulator(model, batch, 5)(1)
+    assert torch.equal(again.x, data.x) and not torch.equal(other.x, data.x)
+
+
+def test_simulated_latents_and_data_are_one_draw():
+    """z that is as wide as the recordings are loud: the truth explains its data better."""
+    model = DynamicalVAE(HiT(source_dim=5, **HiT.sizes["small"]))
+    data, truth = sequence_simulator(model, power(), 40)(0)
+    assert truth["x_w"].shape == (40, 1, model.prior.global_dim)
+    posterior = encoder_fit(model)(data, 0)
+    own = posterior.log_joint({name: value[None] for name, value in truth.items()})
+    others = {name: value.roll(1, 0)[None] for name, value in truth.items()}
+    assert own.mean() > posterior.log_joint(others).mean()
+
+
+def test_masked_frames_have_no_simulator():
+    batch = power()
+    batch.mask[0, -1] = False
+    model = DynamicalVAE(VAE(source_dim=5, emission="spectral"))
+    with pytest.raises(SpecError, match="masked frames has no simulator"):
+        sequence_simulator(model, batch, 5)
+    report = guide_report(encoder_fit(model), batch, num_fits=1, num_draws=100)
+    assert any(note.startswith("no `simulate`") for note in report.notes)
+
+
+def test_the_bound_in_words_is_that_of_the_model(blank):
+    """Nothing is lost where the guide is exact: both bounds are log p(x)."""
+    batch = power()
+    words = in_words(encoder_fit(blank)(batch, 0), 100)
+    expected = float(-batch.x.sum(-1).mean())  # x_f ~ Exponential(1): log p = -x_f
+    assert words == (f"bound {expected:.2f} nats a frame, importance-weighted over 100 draws "
+                     f"{expected:.2f}; 0 of 3 latents in use")
+
+
+def test_latents_in_use_are_those_whose_means_move():
+    z = torch.randn(100, 4, 1, 6, 2)
+    z[..., 1] += torch.arange(6.0)
+    assert active(z).tolist() == [False, True]
+
+
+def test_the_loudest_piece_is_cut_out():
+    signal = torch.randn(16000) * 0.01
+    signal[8000:9000] += torch.sin(torch.arange(1000.0))
+    stft = STFT(256, 64)
+    pieces = loudest_pieces([Utterance("a", signal)] * 3, stft, 2, 10)
+    assert pieces.shape == (2, 10, 129) and torch.equal(pieces[0], pieces[1])
+    assert pieces[0].sum(-1).min() > 100 * 0.01
+    for number, frames, words in (
+        (4, 10, "--num-pieces: given 4; expected 1 to 3"),
+        (1, 999, "--num-frames: given 999; expected 2 to 251, the length of a"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            loudest_pieces([Utterance("a", signal)] * 3, stft, number, frames)
+
+
+def test_the_command_prints_bounds_of_both_guides_and_writes_the_page(tmp_path, capsys):
+    weights = tmp_path / "vae"
+    few = ["--epochs", "1", "--window", "128", "--hop", "64", "--num-frames", "10"]
+    assert cli.main(["train", "dvae", "--model", "vae", *few, "--out", str(weights)]) == 0
+    capsys.readouterr()
+    options = ["--num-pieces", "2", "--num-frames", "4", "--num-draws", "100", "--guide", "normal",
+               "--num-steps", "20"]
+    out = tmp_path / "page"
+    argv = ["report", "speech", "--weights", str(weights), *options, "--num-simulations", "10"]
+    assert cli.main([*argv, "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "2 pieces of 4 frames of" in shown and "x_z: " in shown
+    assert shown.index("encoder: bound") < shown.index("normal: bound") < shown.index("verdict:")
+    assert (out / "ranks.png").is_file()
+    assert "k_hat/x_z" in json.loads((out / "metrics.json").read_text())
