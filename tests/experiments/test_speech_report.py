@@ -19,9 +19,6 @@ from experiments.speech.report import (
 from inference.calibration import sequence_simulator
 from inference.report import guide_report
 from pyromodels.batch import SequenceBatch
-from pyromodels.distributions.message import Anchor
-from pyromodels.dynamics.hit import HiT
-from pyromodels.dynamics.srnn import SRNN
 from pyromodels.dynamics.vae import VAE
 from pyromodels.errors import SpecError
 from pyromodels.models.dvae import DynamicalVAE
@@ -69,30 +66,6 @@ def test_normals_fitted_to_each_sequence_find_what_the_encoder_has_lost(blank):
     assert draws.mean(0).abs().max() < 0.25 and 0.8 < draws.std(0).mean() < 1.2
     gap = (narrow.log_joint({"x_z": draws}) - narrow.log_prob({"x_z": draws})).std(0)
     assert gap.max() < 1.5  # of 18 numbers; those of the encoder at a tenth: a hundred
-
-
-def test_simulated_sequences_have_the_length_and_the_anchors_of_the_batch():
-    model = DynamicalVAE(SRNN(source_dim=2, latent_dim=3))
-    x = torch.zeros(3, 7, 2)
-    loc = torch.arange(3.0)[:, None].expand(3, 2)
-    batch = SequenceBatch(x, x[..., 0] == 0, Anchor(loc, torch.full_like(loc, 1e-8)))
-    data, truth = sequence_simulator(model, batch, 5)(0)
-    assert data.x.shape == (5, 7, 2) and truth["x_z"].shape == (5, 1, 7, 3)
-    torch.testing.assert_close(data.x[:, 0], loc[[0, 1, 2, 0, 1]], atol=1e-3, rtol=0)
-    again, _ = sequence_simulator(model, batch, 5)(0)
-    other, _ = sequence_simulator(model, batch, 5)(1)
-    assert torch.equal(again.x, data.x) and not torch.equal(other.x, data.x)
-
-
-def test_simulated_latents_and_data_are_one_draw():
-    """z that is as wide as the recordings are loud: the truth explains its data better."""
-    model = DynamicalVAE(HiT(source_dim=5, **HiT.sizes["small"]))
-    data, truth = sequence_simulator(model, power(), 40)(0)
-    assert truth["x_w"].shape == (40, 1, model.prior.global_dim)
-    posterior = encoder_fit(model)(data, 0)
-    own = posterior.log_joint({name: value[None] for name, value in truth.items()})
-    others = {name: value.roll(1, 0)[None] for name, value in truth.items()}
-    assert own.mean() > posterior.log_joint(others).mean()
 
 
 def test_masked_frames_have_no_simulator():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from experiments.report_examples import one_source
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain
 from pyromodels.distributions.kalman import smooth
@@ -86,3 +87,12 @@ def mixture():
 def randomised():
     """`random_guide`."""
     return random_guide
+
+
+@pytest.fixture(scope="module")
+def line():
+    """A point on a line, whose posterior is a Kalman smoother's; model and batch."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield one_source(num_sequences=12, num_frames=8)
+    torch.set_default_dtype(before)

@@ -1,8 +1,6 @@
 """The report says yes where the posterior is exact, and no, with the reason, where it is not."""
 
-import itertools
 import json
-import math
 
 import numpy as np
 import pyro
@@ -11,31 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.report_examples import fit_with, one_source, two_sources
-from inference import calibration
-from inference.calibration import (
-    forecasts,
-    mixture_simulator,
-    repeated_fits,
-    scalar_summaries,
-    simulated_ranks,
-)
-from inference.diagnostics import Estimate, compare_moments
+from experiments.report_examples import fit_with, two_sources
+from inference.calibration import mixture_simulator
 from inference.posterior import Posterior
 from inference.report import guide_report
-from inference.report_text import headline
 from inference.updates import SourceUpdate
-from inference.verdict import (
-    Advice,
-    Check,
-    Verdict,
-    check_gap,
-    check_pareto_k,
-    check_reference,
-    check_rhat,
-    examined,
-    judge,
-)
+from inference.verdict import Advice, examined
 from pyromodels.distributions.chain import GaussianChain
 from pyromodels.errors import ShapeError, SpecError
 from pyromodels.guides.enumerated import Enumerated
@@ -47,14 +26,6 @@ QUICK = {"num_draws": 300, "num_simulations": 100, "num_fits": 2, "horizons": (1
 
 def reasons(report, block):
     return " ".join(report.verdicts[block].reasons)
-
-
-@pytest.fixture(scope="module")
-def line():
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield one_source(num_sequences=12, num_frames=8)
-    torch.set_default_dtype(before)
 
 
 def spoilt(model, spoil):
@@ -301,73 +272,6 @@ def test_random_state_is_left_as_it_was_and_seeds_repeat(line):
     assert guide_report(fit_with(model), batch, **options).metrics == first.metrics
 
 
-# parts
-
-
-def test_forecasts_are_those_of_the_kalman_filter(line):
-    """One step ahead of frames < t the predictive is Gaussian: PIT in closed form."""
-    model, batch = line
-    start = batch.num_frames - 1
-    torch.manual_seed(0)
-    found = forecasts(fit_with(model), batch, horizons=(1, 2), num_draws=4000)
-    a, b = torch.tensor([[1.0, 1.0], [0.0, 1.0]]), torch.tensor([1.0, 0.0])
-    q = torch.diag(model.prior.process_std[0].detach().square())
-    pits = []
-    for row in range(batch.num_sequences):
-        mean = batch.anchor.loc[row, 0]
-        covariance = torch.diag(batch.anchor.variance[row, 0])
-        for t in range(start):
-            if t:
-                mean, covariance = a @ mean, a @ covariance @ a.T + q
-            gain = covariance @ b / (b @ covariance @ b + batch.variance[row, t, 0, 0])
-            mean = mean + gain * (batch.observations[row, t, 0, 0] - b @ mean)
-            covariance = covariance - torch.outer(gain, b @ covariance)
-        mean, covariance = a @ mean, a @ covariance @ a.T + q
-        scale = (b @ covariance @ b + batch.variance[row, start, 0, 0]).sqrt()
-        z = (batch.observations[row, start, 0, 0] - b @ mean) / scale
-        pits.append(0.5 * (1 + torch.erf(z / math.sqrt(2))).item())
-    np.testing.assert_allclose(found[1].pit[-batch.num_sequences :], pits, atol=0.03)
-    first = max(1, batch.num_frames // 3)
-    assert len(found[1].pit) == batch.num_sequences * (batch.num_frames - first)
-    assert len(found[2].pit) == batch.num_sequences * (batch.num_frames - first - 1)
-    assert found[1].crps.mean() < found[2].crps.mean()
-
-
-def test_relabelled_fits_agree_once_aligned():
-    model, batch = two_sources(((-1.0, 0.0), (1.0, 0.0)), num_sequences=2)
-    exact, calls = fit_with(model), itertools.count()
-
-    class Swapped:
-        def __init__(self, posterior):
-            self.posterior = posterior
-
-        def sample(self, num_samples):
-            draws = self.posterior.sample(num_samples)
-            return {"s": draws["s"].flip(2), "w": 1 - draws["w"]}
-
-    def fit(data, seed):
-        posterior = exact(data, 0)
-        return Swapped(posterior) if next(calls) % 2 else posterior
-
-    def summaries(draws):
-        return {"s[0]": draws["s"][:, :, 0, -1, 0], "w[first]": draws["w"][:, :, 0, 0].double()}
-
-    found = repeated_fits(fit, batch, num_fits=4, num_draws=200, summaries=summaries)
-    assert found.as_labelled["s[0]"].min() > 1.3
-    assert found.aligned["s[0]"].max() < 1.05
-    ok = found.aligned["w[first]"]
-    assert np.nanmax(ok, initial=1.0) < 1.05
-
-
-def test_simulated_data_keep_what_the_batch_fixes(mixture):
-    model, batch = mixture(num_sequences=2)
-    data, truth = mixture_simulator(model, batch, 5)(0)
-    assert data.num_sequences == 5 and (data.mask[4] == batch.mask[0]).all()
-    assert truth["s"].shape == (5, 2, 5, model.prior.source_dim)
-    assert (truth["w"][~data.mask] == -1).all()
-    assert not torch.equal(data.observations[0], data.observations[2])
-
-
 def test_a_detector_leaves_simulation_and_forecasts_out_and_says_so(mixture):
     model, batch = mixture(detector=Detector())
     with pytest.raises(SpecError, match="detector"):
@@ -376,22 +280,6 @@ def test_a_detector_leaves_simulation_and_forecasts_out_and_says_so(mixture):
                           num_draws=100, num_fits=2)
     assert [note.split(":")[0] for note in report.notes] == ["no `simulate`", "no forecasts"]
     assert "k_hat/s, v" in report.metrics and "k_hat/w" in report.metrics
-
-
-def test_summaries_name_their_site():
-    draws = {"s": torch.zeros(3, 2, 2, 6, 4), "w": torch.zeros(3, 2, 6, 2, dtype=torch.long),
-             "a": torch.zeros(3, 2), "b": torch.zeros(3, 2, 9)}
-    table = scalar_summaries(draws)
-    assert set(table) == {"s[0, 3, 0]", "s[0, 5, 0]", "s[1, 3, 0]", "s[1, 5, 0]", "w[mean]",
-                          "a[0]", *(f"b[{i}]" for i in (0, 1, 2, 3, 5, 6, 7, 8)),
-                          *(f"{site}[projection {i}]" for site in "sb" for i in (0, 1))}
-    assert {tuple(value.shape) for value in table.values()} == {(3, 2)}
-
-
-def test_few_simulations_prove_nothing():
-    passing = Check("simulation", ("a",), 1.0, 0.01, True, "fine", sees_all=False)
-    assert judge("a", [passing]).word == "cannot say"
-    assert calibration.PER_SITE  # the default summaries of a site are few
 
 
 def test_too_few_simulations_ask_for_more_of_them():
@@ -413,79 +301,6 @@ def test_the_reason_says_which_numbers_were_examined():
     assert "as it should in 8 of 10 numbers of b and 2 summaries of them (p" in reasons(report, "b")
     assert examined("w", ["w[mean]"], 12) == "1 summary of 12 numbers of w"
     assert examined("s", ["s[0, 3, 0]", "s[0, 5, 0]"], 48) == "2 of 48 numbers of s"
-
-
-def test_projections_see_correlations_that_no_number_shows():
-    one = torch.randn(4000, 1, 1)
-    tables = [scalar_summaries({"a": a}) for a in (one.expand(-1, -1, 5), torch.randn(4000, 1, 5))]
-    std = [torch.stack([value.std() for value in table.values()]) for table in tables]
-    assert (std[0][:5] / std[1][:5]).log().abs().max() < 0.1
-    assert (std[0][5:] / std[1][5:]).log().abs().max() > 0.3
-
-
-def test_a_fit_that_starts_from_the_prior_does_not_start_at_the_truth():
-    truths, starts = [], []
-
-    def simulate(seed):
-        data, truth = simulate_own(seed)
-        truths.append(truth["mean"].item())
-        return data, truth
-
-    def fit(x, seed):
-        torch.manual_seed(seed)
-        starts.append(torch.randn(1).item())
-        return Own(x, 1.0)
-
-    simulated_ranks(fit, simulate, num_simulations=12, num_draws=20)
-    repeated_fits(fit, torch.ones(4), num_fits=4, num_draws=20)
-    assert len({*truths, *starts}) == 12 + 12 + 4
-
-
-def test_fits_that_are_constant_but_elsewhere_disagree():
-    tables = {"a[0]": np.array([np.inf, np.inf]), "a[1]": np.array([np.nan, np.nan])}
-    assert not check_rhat("a", tables, tables).passed
-    good = {"a[0]": np.array([1.0, 1.01]), "a[1]": np.array([np.nan, np.nan])}
-    assert check_rhat("a", good, good).passed
-
-
-@pytest.mark.parametrize(("num_draws", "num_reference"), [(1000, 10), (300, 60), (2000, 2000)])
-def test_an_exact_guide_is_not_damned_by_few_draws_of_a_reference(num_draws, num_reference):
-    rng = np.random.default_rng(0)
-    checks = [
-        check_reference("a", compare_moments(rng.normal(size=(num_draws, 50)),
-                                             rng.normal(size=(num_reference, 50))),
-                        num_draws, num_reference)
-        for _ in range(200)
-    ]
-    assert np.mean([not check.passed for check in checks]) < 0.01 + 5 * (0.01 * 0.99 / 200) ** 0.5
-    sharp = num_reference == 2000
-    assert {check.sees_all for check in checks if check.passed} == {sharp}
-    verdict = judge("a", [next(check for check in checks if check.passed)])
-    assert verdict.word == ("trust" if sharp else "cannot say")
-    assert verdict.advice == (() if sharp else (Advice.MORE_DRAWS,))
-
-
-def test_a_narrow_guide_is_still_told_from_its_reference():
-    rng = np.random.default_rng(0)
-    found = compare_moments(0.7 * rng.normal(size=(1000, 5)), rng.normal(size=(1000, 5)))
-    check = check_reference("a", found, 1000, 1000)
-    assert not check.passed and check.advice == Advice.NARROW
-
-
-def test_the_headline_does_not_leave_out_a_joint_that_is_worse():
-    def table(joint):
-        return {"a": Verdict("a", "trust", (), ()), "joint": Verdict("joint", joint, (), ())}
-
-    assert headline("trust", table("do not trust")) == "trust; joint: do not trust"
-    assert headline("trust", table("trust")) == "trust"
-    assert headline("do not trust", table("cannot say")) == "do not trust"
-    assert headline("trust", {}) == "trust"
-
-
-def test_one_sequence_has_no_share_of_sequences():
-    assert check_pareto_k(("a",), np.array([0.48]), 1000).finding == "0.48 (limit 0.67)"
-    finding = check_gap(("a",), Estimate(np.array([0.1]), np.array([0.01]))).finding
-    assert finding == "at least 0.10 ± 0.01 nats between guide and posterior"
 
 
 def test_advice_on_paths_is_for_a_mixture_alone(line):
