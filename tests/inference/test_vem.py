@@ -1,4 +1,4 @@
-"""Variational EM as a whole: bound, exact limits, order of detections, scenes at the edge."""
+"""Variational EM as a whole: bound, exact limits, the stepper."""
 
 import dataclasses
 import itertools
@@ -10,10 +10,6 @@ import torch
 from pyro.infer import TraceEnum_ELBO
 from torch.distributions import MultivariateNormal
 
-from experiments.datasets.scene import generate_scene
-from experiments.mot.boxes import start_boxes
-from experiments.mot.presets import PRESETS
-from experiments.mot.tracker import track
 from inference.bound import closed_form_elbo
 from inference.restarts import keep_best
 from inference.updates import (
@@ -235,97 +231,6 @@ def test_closed_form_bound_equals_monte_carlo_of_the_program(
     assert error.abs() < 5
 
 
-# what the tracker promises
-
-
-def scene(**kwargs):
-    data = generate_scene(**{"num_sources": 3, "num_frames": 25, "seed": 2, **kwargs})
-    return data.detections.double(), data.mask
-
-
-def shuffled(detections, mask, seed=0):
-    """The detections of every frame after the first in another order; and that order."""
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.rand(mask.shape, generator=generator).argsort(-1)
-    order[:, 0] = torch.arange(mask.shape[-1])
-    wide = order[..., None].expand(-1, -1, -1, 4)
-    return detections.gather(2, wide), mask.gather(2, order), order
-
-
-def test_order_of_the_detections_changes_nothing():
-    detections, mask = scene(num_sequences=2)
-    preset = PRESETS["linear"]
-    plain = track(detections, mask, preset, num_sources=3)
-    *others, order = shuffled(detections, mask)
-    assert not torch.equal(others[0], detections)
-    other = track(*others, preset, num_sources=3)
-    tight = {"atol": 1e-9, "rtol": 1e-7}
-    wide = order[..., None].expand_as(plain.guide.responsibilities)
-    torch.testing.assert_close(
-        other.guide.responsibilities, plain.guide.responsibilities.gather(2, wide), **tight
-    )
-    for name in ("loc", "covariance", "gain", "visible_first", "visible_step"):
-        torch.testing.assert_close(getattr(other.guide, name), getattr(plain.guide, name), **tight)
-    torch.testing.assert_close(other.elbo, plain.elbo, **tight)
-
-
-def test_sequences_of_a_batch_do_not_touch_each_other():
-    detections, mask = scene(num_sequences=3)
-    preset = PRESETS["linear"]
-    together = track(detections, mask, preset, num_sources=3)
-    alone = track(detections[1:2], mask[1:2], preset, num_sources=3)
-    torch.testing.assert_close(together.guide.loc[1:2], alone.guide.loc, atol=1e-9, rtol=1e-7)
-    torch.testing.assert_close(together.elbo[1:2], alone.elbo, atol=1e-7, rtol=1e-9)
-
-
-def finite(fitted):
-    guide = fitted.guide
-    return all(value.isfinite().all() for _, value in guide.named_buffers(recurse=False)) and bool(
-        (guide.sources.variance > 0).all() and fitted.elbo.isfinite().all()
-    )
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(
-    "case",
-    [
-        "some frames empty",
-        "empty after the first",
-        "one frame",
-        "one source",
-        "one detection at most",
-    ],
-)
-def test_scenes_at_the_edge_give_finite_tracks(case, dtype):
-    detections, mask = scene()
-    detections, num_sources = detections.to(dtype), 3
-    if case == "some frames empty":
-        mask[:, 5:9] = False
-    elif case == "empty after the first":
-        mask[:, 1:] = False
-    elif case == "one frame":
-        detections, mask = detections[:, :1], mask[:, :1]
-    elif case == "one source":
-        num_sources = 1
-    else:
-        detections, mask, num_sources = detections[:, :, :1], mask[:, :, :1], 1
-    fitted = track(detections, mask, PRESETS["linear"], num_sources=num_sources)
-    assert finite(fitted)
-    mean, variance = fitted.centres
-    assert mean.shape == variance.shape == (*mask.shape[:2], num_sources, 4)
-    assert mean.dtype == dtype
-    if case == "some frames empty":
-        assert not fitted.guide.responsibilities[:, 5:9].any()
-        assert (variance[:, 6:8, :, 0].amin(1) > variance[:, [4, 9], :, 0].amax(1)).all()
-
-
-def test_without_detections_uncertainty_grows_with_every_frame():
-    detections, mask = scene()
-    mask[:, 1:] = False
-    _, variance = track(detections, mask, PRESETS["linear"], num_sources=3).centres
-    assert (variance[..., 0].diff(dim=1) > 0).all()
-
-
 def test_no_slot_at_all_leaves_the_prior(mixture):
     model, batch = mixture(2, 5, 0, 2)
     guide, bounds = fit(model, batch, STEPS, 2)
@@ -336,51 +241,6 @@ def test_no_slot_at_all_leaves_the_prior(mixture):
             guide.sources.variance[b, n].flatten(), covariance.diagonal(), **CLOSE
         )
     torch.testing.assert_close(bounds[-1], torch.zeros(2), atol=1e-9, rtol=0)
-
-
-def test_what_stands_in_masked_slots_does_not_matter():
-    detections, mask = scene()
-    for nothing in (0.0, float("nan"), float("inf")):
-        hidden = torch.where(mask[..., None], detections, nothing)
-        answer = track(hidden, mask, PRESETS["linear"], num_sources=3)
-        assert finite(answer)
-        if nothing == 0.0:
-            first = answer
-        torch.testing.assert_close(answer.guide.loc, first.guide.loc, atol=0, rtol=0)
-
-
-def test_sources_start_at_the_first_frame_that_shows_enough_of_them():
-    detections, mask = scene(miss_start=0.0, clutter_rate=0.0, occlusion=1.0)
-    full = int((mask[0].sum(-1) >= 3).nonzero()[0])
-    mask[:, 0, 1] = False  # one of three is missing in the first frame
-    second = 1 + int((mask[0, 1:].sum(-1) >= 3).nonzero()[0])
-    assert full == 0
-    start = start_boxes(detections, mask, 3)
-    boxes = detections[0, second][mask[0, second]]
-    expected = torch.cat(((boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]), -1)
-    torch.testing.assert_close(start[0], expected)
-    assert finite(track(detections, mask, PRESETS["linear"], num_sources=3))
-
-
-def test_impossible_numbers_of_sources_are_refused():
-    detections, mask = scene(num_sequences=2)
-    preset = PRESETS["linear"]
-    with pytest.raises(ValueError, match="given 50; expected at most"):
-        track(detections, mask, preset, num_sources=50)
-    with pytest.raises(ValueError, match="no detection in the first frame"):
-        track(detections, torch.zeros_like(mask), preset)
-    mask[1, 0, 0] = False
-    with pytest.raises(ValueError, match="sequences start with 2 to 3 detections"):
-        track(detections, mask, preset)
-
-
-def test_single_and_double_precision_agree():
-    detections, mask = scene(num_frames=60)
-    preset = PRESETS["linear"]
-    double = track(detections, mask, preset, num_sources=3)
-    single = track(detections.float(), mask, preset, num_sources=3)
-    torch.testing.assert_close(single.guide.loc.double(), double.guide.loc, atol=2e-4, rtol=0)
-    torch.testing.assert_close(single.elbo.double(), double.elbo, atol=0.1, rtol=1e-3)
 
 
 @pytest.mark.parametrize("scale", [1e-5, 1e5])
@@ -401,15 +261,6 @@ def test_answers_are_equivariant_under_a_change_of_units(mixture, scale):
     # densities have units: one log(scale) for each observed number
     shift = batch.mask.sum((1, 2)) * batch.observations.shape[-1] * math.log(scale)
     torch.testing.assert_close(scaled_bounds[-1] + shift, bounds[-1], **CLOSE)
-
-
-@pytest.mark.parametrize("size", [1e-3, 1e-2])
-def test_tiny_boxes_are_tracked_in_single_precision(size):
-    detections, mask = scene()
-    middle = (detections[..., :2] + detections[..., 2:]) / 2
-    half = torch.full_like(middle, size / 2)
-    tiny = torch.cat((middle - half, middle + half), -1).float()
-    assert finite(track(tiny, mask, PRESETS["linear"], num_sources=3))
 
 
 # the stepper
