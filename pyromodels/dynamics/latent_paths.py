@@ -46,8 +46,9 @@ class EncoderPath(PathDistribution):
 class LatentPaths(CoupledPaths):
     """p(z_t | s_<t, z_<t) and p(s_t | s_<t, z_<=t) of a `LatentPrior`.
 
-    With `use_prediction`, the densities are those of networks that are fed with a history in which
-    the model's own predictions stand in the place of some frames; one history serves a run.
+    With `use_prediction`, draws and densities are those of networks that are fed with a history in
+    which the model's own predictions stand in the place of some frames; one choice of frames serves
+    a run. With probability 1 no frame that was drawn reaches a later one but through z.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class LatentPaths(CoupledPaths):
         self.networks, self.anchor = networks, anchor
         self.use_prediction = use_prediction if networks.reads_history else 0.0
         self.prediction_hops = prediction_hops
+        self._own: Tensor | None = None
         self._fed: Fed | None = None
 
     def latent_conditionals(self, z: Tensor, s: Tensor) -> dist.TorchDistribution:
@@ -95,22 +97,33 @@ class LatentPaths(CoupledPaths):
     def fed_back(self, z: Tensor, s: Tensor) -> Fed:
         """Return the history the networks are fed with, and what they say of it."""
         if self._fed is None:
-            own = frames_of_its_own(s, self.use_prediction, self.anchor)
             self._fed = feed_back(
-                self.networks, s, z, own, hops=self.prediction_hops,
+                self.networks, s, z, self.own(s), hops=self.prediction_hops,
                 anchor=self.anchor, mask=self.mask,
             )
         return self._fed
 
+    def own(self, s: Tensor) -> Tensor:  # bool, shape: (*batch, T, 1)
+        """Return which frames of the history are predictions: drawn once a run."""
+        if self._own is None:
+            self._own = frames_of_its_own(s, self.use_prediction, self.anchor)
+        return self._own
+
     def roll_out_latent(self, noise: Tensor, s: Tensor) -> Tensor:
         """Return z driven by the noise, s given."""
-        networks, draws = self.networks, rows(noise).unbind(1)
-        x = networks.see(s)
-        frames = rows(x.expand(*noise.shape[:-1], x.shape[-1])).unbind(1)
-        state, path = networks.start(noise.shape[:-2], noise), []
-        for noise_t, x_t in zip(draws, frames, strict=True):
-            z = driven(*networks.latent_step(state), noise_t)
-            state = networks.advance(state, z, x_t)
+        networks, wide = self.networks, noise.shape[:-1]
+        draws, given = rows(noise), rows(s.expand(*wide, s.shape[-1]))
+        # where the decoder looks ahead p(z) reads no s, and nothing can be expected of s yet
+        own = None if networks.decoder_looks_ahead else self._rows_of_its_own(s, wide)
+        state, path, last = networks.start(wide[:-1], noise), [], None
+        for t in range(self.num_steps):
+            z = driven(*networks.latent_step(state), draws[:, t])
+            fed = given[:, t]
+            if own is not None and (t > 0 or self.anchor is None):
+                expected = networks.emission.expected(networks.emission_step(state, z), last)
+                fed = torch.where(own[:, t], expected, fed)
+            state = networks.advance(state, z, networks.emission.relative(fed, last))
+            last = fed
             path.append(z)
         return torch.stack(path, 1).reshape(noise.shape)
 
@@ -123,23 +136,33 @@ class LatentPaths(CoupledPaths):
                 z, z_is_known = self.roll_out_latent(z, torch.zeros_like(source_noise)), True
             state = networks.foresee(state, z, self.mask)
         noise, given = rows(source_noise), rows(z)
-        latents, sources, s = [], [], None
+        own = self._rows_of_its_own(source_noise, source_noise.shape[:-1])
+        latents, sources, last = [], [], None
         for t in range(self.num_steps):
             z_t = given[:, t]
             if not z_is_known:
                 z_t = driven(*networks.latent_step(state), z_t)
             if t == 0 and self.anchor is not None:
-                following = self._first(source_noise[..., 0, :])
+                fed = drawn = self._first(source_noise[..., 0, :])
             else:
-                following = emission.draw(networks.emission_step(state, z_t), noise[:, t], s)
-            state = networks.advance(state, z_t, emission.relative(following, s))
-            s = following
+                outputs = networks.emission_step(state, z_t)
+                fed = drawn = emission.draw(outputs, noise[:, t], last)
+                if own is not None:
+                    fed = torch.where(own[:, t], emission.expected(outputs, last), drawn)
+            state = networks.advance(state, z_t, emission.relative(fed, last))
+            last = fed
             latents.append(z_t)
-            sources.append(s)
+            sources.append(drawn)
         return RollOut(
             z if z_is_known else torch.stack(latents, 1).reshape(z.shape),
             torch.stack(sources, 1).reshape(source_noise.shape),
         )
+
+    def _rows_of_its_own(self, s: Tensor, wide: torch.Size) -> Tensor | None:
+        """Return `own` as rows, (rows, T, 1); None where every frame is fed as it is."""
+        if self.use_prediction == 0:
+            return None
+        return rows(self.own(s).expand(*wide, 1))
 
     def _first(self, noise: Tensor) -> Tensor:
         loc, variance = self.anchor

@@ -403,6 +403,20 @@ def test_scheduled_sampling_changes_the_density_and_generation_needs_no_data(nam
     assert drawn.shape == (3, 1, 1, T, D) and (drawn > 0).all()
 
 
+def test_draws_from_its_own_predictions_have_the_density_of_them(prior):
+    _, _, w = example(3)
+    pair = prior.given(w).pair(T, batch_shape=torch.Size([3]), use_prediction=1.0)
+    z = pair.latent.rsample()
+    s = pair.source(z).rsample()
+    pair.teach(s)
+    noise = [pair.latent.noise_of(z), pair.source(z).noise_of(s)]
+    rolled = pair.roll_out(*noise, z_is_known=False)
+    torch.testing.assert_close(rolled.latent, z)
+    torch.testing.assert_close(rolled.source, s)
+    others = pair.roll_out(noise[0], noise[1].flip(-2), z_is_known=False)
+    torch.testing.assert_close(others.latent, z)  # what was drawn reaches no later frame
+
+
 def test_gradients_through_all_predictions_are_those_of_as_many_passes(prior):
     z, x, w = example(3)
     s, z = x.square(), z.requires_grad_()
