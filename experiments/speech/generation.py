@@ -1,15 +1,18 @@
 """`pyromodels table speech-3`: unconditional generation, after thesis Table 7.3.
 
 Every trained model of the table's folder generates power spectrograms; fast Griffin-Lim finds the
-phase. The distance to half of the training utterances is `frechet_log_mel`, whose features are of
-our own: a number to compare models by, on another scale than the thesis' FDSD. The other half says
-what the least to expect is.
+phase. A model that feeds back is run twice: told of what it drew, which is its law where it was
+taught by true frames, and told of what it expected, which is its law where it was taught by its own
+predictions. The distance to half of the training utterances is `frechet_log_mel`, whose features
+are of our own: a number to compare models by, on another scale than the thesis' FDSD. The other
+half says what the least to expect is.
 """
 
 import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +22,7 @@ from experiments.datasets.audio import SAMPLE_RATE, peak_normalise, write_wav
 from experiments.datasets.speech import Utterance
 from experiments.metrics.frechet import frechet_log_mel
 from experiments.records import open_run, spec_of
+from experiments.seeds import heading, line, over_seeds
 from experiments.speech import corpus
 from experiments.speech.corpus import load_corpus
 from experiments.speech.store import SpeechModel
@@ -35,6 +39,9 @@ FDSD = {
     "HiT-DVAE": 22.50, "LigHT-DVAE": 29.22,
 }
 """Table 7.3, for the order of the models."""
+COLUMNS = {"drawn": ("told of draws", 0), "expected": ("of expectations", 0), "FDSD": ("FDSD", 2)}
+"""Key of a figure -> its heading and digits; a model that feeds nothing back is told of nothing."""
+WIDTHS = {"label_width": 32, "width": 18}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--iterations", type=int, default=60, help="of Griffin-Lim")
     add("--out", type=Path, metavar="DIR", default=Path("runs/speech"),
         help="where `table speech-1` has put its models")
-    add("--seed", type=int, default=0, help="of the draws; models are the tables' first")
+    add("--seeds", type=int, default=3, metavar="N", help="trainings of every model, where found")
+    add("--seed", type=int, default=0, help="of the draws")
     add_training_arguments(parser, several=True)
 
 
@@ -56,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     run = open_run(args.out / "speech-3", "speech-3", spec_of(args))
     data, stft = load_corpus(args, args.out), training_of(args).stft
-    models = list(trained_models(args, run, data))
+    models = trained_models(args, data)
     if not models:
         raise FileNotFoundError(f"{args.out} has no model trained with these options on "
                                 f"{data.name}; run `pyromodels table speech-1` with them first")
@@ -70,27 +78,50 @@ def main(args: argparse.Namespace) -> int:
         griffin_lim(stft.analyse(s).abs(), stft, iterations=args.iterations, generator=generator)
         for s in test
     ]
-    metrics = {
-        "train, the other half": frechet_log_mel(reference, other_half),
-        "test, exact phase": frechet_log_mel(reference, test),
-        "test, Griffin-Lim": frechet_log_mel(reference, without_phase),
+    rows = {
+        "train, the other half": {"drawn": frechet_log_mel(reference, other_half)},
+        "test, exact phase": {"drawn": frechet_log_mel(reference, test)},
+        "test, Griffin-Lim": {"drawn": frechet_log_mel(reference, without_phase)},
     }
-    for label, model in models:
-        torch.manual_seed(args.seed)
-        signals = generate(model, count, num_frames, args.iterations)
-        metrics[label] = distance(reference, signals)
-        name = label.replace(" ", "-").replace("(", "").replace(")", "")
-        sounds = [signal for signal in signals[:3] if signal.isfinite().all()]
-        for number, signal in enumerate(sounds, 1):
-            write_wav(run.path / f"{name}-{number}.wav", peak_normalise(signal))
-    print(f"{f'{count} utterances each':24}{'frechet_log_mel':>18}{'thesis, FDSD':>16}")
-    for label, value in metrics.items():
-        quoted = f"{FDSD[label]:.2f}" if label in FDSD else "-"
-        found = f"{value:.0f}" if math.isfinite(value) else "no sound"
-        print(f"{label:24}{found:>18}{quoted:>16}")
-    run.write_metrics(metrics)
+    for label, trained in models.items():
+        found = [
+            distances(model, reference, num_frames, args, run.path / label if seed == 0 else None)
+            for seed, model in enumerate(trained)
+        ]
+        silent = sum(not math.isfinite(value) for figures in found for value in figures.values())
+        words = f"{label}, seeds: {len(trained)}" + (f", {silent} without sound" if silent else "")
+        rows[words] = over_seeds(found) | ({"FDSD": FDSD[label]} if label in FDSD else {})
+    print(f"{count} utterances each; frechet_log_mel, means ± standard errors over seeds; FDSD of "
+          f"the thesis\n{heading(COLUMNS, **WIDTHS)}")
+    for label, figures in rows.items():
+        print(line(label, figures, COLUMNS, **WIDTHS))
+    run.write_metrics({f"{label.partition(', seeds')[0]}/{key}": value
+                       for label, figures in rows.items() for key, value in figures.items()})
     print(f"\nsounds and results: {run.path}")
     return 0
+
+
+def distances(
+    model: SpeechModel,
+    reference: Sequence[Tensor],
+    num_frames: int,
+    args: argparse.Namespace,
+    sounds: Path | None,
+) -> dict[str, float]:
+    """Return the distance of what a model generates, by what it is told of earlier frames.
+
+    The first few utterances are written to files whose names begin with `sounds`.
+    """
+    found = {}
+    for told in ("drawn", "expected") if model.prior.feeds_back else ("drawn",):
+        torch.manual_seed(args.seed)
+        signals = generate(model, len(reference), num_frames, args.iterations, told=told)
+        found[told] = distance(reference, signals)
+        for number, signal in enumerate(signals[:3] if sounds else [], 1):
+            if signal.isfinite().all():
+                name = f"{sounds.name}-{told}-{number}.wav".translate(str.maketrans(" ", "-", "()"))
+                write_wav(sounds.with_name(name), peak_normalise(signal))
+    return found
 
 
 def distance(recorded: Sequence[Tensor], generated: Sequence[Tensor]) -> float:
@@ -119,11 +150,26 @@ def pieces(
 
 @torch.no_grad()
 def generate(
-    model: SpeechModel, count: int, num_frames: int, iterations: int, batch_size: int = 32
+    model: SpeechModel,
+    count: int,
+    num_frames: int,
+    iterations: int,
+    *,
+    told: Literal["drawn", "expected"],
+    batch_size: int = 32,
 ) -> list[Tensor]:
-    """Draw utterances from a model: its program run with nothing given, then Griffin-Lim."""
-    program, signals = DynamicalVAE(model.prior), []
-    parameter = next(model.prior.parameters())
+    """Draw utterances from a model: its program run with nothing given, then Griffin-Lim.
+
+    Args:
+        model: what generates.
+        count: of utterances.
+        num_frames: of an utterance.
+        iterations: of Griffin-Lim.
+        told: what a model that feeds back is told of earlier frames.
+        batch_size: utterances at a time.
+    """
+    program = DynamicalVAE(model.prior, use_prediction=1.0 if told == "expected" else 0.0)
+    parameter, signals = next(model.prior.parameters()), []
     generator = torch.Generator().manual_seed(0)
     for rows in tqdm(torch.arange(count).split(batch_size), desc="generating", leave=False):
         empty = parameter.new_zeros(len(rows), num_frames, model.prior.source_dim)

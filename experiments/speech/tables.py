@@ -8,6 +8,7 @@ from other corpora, stand beside ours for the order, not for the level.
 
 import argparse
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import torch
 
 from experiments.datasets.speech import SpeechData, Utterance
-from experiments.records import RunFolder, open_run, replacing, spec_of
+from experiments.records import open_run, replacing, spec_of
 from experiments.seeds import over_seeds
 from experiments.speech import corpus, rows
 from experiments.speech.corpus import load_corpus, test_utterances
@@ -168,13 +169,14 @@ def _made(folder: Path) -> float:
     return (folder / "weights.safetensors").stat().st_mtime
 
 
-def trained_models(
-    args: argparse.Namespace, run: RunFolder, data: SpeechData
-) -> Iterator[tuple[str, SpeechModel]]:
-    """Yield the first seed of every model that is trained in a table's folder, by label."""
-    for name, chosen in VARIANTS.items():
-        spec = dataclasses.replace(training_of(args), model=name, seed=0)
-        folder = run.path.parent / f"{name}-{spec.size}-seed0"
+def trained_models(args: argparse.Namespace, data: SpeechData) -> dict[str, list[SpeechModel]]:
+    """Return the models that are trained in a table's folder, one a seed, by label."""
+    found: dict[str, list[SpeechModel]] = {}
+    for (name, chosen), seed in itertools.product(VARIANTS.items(), range(args.seeds)):
+        spec = dataclasses.replace(training_of(args), model=name, seed=seed)
+        folder = args.out / f"{name}-{spec.size}-seed{seed}"
         if finished(folder, spec, data):
             model = load_model(folder)
-            yield chosen.label, model._replace(prior=model.prior.to(args.device))
+            model.prior.to(args.device)
+            found.setdefault(chosen.label, []).append(model)
+    return found

@@ -193,7 +193,13 @@ def test_tables_train_once_and_judge_by_seed(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "VAE" in text and "SRNN (SS)" in text and "test, Griffin-Lim" in text
     assert "2 utterances each" in text and "train, the other half" in text
-    assert list((tmp_path / "speech-3").glob("SRNN-SS-1.wav"))
+    assert "SRNN (SS), seeds: 2" in text
+    found = json.loads((tmp_path / "speech-3" / "metrics.json").read_text())
+    assert {"VAE/drawn", "SRNN (SS)/drawn", "SRNN (SS)/expected_se", "SRNN (SS)/FDSD"} < set(found)
+    assert "VAE/expected" not in found  # it feeds nothing back
+    assert found["SRNN (SS)/drawn"] != found["SRNN (SS)/expected"]
+    names = {path.name for path in (tmp_path / "speech-3").glob("*-1.wav")}
+    assert names == {"VAE-drawn-1.wav", "SRNN-SS-drawn-1.wav", "SRNN-SS-expected-1.wav"}
 
 
 def test_a_training_cut_short_is_called_so(tmp_path, capsys):
