@@ -85,8 +85,8 @@ def main(args: argparse.Namespace) -> int:
     }
     for label, trained in models.items():
         found = [
-            distances(model, reference, num_frames, args, run.path / label if seed == 0 else None)
-            for seed, model in enumerate(trained)
+            distances(model, reference, num_frames, args, None if number else run.path / label)
+            for number, model in enumerate(trained)
         ]
         silent = sum(not math.isfinite(value) for figures in found for value in figures.values())
         words = f"{label}, seeds: {len(trained)}" + (f", {silent} without sound" if silent else "")

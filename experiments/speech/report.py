@@ -4,12 +4,15 @@ The guide is the model's encoder q(z | x) or, with `--guide normal`, independent
 every sequence by SVI, which start at the encoder's means: what they gain is what the encoder loses
 by answering all data with one network. Either is weighed on pieces of test utterances (k-hat,
 importance gap) and calibrated on speech that the model itself draws, whose latents are known.
+
+The model is the one that was trained: told of true frames, or of its own expectations.
 """
 
 import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pyro
 import torch
@@ -21,8 +24,9 @@ from experiments.report import add_options, check_options, write_report
 from experiments.speech import corpus
 from experiments.speech.corpus import load_corpus, test_utterances
 from experiments.speech.resynthesis import prepared
-from experiments.speech.store import load_model
+from experiments.speech.store import SpeechModel, load_model
 from experiments.speech.training import POWER_FLOOR
+from experiments.speech.variants import variant
 from inference.ascend import AscentOptions, ascend
 from inference.calibration import Fit, scalar_summaries
 from inference.importance import Draws
@@ -50,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the folder of `train dvae`, its .safetensors, or published weights (.pt)")
     add("--guide", choices=("encoder", "normal"), default="encoder",
         help="the model's encoder, or normals fitted to every sequence from there")
+    add("--history", choices=("true", "own"),
+        help="what the model is told of earlier frames; default: what it was taught by")
     add("--num-steps", type=int, default=500, help="of SVI, for normals")
     add("--num-pieces", type=int, default=8, help="pieces of test utterances")
     add("--num-frames", type=int, default=20, metavar="T", help="of a piece")
@@ -67,12 +73,15 @@ def main(args: argparse.Namespace) -> None:
     utterances = test_utterances(data, args.utterances)
     x = loudest_pieces(utterances, model.stft, args.num_pieces, args.num_frames).to(args.device)
     batch = SequenceBatch(x, torch.ones_like(x[..., 0], dtype=torch.bool))
-    program = DynamicalVAE(model.prior.to(args.device))
+    model.prior.to(args.device)
+    program = program_of(model, args.history)
     fits = {"encoder": encoder_fit(program)}
     if args.guide == "normal":
         fits["normal"] = normal_fit(program, args.num_steps)
 
-    print(f"{len(x)} pieces of {args.num_frames} frames of {data.name}")
+    told = "own" if program.use_prediction else "true"
+    print(f"{len(x)} pieces of {args.num_frames} frames of {data.name}"
+          + (f"; {told} history" if model.prior.feeds_back else ""))
     for name, fit in fits.items():
         torch.manual_seed(args.seed)
         print(f"{name}: {in_words(fit(batch, args.seed), args.num_draws)}", flush=True)
@@ -91,6 +100,17 @@ def main(args: argparse.Namespace) -> None:
             seed=args.seed,
             title=f"{args.weights.name}: may its posterior be trusted?",
         ),
+    )
+
+
+def program_of(model: SpeechModel, history: Literal["true", "own"] | None) -> DynamicalVAE:
+    """Return the program of a model, told of what it was taught by where nothing is said."""
+    if history is None:
+        taught_by = model.record.get("training", {}).get("model")  # unknown of published weights
+        own = taught_by is not None and variant(taught_by).scheduled_sampling
+        history = "own" if own else "true"
+    return DynamicalVAE(
+        model.prior, use_prediction=float(history == "own"), prediction_hops=None
     )
 
 

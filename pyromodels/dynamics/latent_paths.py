@@ -97,8 +97,10 @@ class LatentPaths(CoupledPaths):
     def fed_back(self, z: Tensor, s: Tensor) -> Fed:
         """Return the history the networks are fed with, and what they say of it."""
         if self._fed is None:
+            s = s.expand(*torch.broadcast_shapes(s.shape[:-2], z.shape[:-2]), *s.shape[-2:])
+            own = self.own(s).expand(*s.shape[:-1], 1)
             self._fed = feed_back(
-                self.networks, s, z, self.own(s), hops=self.prediction_hops,
+                self.networks, s, z, own, hops=self.prediction_hops,
                 anchor=self.anchor, mask=self.mask,
             )
         return self._fed

@@ -117,6 +117,18 @@ def test_draws_from_a_history_of_predictions_have_the_density_of_one(prior, prob
         torch.testing.assert_close(others.latent, z)
 
 
+def test_many_draws_of_z_share_the_data(prior):
+    s, z, anchor = draw(prior)
+    many = torch.stack([z, z.flip(-1), -z])
+
+    def log_prob(z):
+        pair = prior.pair(5, anchor=anchor, batch_shape=s.shape[:-2], use_prediction=1.0)
+        pair.teach(s)
+        return pair.latent.log_prob(z) + pair.source(z).log_prob(s)
+
+    torch.testing.assert_close(log_prob(many), torch.stack([log_prob(one) for one in many]))
+
+
 def test_predictions_pass_the_gradient_of_the_density_on(prior):
     """Against differences: all hops of five frames give it, and none do not."""
     s, z, anchor = draw(prior)

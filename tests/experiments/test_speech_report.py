@@ -15,7 +15,9 @@ from experiments.speech.report import (
     loudest_pieces,
     middle_frame,
     normal_fit,
+    program_of,
 )
+from experiments.speech.store import SpeechModel
 from inference.calibration import sequence_simulator
 from inference.report import guide_report
 from pyromodels.batch import SequenceBatch
@@ -85,6 +87,16 @@ def test_the_bound_in_words_is_that_of_the_model(blank):
     expected = float(-batch.x.sum(-1).mean())  # x_f ~ Exponential(1): log p = -x_f
     assert words == (f"bound {expected:.2f} nats a frame, importance-weighted over 100 draws "
                      f"{expected:.2f}; 0 of 3 latents in use")
+
+
+def test_a_model_is_told_of_what_it_was_taught_by():
+    def told(history=None, **record):
+        model = SpeechModel(VAE(source_dim=5, emission="spectral"), STFT(8, 4), record)
+        return program_of(model, history).use_prediction
+
+    assert told(training={"model": "srnn_ss"}) == 1.0 == told("own", published="a.pt")
+    assert told(training={"model": "srnn_tf"}) == 0.0 == told(published="a.pt")
+    assert told("true", training={"model": "srnn_ss"}) == 0.0
 
 
 def test_latents_in_use_are_those_whose_means_move():
