@@ -41,8 +41,9 @@ class DynamicalVAE(nn.Module):
     Args:
         prior: the dynamics of x and z. One without latents gives the exact p(x).
         use_prediction: scheduled sampling: the probability, at every frame of every sequence, that
-            the networks are fed with the model's own prediction in place of x_t. An attribute for
-            schedules to set; at 0 (teacher forcing) the program is the model itself.
+            the networks are fed with the model's own prediction in place of x_t, in draws as in
+            densities. An attribute for schedules to set; at 0 (teacher forcing) the program is the
+            model itself, at 1 another one, whose frames know earlier ones through z alone.
         prediction_hops: through how many of these in a row gradients pass; None: all.
 
     Raises:
