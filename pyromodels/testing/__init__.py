@@ -11,7 +11,7 @@ sizes.
 """
 
 from pyromodels.testing.guide import check_guide
-from pyromodels.testing.paths import check_path
+from pyromodels.testing.paths import check_joint_draw, check_path
 from pyromodels.testing.runs import (
     build_source_prior,
     example_anchor,
@@ -29,6 +29,7 @@ __all__ = [
     "SOURCE_PRIOR_CHECKS",
     "build_source_prior",
     "check_guide",
+    "check_joint_draw",
     "check_path",
     "example_anchor",
     "log_prob",

@@ -6,6 +6,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
+from pyromodels.distributions.coupled import CoupledPaths
 from pyromodels.distributions.path import PathDistribution
 
 
@@ -49,6 +50,20 @@ def check_path_noise(path: PathDistribution) -> None:
     per_frame = path.conditionals(value).log_prob(value)
     if path.time_mask is None:
         torch.testing.assert_close(path.log_prob(value), per_frame.sum(-1))
+
+
+def check_joint_draw(
+    pair: CoupledPaths,
+    z: Tensor,  # shape: (*, T, L)
+    s: Tensor,  # drawn together with z, shape: (*, T, D)
+) -> tuple[Tensor, Tensor]:  # the noise of z and of s
+    """The noise that the conditionals find in a joint draw is the noise that drives it."""
+    pair.teach(s)
+    noise = pair.latent.noise_of(z), pair.source(z).noise_of(s)
+    rolled = pair.roll_out(*noise, z_is_known=False)
+    torch.testing.assert_close(rolled.latent, z)
+    torch.testing.assert_close(rolled.source, s)
+    return noise
 
 
 def check_path_causality(path: PathDistribution) -> None:

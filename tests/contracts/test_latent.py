@@ -8,7 +8,13 @@ from pyromodels.emissions.gaussian import Gaussian
 from pyromodels.emissions.spectral import Spectral
 from pyromodels.errors import SpecError
 from pyromodels.registry import DYNAMICS
-from pyromodels.testing import build_source_prior, example_anchor, run_prior, values
+from pyromodels.testing import (
+    build_source_prior,
+    check_joint_draw,
+    example_anchor,
+    run_prior,
+    values,
+)
 
 MODELS = {
     "vae": {},
@@ -99,20 +105,15 @@ def test_what_a_model_says_on_the_way_is_what_it_says_of_its_own_history(prior):
 
 @pytest.mark.parametrize("probability", [0.5, 1.0])
 def test_draws_from_a_history_of_predictions_have_the_density_of_one(prior, probability):
-    """The noise that the conditionals find in a draw is the noise that drives it."""
     anchor = example_anchor(prior)
     shape = torch.Size([3]) if anchor is None else anchor.loc.shape[:-1]
     pair = prior.pair(5, anchor=anchor, batch_shape=shape, use_prediction=probability)
     z = pair.latent.rsample()
     s = pair.source(z).rsample()
-    pair.teach(s)
-    noise = [pair.latent.noise_of(z), pair.source(z).noise_of(s)]
-    rolled = pair.roll_out(*noise, z_is_known=False)
-    torch.testing.assert_close(rolled.latent, z)
-    torch.testing.assert_close(rolled.source, s)
-    torch.testing.assert_close(pair.roll_out_latent(noise[0], s), z)
-    torch.testing.assert_close(pair.roll_out(z, noise[1], z_is_known=True).source, s)
-    others = pair.roll_out(noise[0], noise[1].flip(-2), z_is_known=False)
+    z_noise, s_noise = check_joint_draw(pair, z, s)
+    torch.testing.assert_close(pair.roll_out_latent(z_noise, s), z)
+    torch.testing.assert_close(pair.roll_out(z, s_noise, z_is_known=True).source, s)
+    others = pair.roll_out(z_noise, s_noise.flip(-2), z_is_known=False)
     if probability == 1.0 and anchor is None:  # what was drawn reaches no later frame
         torch.testing.assert_close(others.latent, z)
 

@@ -23,7 +23,7 @@ from pyromodels.guides.mean_field import MeanField
 from pyromodels.models.dvae import DynamicalVAE
 from pyromodels.models.mixdvae import MixDVAE
 from pyromodels.registry import DYNAMICS
-from pyromodels.testing import check_guide
+from pyromodels.testing import check_guide, check_joint_draw
 
 T, D, L, L_W = 5, 2, 3, 2
 EXACT = {"atol": 1e-10, "rtol": 0.0}
@@ -408,12 +408,8 @@ def test_draws_from_its_own_predictions_have_the_density_of_them(prior):
     pair = prior.given(w).pair(T, batch_shape=torch.Size([3]), use_prediction=1.0)
     z = pair.latent.rsample()
     s = pair.source(z).rsample()
-    pair.teach(s)
-    noise = [pair.latent.noise_of(z), pair.source(z).noise_of(s)]
-    rolled = pair.roll_out(*noise, z_is_known=False)
-    torch.testing.assert_close(rolled.latent, z)
-    torch.testing.assert_close(rolled.source, s)
-    others = pair.roll_out(noise[0], noise[1].flip(-2), z_is_known=False)
+    z_noise, s_noise = check_joint_draw(pair, z, s)
+    others = pair.roll_out(z_noise, s_noise.flip(-2), z_is_known=False)
     torch.testing.assert_close(others.latent, z)  # what was drawn reaches no later frame
 
 
