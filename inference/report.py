@@ -91,7 +91,8 @@ def guide_report(
             without a plate of sequences.
         data: what `fit` is called with.
         simulate: `simulate(seed) -> (data, truth)`, data drawn from the model and the latents they
-            came from, sites (B, ...). A MixDVAE without a detector has its own.
+            came from, sites (B, ...). A MixDVAE without a detector and a dynamical VAE have one of
+            their own.
         reference: draws of a reference sampler (NUTS, enumeration) by site, each (n', B, ...),
             and the data, maybe a reduced problem, that they are of: (data, draws).
         summaries: the scalars whose ranks and R-hat are taken.

@@ -67,6 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Examine the guide, print the verdict, write the page."""
     check_options(args)
+    if args.num_steps < 1:
+        raise ValueError(mismatch("--num-steps", given=args.num_steps, expected="1 or more"))
     torch.set_num_threads(1)
     model = load_model(args.weights)
     data = load_corpus(args, args.out.parent if args.out else Path("runs"))
