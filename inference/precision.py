@@ -1,5 +1,6 @@
 """Mixed precision: the loss in bf16 or fp16, parameters and sums in float32."""
 
+import functools
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -14,7 +15,8 @@ DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Precision:
     """How a loss is computed and stepped on.
 
-    bf16 has the range of float32. In fp16 small gradients would vanish: the loss is multiplied by a
+    bf16 has the range of float32; processors without its instructions lack torch's recurrent layers
+    in it, and would only emulate the rest. In fp16 small gradients would vanish: the loss is multiplied by a
     scale that halves whenever a gradient overflows (that step is left out) and slowly doubles else.
 
     Args:
@@ -22,13 +24,16 @@ class Precision:
         device: of the parameters.
 
     Raises:
-        ValueError: fp16 elsewhere than on a GPU.
+        ValueError: fp16 elsewhere than on a GPU, or bf16 on a processor that has none.
     """
 
     def __init__(self, autocast: Autocast, device: torch.device) -> None:
         if autocast == "fp16" and device.type != "cuda":
             raise ValueError(f'autocast: given "fp16" and parameters on {device}; expected them on '
                              'a GPU. Elsewhere use "bf16" or "none"')
+        if autocast == "bf16" and not has_bf16(device.type):
+            raise ValueError(f'autocast: given "bf16", which this processor ({device}) cannot compute '
+                             'recurrent layers in; expected "none"')
         self.kind, self.dtype = device.type, DTYPES[autocast]
         self.scaler = torch.amp.GradScaler(device.type, enabled=autocast == "fp16")
 
@@ -67,3 +72,15 @@ class Precision:
         """Restore what `state` returned."""
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state)
+
+
+@functools.cache
+def has_bf16(kind: str) -> bool:
+    """Whether a kind of device ("cpu", "cuda") computes a recurrent layer in bf16; asked once."""
+    layer = torch.nn.LSTM(1, 1, device="meta", dtype=torch.float32)  # draws no random numbers
+    try:
+        with torch.no_grad(), torch.autocast(kind, torch.bfloat16):
+            layer.to_empty(device=kind)(torch.zeros(1, 1, 1, dtype=torch.float32, device=kind))
+    except RuntimeError:  # no such primitive
+        return False
+    return True

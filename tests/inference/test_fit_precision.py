@@ -9,16 +9,20 @@ from torch import nn
 
 from inference.fit import FitError, fit
 from inference.path_elbo import PathELBO
-from inference.precision import Precision
+from inference import precision
+from inference.precision import Precision, has_bf16
 from inference.schedule import FitOptions, Weights
 from inference.training import Training
 from pyromodels.batch import SequenceBatch
 from pyromodels.dynamics.srnn import SRNN
+from pyromodels.dynamics.vae import VAE
 from pyromodels.guides.amortised import Amortised
 from pyromodels.models.dvae import DynamicalVAE
 
 OPTIONS = FitOptions(epochs=3, batch_size=4, learning_rate=0.01, autocast="bf16", seed=2)
 CPU = torch.device("cpu")
+NATIVE = pytest.mark.skipif(not has_bf16("cpu"), reason="no bf16 LSTM on this processor")
+"""For what runs an LSTM in bf16; without one, bf16 is but emulated products, on any processor."""
 
 
 @pytest.fixture(autouse=True)
@@ -29,12 +33,16 @@ def single_precision():
     torch.set_default_dtype(before)
 
 
-def problem(encoder="srnn", *, collapsed=False):
-    """A spectral SRNN, its loss in nats a frame, and power spectrograms; `collapsed`: q near p."""
+@pytest.fixture
+def any_processor(monkeypatch):
+    """Take this processor for one that has bf16, whatever it has."""
+    monkeypatch.setattr(precision, "has_bf16", lambda kind: True)
+
+
+def problem(prior=SRNN, *, collapsed=False, **parts):
+    """A spectral prior, its loss in nats a frame, and power spectrograms; `collapsed`: q near p."""
     torch.manual_seed(0)
-    model = DynamicalVAE(
-        SRNN(source_dim=6, latent_dim=3, emission="spectral", encoder=encoder)
-    )
+    model = DynamicalVAE(prior(source_dim=6, latent_dim=3, emission="spectral", **parts))
     guide, elbo = Amortised(model), PathELBO()
     if collapsed:
         heads = (model.prior.encoder.head, model.prior.prior)
@@ -61,10 +69,20 @@ def loss_and_gradient(autocast, *, kl_weight=1.0, use_prediction=0.0, **keywords
     return value.item(), torch.cat([p.grad.flatten() for p in model.parameters()]), model
 
 
-@pytest.mark.parametrize("encoder", ["srnn_filter", "srnn", "rvae"])
-def test_path_elbo_in_bf16_is_that_of_float32(encoder):
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"prior": VAE},
+        *(
+            pytest.param({"encoder": name}, marks=NATIVE)
+            for name in ("srnn_filter", "srnn", "rvae")
+        ),
+    ],
+    ids=str,
+)
+def test_path_elbo_in_bf16_is_that_of_float32(parts, any_processor):
     (single, expected, _), (half, gradient, _) = (
-        loss_and_gradient(autocast, encoder=encoder) for autocast in ("none", "bf16")
+        loss_and_gradient(autocast, **parts) for autocast in ("none", "bf16")
     )
     assert half != single
     assert half == pytest.approx(single, rel=0.01)
@@ -72,6 +90,7 @@ def test_path_elbo_in_bf16_is_that_of_float32(encoder):
     assert (gradient - expected).norm() < 0.02 * expected.norm()
 
 
+@NATIVE
 def test_a_small_kl_survives_bf16():
     """Its terms cancel: from means and variances in half precision it would be noise."""
     kl = {}
@@ -84,6 +103,7 @@ def test_a_small_kl_survives_bf16():
     assert kl["bf16"] == pytest.approx(kl["none"], rel=0.02)
 
 
+@NATIVE
 def test_predictions_fed_back_take_no_gradient_from_the_weights():
     """They are computed without gradients; a cache of cast weights may then hand that on."""
     (_, expected, _), (_, gradient, model) = (
@@ -93,10 +113,13 @@ def test_predictions_fed_back_take_no_gradient_from_the_weights():
     assert (gradient - expected).norm() < 0.05 * expected.norm()
 
 
-def test_training_in_bf16_follows_float32_and_resumes_to_the_same_bits(tmp_path):
+@pytest.mark.parametrize("prior", [VAE, pytest.param(SRNN, marks=NATIVE)])
+def test_training_in_bf16_follows_float32_and_resumes_to_the_same_bits(
+    tmp_path, prior, any_processor
+):
     results, states = [], []
     for autocast in ("bf16", "none"):
-        model, loss, data = problem()
+        model, loss, data = problem(prior)
         options = dataclasses.replace(OPTIONS, autocast=autocast)
         results.append(fit(model, loss, data, data, options=options))
         states.append(model.state_dict())
@@ -113,10 +136,10 @@ def test_training_in_bf16_follows_float32_and_resumes_to_the_same_bits(tmp_path)
         if record["epoch"] == 2:
             raise Killed
 
-    model, loss, data = problem()
+    model, loss, data = problem(prior)
     with pytest.raises(Killed):
         fit(model, loss, data, data, options=OPTIONS, folder=tmp_path, on_epoch=kill)
-    model, loss, data = problem()
+    model, loss, data = problem(prior)
     resumed = fit(model, loss, data, data, options=OPTIONS, folder=tmp_path, resume=True)
     assert resumed.best_loss == results[0].best_loss
     assert all(torch.equal(states[0][name], t) for name, t in model.state_dict().items())
@@ -134,8 +157,8 @@ def test_a_checkpoint_from_before_there_was_autocast_goes_on():
     assert training.precision.state() == {}
 
 
-def test_what_is_not_finite_in_bf16_is_refused_by_name():
-    model, loss, (x,) = problem()
+def test_what_is_not_finite_in_bf16_is_refused_by_name(any_processor):
+    model, loss, (x,) = problem(VAE)
     with torch.no_grad():
         model.prior.decoder.log_variance.bias[0] = math.nan
     with pytest.raises(FitError, match="at step 1 .epoch 1, batch 0.*decoder.log_variance.bias"):
@@ -148,6 +171,25 @@ def test_fp16_asks_for_a_gpu_and_unknown_names_are_refused():
         fit(model, loss, data, data, options=dataclasses.replace(OPTIONS, autocast="fp16"))
     with pytest.raises(ValueError, match="autocast: given 'half'; expected none, bf16 or fp16"):
         FitOptions(autocast="half")
+
+
+def test_a_processor_without_bf16_is_asked_once_and_refused_in_one_line(monkeypatch):
+    def absent(self, x):
+        asked.append(x.device.type)
+        raise RuntimeError("could not create a primitive descriptor")
+
+    asked, before = [], torch.get_rng_state()
+    monkeypatch.setattr(nn.LSTM, "forward", absent)
+    has_bf16.cache_clear()
+    try:
+        for _ in range(2):
+            with pytest.raises(ValueError, match='"bf16".*this processor .cpu.*"none"') as caught:
+                Precision("bf16", CPU)
+            assert "\n" not in str(caught.value)
+    finally:
+        has_bf16.cache_clear()
+    assert asked == ["cpu"]
+    assert torch.equal(torch.get_rng_state(), before)  # a seeded training is the same either way
 
 
 # ---- the scale of fp16, whose arithmetic is the same on any device
