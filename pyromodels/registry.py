@@ -1,6 +1,6 @@
 """Components by name: what lets a spec say `{"name": "srnn", "hidden_dim": 8}`.
 
-A component registers itself in the file that defines it. A registry imports the files of its
+A component registers itself in the file that defines it. A registry imports the files below its
 folder at its first look-up, so adding one is adding a file, and importing `pyromodels` stays cheap.
 """
 
@@ -130,7 +130,7 @@ class Registry:
         name, self._package = self._package, None
         try:
             package = importlib.import_module(name)
-            for module in pkgutil.iter_modules(package.__path__, f"{name}."):
+            for module in pkgutil.walk_packages(package.__path__, f"{name}."):
                 importlib.import_module(module.name)
         except BaseException:
             self._package = name  # a failed import must fail again, not hide components

@@ -10,14 +10,10 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from setuptools import find_packages
 
 ROOT = Path(__file__).resolve().parent.parent
-MAY_IMPORT = {
-    "pyromodels": {"pyromodels"},
-    "inference": {"pyromodels", "inference"},
-    "experiments": {"pyromodels", "inference", "experiments"},
-}
+FLOORS = ("pyromodels", "inference", "experiments")
+"""Each imports itself and what stands before it."""
 
 
 @pytest.fixture(scope="module")
@@ -28,43 +24,74 @@ def setup() -> configparser.ConfigParser:
 
 
 def imported(source: str) -> set[str]:
-    """Top-level names that a file imports absolutely, at any depth of its code."""
+    """Modules, or names in them, that a file imports absolutely, at any depth of its code."""
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            names.add(node.module)
-    return {name.partition(".")[0] for name in names}
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def floor(module: str) -> str:
+    """The top-level folder that a module of ours lies in; "" of any other module."""
+    first, *rest = module.split(".")
+    if first != "pyromodels":
+        return first if first in ("tests", *FLOORS) else ""
+    return rest[0] if rest and rest[0] in FLOORS[1:] else first
 
 
 def test_imported_sees_every_form():
     source = "import a.b\nfrom c import d\nfrom . import e\ndef f():\n    import g as h\n"
-    assert imported(source) == {"a", "c", "g"}
+    assert imported(source) == {"a.b", "c.d", "g"}
 
 
-@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_floor_knows_the_names_of_a_checkout_and_of_an_installation():
+    assert floor("pyromodels.registry.GUIDES") == "pyromodels"
+    assert floor("pyromodels.inference.engines") == floor("inference.engines") == "inference"
+    assert floor("torch.nn") == ""
+
+
+@pytest.mark.parametrize("package", FLOORS)
 def test_imports_point_one_way(package):
-    never = {*MAY_IMPORT, "tests"} - MAY_IMPORT[package]
+    may = {"", *FLOORS[: FLOORS.index(package) + 1]}
     files = list((ROOT / package).rglob("*.py"))
     assert files
-    assert {str(f): found for f in files if (found := imported(f.read_text()) & never)} == {}
+    upwards = {str(f): {m for m in imported(f.read_text()) if floor(m) not in may} for f in files}
+    if package == "pyromodels":  # `python -m pyromodels` is the command
+        del upwards[str(ROOT / "pyromodels" / "__main__.py")]
+    assert {f: found for f, found in upwards.items() if found} == {}
+
+
+def test_no_file_uses_the_name_that_only_a_checkout_has():
+    found = [
+        str(f)
+        for name in (*FLOORS, "tests")
+        for f in (ROOT / name).rglob("*.py")
+        if {m.partition(".")[0] for m in imported(f.read_text())} & {"inference", "experiments"}
+    ]
+    assert found == []
 
 
 def test_every_folder_with_code_is_a_package_and_no_test_is(setup):
-    include = setup["options.packages.find"]["include"].split()
-    found = set(find_packages(str(ROOT), include=include))
-    folders = {f.parent for name in MAY_IMPORT for f in (ROOT / name).rglob("*.py")}
-    assert found == {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    listed = setup["options"]["packages"].split()
+    folders = {f.parent.relative_to(ROOT) for name in FLOORS for f in (ROOT / name).rglob("*.py")}
+    assert len(listed) == len(set(listed))
+    assert set(listed) == {
+        ".".join(folder.parts if folder.parts[0] == "pyromodels" else ("pyromodels", *folder.parts))
+        for folder in folders
+    }
 
 
 def test_data_files_are_in_the_packages_that_ship_them(setup):
     for package, patterns in setup["options.package_data"].items():
-        shipped = {f for pattern in patterns.split() for f in (ROOT / package).glob(pattern)}
+        folder = ROOT / package.rpartition(".")[2]
+        shipped = {f for pattern in patterns.split() for f in folder.glob(pattern)}
         present = {
             f
             for suffix in ("json", "safetensors", "toml")
-            for f in (ROOT / package).rglob(f"*.{suffix}")
+            for f in folder.rglob(f"*.{suffix}")
         }
         assert present <= shipped
 
@@ -81,12 +108,10 @@ def test_every_core_dependency_is_pinned_once(setup):
             assert wanted.specifier.contains(version), wanted
 
 
-def test_the_three_names_belong_to_this_distribution():
+def test_the_name_belongs_to_this_distribution():
     owners = metadata.packages_distributions()
     if "pyromodels" not in owners:
         pytest.skip("pyromodels is not installed")
-    assert {name: set(owners[name]) for name in MAY_IMPORT} == dict.fromkeys(
-        MAY_IMPORT, {"pyromodels"}
-    )
+    assert set(owners["pyromodels"]) == {"pyromodels"}
     entry_points = metadata.entry_points(group="console_scripts", name="pyromodels")
-    assert {point.value for point in entry_points} == {"experiments.cli:main"}
+    assert {point.value for point in entry_points} == {"pyromodels.experiments.command.cli:main"}

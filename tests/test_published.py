@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pyromodels.errors import SpecError
-from pyromodels.published import from_published, load_published, recognise
-from pyromodels.published_formats import FORMATS
+from pyromodels.published_weights.formats import FORMATS
+from pyromodels.published_weights.load import from_published, load_published, recognise
 from pyromodels.registry import DYNAMICS
 
 

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.records import open_run, replacing, to_toml
 from pyromodels.errors import SpecError
+from pyromodels.experiments.harness.records import open_run, replacing, to_toml
 
 SPEC = {"seed": 0, "model": {"name": "mixdvae", "prior": {"name": "linear", "sizes": [8, 8]}}}
 

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from experiments.datasets.boxes import assign, pairwise_iou
+from pyromodels.experiments.datasets.tracking.box_overlap import assign, pairwise_iou
 
 __all__ = ["Rule", "match_by_distance", "match_by_iou"]
 

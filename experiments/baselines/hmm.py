@@ -19,8 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from experiments.datasets.hidden_markov import HiddenMarkovSources
 from pyromodels.errors import mismatch
+from pyromodels.experiments.datasets.labelled.hidden_markov import HiddenMarkovSources
 from pyromodels.labelled import LabelledSequences
 
 __all__ = ["Counts", "em_step", "fit_hidden_markov", "maximisation", "model_log_prob", "start"]
@@ -66,7 +66,7 @@ def fit_hidden_markov(
             coordinate that never varies.
 
     Example:
-        >>> from experiments.datasets.hidden_markov import hidden_markov_problem
+        >>> from pyromodels.experiments.datasets.labelled.hidden_markov import hidden_markov_problem
         >>> data, _ = hidden_markov_problem(num_train=20)
         >>> fit_hidden_markov(data.train, 1, iterations=1).mean.shape
         torch.Size([5, 1, 2])

@@ -2,9 +2,9 @@
 
 import torch
 
-from experiments.baselines.association import match_by_iou
-from experiments.baselines.tracks import Tracks, starting_slots
-from experiments.datasets import TrackingData
+from pyromodels.experiments.baselines.association import match_by_iou
+from pyromodels.experiments.baselines.tracks import Tracks, starting_slots
+from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 
 __all__ = ["hold_last_box"]
 

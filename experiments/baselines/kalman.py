@@ -5,10 +5,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from experiments.baselines.association import Rule, match_by_distance, match_by_iou
-from experiments.baselines.motion import ConstantVelocity, MotionModel, Sort
-from experiments.baselines.tracks import Tracks, starting_slots
-from experiments.datasets import TrackingData
+from pyromodels.experiments.baselines.association import Rule, match_by_distance, match_by_iou
+from pyromodels.experiments.baselines.motion import ConstantVelocity, MotionModel, Sort
+from pyromodels.experiments.baselines.tracks import Tracks, starting_slots
+from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 
 __all__ = ["kalman_tracker"]
 
@@ -52,7 +52,7 @@ def kalman_tracker(
         ValueError: for an unknown rule or model, or if tracks cannot start (``starting_slots``).
 
     Example:
-        >>> from experiments.datasets import generate_scene
+        >>> from pyromodels.experiments.datasets.tracking.scene import generate_scene
         >>> scene = generate_scene(num_sources=3, num_frames=10, seed=0)
         >>> kalman_tracker(scene).boxes.shape
         torch.Size([1, 10, 3, 4])

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from experiments.datasets.boxes import box_size
+from pyromodels.experiments.datasets.tracking.box_overlap import box_size
 
 __all__ = ["ConstantVelocity", "MotionModel", "Sort"]
 

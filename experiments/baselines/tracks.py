@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from experiments.datasets import TrackingData
+from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 
 __all__ = ["Tracks", "starting_slots"]
 

@@ -24,19 +24,19 @@ import torch
 from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 
-from experiments import timing
-from experiments.datasets.audio import SAMPLE_RATE
-from experiments.speech.resynthesis import modes_of, resynthesise
-from experiments.speech.variants import prior_spec
-from experiments.stepwise import StepwiseGuide, StepwiseModel
-from experiments.timing import Row, in_turn, measure, training_step
-from inference.path_elbo import PathELBO
+from pyromodels.audio.stft import STFT
 from pyromodels.batch import SequenceBatch
 from pyromodels.dynamics.latent import LatentPrior
+from pyromodels.experiments.datasets.speech.audio import SAMPLE_RATE
+from pyromodels.experiments.demonstrations.site_a_frame import StepwiseGuide, StepwiseModel
+from pyromodels.experiments.harness import timing
+from pyromodels.experiments.harness.timing import Row, in_turn, measure, training_step
+from pyromodels.experiments.speech.resynthesis import modes_of, resynthesise
+from pyromodels.experiments.speech.table_models import prior_spec
 from pyromodels.guides.amortised import Amortised
+from pyromodels.inference.objectives.path_elbo import PathELBO
 from pyromodels.models.dvae import DynamicalVAE
 from pyromodels.registry import DYNAMICS
-from pyromodels.stft import STFT
 
 MODELS = ("vae", "dkf", "rvae", "storn", "vrnn", "srnn_tf", "hit", "light")
 LENGTHS, QUICK_LENGTHS = (50, 100, 200, 400), (10, 20)

@@ -5,17 +5,17 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.datasets.audio import write_wav
-from experiments.datasets.speech import (
+from pyromodels.errors import SpecError, mismatch
+from pyromodels.experiments.datasets.speech.audio import write_wav
+from pyromodels.experiments.datasets.speech.recordings import (
     SpeechData,
     Utterance,
     load_speech_folder,
     load_voicebank,
     load_wsj0,
 )
-from experiments.datasets.speech_synthesis import synthesise
-from inference import distributed
-from pyromodels.errors import SpecError, mismatch
+from pyromodels.experiments.datasets.speech.synthesis import synthesise
+from pyromodels.inference.training import distributed
 
 LAYOUTS: dict[str, Callable[[Path], SpeechData]] = {
     "folder": load_speech_folder,

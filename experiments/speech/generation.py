@@ -18,21 +18,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments.datasets.audio import SAMPLE_RATE, peak_normalise, write_wav
-from experiments.datasets.speech import Utterance
-from experiments.metrics.frechet import frechet_log_mel
-from experiments.records import open_run, spec_of
-from experiments.seeds import heading, line, over_seeds
-from experiments.speech import corpus
-from experiments.speech.corpus import load_corpus
-from experiments.speech.store import SpeechModel
-from experiments.speech.tables import trained_models
-from experiments.speech.train import add_training_arguments, training_of
+from pyromodels.audio.griffin_lim import griffin_lim
+from pyromodels.audio.stft import STFT
 from pyromodels.batch import SequenceBatch
 from pyromodels.errors import mismatch
-from pyromodels.griffin_lim import griffin_lim
+from pyromodels.experiments.datasets.speech.audio import SAMPLE_RATE, peak_normalise, write_wav
+from pyromodels.experiments.datasets.speech.recordings import Utterance
+from pyromodels.experiments.harness.records import open_run, spec_of
+from pyromodels.experiments.harness.table_rows import heading, line, over_seeds
+from pyromodels.experiments.metrics.audio.frechet import frechet_log_mel
+from pyromodels.experiments.speech import corpus
+from pyromodels.experiments.speech.corpus import load_corpus
+from pyromodels.experiments.speech.tables import trained_models
+from pyromodels.experiments.speech.train import add_training_arguments, training_of
+from pyromodels.experiments.speech.trained_models import SpeechModel
 from pyromodels.models.dvae import DynamicalVAE
-from pyromodels.stft import STFT
 
 FDSD = {
     "VAE": 70.92, "DKF": 32.78, "RVAE": 45.75, "SRNN (SS)": 25.28, "SRNN (TF)": 25.53,

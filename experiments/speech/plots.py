@@ -8,10 +8,10 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from experiments.datasets.audio import SAMPLE_RATE
-from experiments.figures import DIM, PALETTE, new_figure, save, tidy
-from experiments.speech.resynthesis import Resynthesis
-from pyromodels.stft import STFT
+from pyromodels.audio.stft import STFT
+from pyromodels.experiments.datasets.speech.audio import SAMPLE_RATE
+from pyromodels.experiments.harness.figures import DIM, PALETTE, new_figure, save, tidy
+from pyromodels.experiments.speech.resynthesis import Resynthesis
 
 DYNAMIC_RANGE = 70.0
 """Decibels below the loudest bin that a spectrogram shows."""

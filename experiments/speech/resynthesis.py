@@ -6,14 +6,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from experiments.datasets.audio import peak_normalise
-from experiments.datasets.speech import Utterance
-from experiments.metrics.speech import speech_metrics
+from pyromodels.audio.stft import STFT
 from pyromodels.dynamics.encoded import EncodedPrior
 from pyromodels.dynamics.global_latent import GlobalLatentPrior
 from pyromodels.dynamics.latent import LatentPrior
 from pyromodels.errors import mismatch
-from pyromodels.stft import STFT
+from pyromodels.experiments.datasets.speech.audio import peak_normalise
+from pyromodels.experiments.datasets.speech.recordings import Utterance
+from pyromodels.experiments.metrics.audio.speech import speech_metrics
 
 Mode = Literal["teacher_forced", "generation"]
 MODES: tuple[Mode, ...] = ("teacher_forced", "generation")

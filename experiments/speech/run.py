@@ -12,25 +12,26 @@ from pathlib import Path
 
 import torch
 
-from experiments.datasets.audio import peak_normalise, write_wav
-from experiments.records import RunFolder, open_run, spec_of
-from experiments.speech import corpus, plots, rows
-from experiments.speech.corpus import Utterance, load_corpus, test_utterances
-from experiments.speech.resynthesis import (
+from pyromodels.experiments.datasets.speech.audio import peak_normalise, write_wav
+from pyromodels.experiments.harness.records import RunFolder, open_run, spec_of
+from pyromodels.experiments.speech import corpus, plots
+from pyromodels.experiments.speech import table_rows as rows
+from pyromodels.experiments.speech.corpus import Utterance, load_corpus, test_utterances
+from pyromodels.experiments.speech.resynthesis import (
     judge,
     mean_figures,
     modes_of,
     prepared,
     resynthesise,
 )
-from experiments.speech.store import SpeechModel, load_model
-from experiments.speech.train import (
+from pyromodels.experiments.speech.train import (
     add_training_arguments,
     refuse_training,
     train,
     training_of,
 )
-from experiments.speech.training import num_parameters
+from pyromodels.experiments.speech.trained_models import SpeechModel, load_model
+from pyromodels.experiments.speech.training import num_parameters
 
 SYNTHETIC_EPOCHS = 30
 

@@ -16,17 +16,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from experiments.datasets.audio import peak_normalise, write_wav
-from experiments.datasets.speech import Utterance
-from experiments.metrics.pitch import median_f0
-from experiments.records import open_run, spec_of
-from experiments.speech import corpus, plots
-from experiments.speech.corpus import load_corpus, test_utterances
-from experiments.speech.resynthesis import Mode, analyse, decode, prepared
-from experiments.speech.store import SpeechModel, load_model
+from pyromodels.audio.griffin_lim import griffin_lim
 from pyromodels.dynamics.global_latent import GlobalLatentPrior
 from pyromodels.errors import SpecError, mismatch
-from pyromodels.griffin_lim import griffin_lim
+from pyromodels.experiments.datasets.speech.audio import peak_normalise, write_wav
+from pyromodels.experiments.datasets.speech.recordings import Utterance
+from pyromodels.experiments.harness.records import open_run, spec_of
+from pyromodels.experiments.metrics.audio.pitch import median_f0
+from pyromodels.experiments.speech import corpus, plots
+from pyromodels.experiments.speech.corpus import load_corpus, test_utterances
+from pyromodels.experiments.speech.resynthesis import Mode, analyse, decode, prepared
+from pyromodels.experiments.speech.trained_models import SpeechModel, load_model
 
 APART = 1.3
 """Least ratio of the median F0 of the two speakers of a pair, as recorded."""

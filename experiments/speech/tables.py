@@ -17,16 +17,17 @@ from typing import NamedTuple
 
 import torch
 
-from experiments.datasets.speech import SpeechData, Utterance
-from experiments.records import open_run, replacing, spec_of
-from experiments.seeds import over_seeds
-from experiments.speech import corpus, rows
-from experiments.speech.corpus import load_corpus, test_utterances
-from experiments.speech.resynthesis import Mode, judge, mean_figures, modes_of
-from experiments.speech.store import SpeechModel, finished, load_model
-from experiments.speech.train import add_training_arguments, print_epoch, training_of
-from experiments.speech.training import SpeechTraining, num_parameters, train_speech
-from experiments.speech.variants import VARIANTS, Variant, variant
+from pyromodels.experiments.datasets.speech.recordings import SpeechData, Utterance
+from pyromodels.experiments.harness.records import open_run, replacing, spec_of
+from pyromodels.experiments.harness.table_rows import over_seeds
+from pyromodels.experiments.speech import corpus
+from pyromodels.experiments.speech import table_rows as rows
+from pyromodels.experiments.speech.corpus import load_corpus, test_utterances
+from pyromodels.experiments.speech.resynthesis import Mode, judge, mean_figures, modes_of
+from pyromodels.experiments.speech.table_models import VARIANTS, Variant, variant
+from pyromodels.experiments.speech.train import add_training_arguments, print_epoch, training_of
+from pyromodels.experiments.speech.trained_models import SpeechModel, finished, load_model
+from pyromodels.experiments.speech.training import SpeechTraining, num_parameters, train_speech
 
 TABLES: dict[str, tuple[str, ...]] = {
     "speech-1": ("vae", "dkf", "rvae", "rvae_noncausal", "storn", "vrnn", "srnn_ss", "srnn_tf",

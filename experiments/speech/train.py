@@ -1,7 +1,7 @@
 """`pyromodels train dvae`: train a dynamical VAE on speech.
 
 Progress is a line an epoch; checkpoints, `metrics.jsonl` and the weights lie in the run's folder.
-With several processes, `torchrun --nproc-per-node N -m experiments.cli train dvae ...`, every
+With several processes, `torchrun --nproc-per-node N -m pyromodels train dvae ...`, every
 minibatch is cut over them.
 """
 
@@ -12,12 +12,17 @@ from pathlib import Path
 
 import torch
 
-from experiments.records import RunFolder, open_run
-from experiments.speech import corpus
-from experiments.speech.training import SpeechTraining, TrainedSpeech, num_parameters, train_speech
-from experiments.speech.variants import VARIANTS
-from inference import distributed
 from pyromodels.errors import SpecError
+from pyromodels.experiments.harness.records import RunFolder, open_run
+from pyromodels.experiments.speech import corpus
+from pyromodels.experiments.speech.table_models import VARIANTS
+from pyromodels.experiments.speech.training import (
+    SpeechTraining,
+    TrainedSpeech,
+    num_parameters,
+    train_speech,
+)
+from pyromodels.inference.training import distributed
 
 DEFAULT = SpeechTraining()
 

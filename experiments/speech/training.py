@@ -10,20 +10,24 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from experiments.datasets.speech import SpeechData, padded_segments, power_segments
-from experiments.speech.variants import Recipe, prior_spec, variant
-from experiments.weights import save_prior
-from inference import distributed
-from inference.fit import FitResult, fit
-from inference.path_elbo import PathELBO
-from inference.schedule import FitOptions, ScheduledSampling, Weights
-from inference.seeding import seed_all
+from pyromodels.audio.stft import STFT
 from pyromodels.batch import SequenceBatch
 from pyromodels.dynamics.encoded import EncodedPrior
+from pyromodels.experiments.datasets.speech.recordings import (
+    SpeechData,
+    padded_segments,
+    power_segments,
+)
+from pyromodels.experiments.harness.weights import save_prior
+from pyromodels.experiments.speech.table_models import Recipe, prior_spec, variant
 from pyromodels.guides.amortised import Amortised
+from pyromodels.inference.objectives.path_elbo import PathELBO
+from pyromodels.inference.training import distributed
+from pyromodels.inference.training.fit import FitResult, fit
+from pyromodels.inference.training.options import FitOptions, ScheduledSampling, Weights
+from pyromodels.inference.training.seeding import seed_all
 from pyromodels.models.dvae import DynamicalVAE
 from pyromodels.registry import DYNAMICS
-from pyromodels.stft import STFT
 
 POWER_FLOOR = 1e-10
 """Smallest power of a bin; digital silence has a logarithm then. Recordings hardly reach it."""
@@ -34,11 +38,12 @@ class SpeechTraining:
     """What determines the weights, beside the data.
 
     Args:
-        model: a name of `experiments.speech.variants.VARIANTS`.
+        model: a name of `pyromodels.experiments.speech.table_models.VARIANTS`.
         size: one of its prior's `sizes`.
         sees: what the networks read, "power" (as published) or "log_power".
         num_frames: T of a training segment; 150 in the thesis for WSJ0, 100 for VoiceBank. None,
-            here and below: the model's own, see `experiments.speech.variants.Recipe`.
+            here and below: the model's own, see
+            `pyromodels.experiments.speech.table_models.Recipe`.
         window: of the short-time Fourier transform, samples.
         hop: samples.
         epochs: most epochs; more of them help recurrent models, whose cosine then falls later.

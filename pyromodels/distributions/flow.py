@@ -7,7 +7,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyromodels.members import from_members, to_members
+from pyromodels.networks.side_by_side import from_members, to_members
 from pyromodels.transforms.coupling import CouplingFlow
 
 LOG_2PI = math.log(2 * math.pi)

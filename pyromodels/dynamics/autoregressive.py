@@ -12,8 +12,8 @@ from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution
 from pyromodels.dynamics.base import SourcePrior, Statement
 from pyromodels.errors import SpecError, mismatch
-from pyromodels.members import check_members, from_members, to_members
-from pyromodels.past import Kind, make_past
+from pyromodels.networks.memory import Kind, make_past
+from pyromodels.networks.side_by_side import check_members, from_members, to_members
 
 
 class Autoregressive(SourcePrior):

@@ -12,7 +12,7 @@ from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution
 from pyromodels.dynamics.base import SourcePrior, Statement
 from pyromodels.emissions.base import Emission, Outputs, make_emission
-from pyromodels.nets import Heads, Recurrence
+from pyromodels.networks.mlp import Heads, Recurrence
 from pyromodels.registry import DYNAMICS
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from pyromodels.dynamics.latent import LatentPrior
 from pyromodels.emissions.base import Emission, Outputs
-from pyromodels.nets import Heads, before
+from pyromodels.networks.mlp import Heads, before
 from pyromodels.registry import DYNAMICS
 
 SMALL_ENCODER = {
@@ -52,7 +52,7 @@ class DKF(LatentPrior):
         gate_dim: size of the one hidden layer of gate and of proposal.
         decoder_dims: tanh layers of the decoder.
         emission: see `pyromodels.emissions`.
-        encoder: see `pyromodels.encoders`.
+        encoder: see `pyromodels.networks.encoders`.
 
     Example:
         >>> prior = DKF(source_dim=3, emission="spectral")

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from pyromodels.dynamics.base import SourcePrior
 from pyromodels.emissions.base import Emission, Outputs, make_emission
-from pyromodels.encoders import Encoder, make_encoder
 from pyromodels.errors import SpecError, unknown
-from pyromodels.once import once
+from pyromodels.networks.encoders import Encoder, make_encoder
+from pyromodels.pyro_support.shared_work import once
 
 
 class EncodedPrior(SourcePrior):
@@ -64,7 +64,7 @@ class EncodedPrior(SourcePrior):
         return cls(**{**cls.sizes[size], **keywords})
 
     def build_encoder(self, spec: str | Mapping[str, Any]) -> Encoder:
-        """Return a new encoder of z for these networks; see `pyromodels.encoders.make_encoder`."""
+        """Return a new encoder of z for these networks, see `make_encoder`."""
         return make_encoder(self, spec, source_dim=self.source_dim, latent_dim=self.latent_dim)
 
     @property

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyromodels.distributions.message import Anchor
 from pyromodels.emissions.base import Outputs
-from pyromodels.nets import rows
+from pyromodels.networks.mlp import rows
 
 if TYPE_CHECKING:
     from pyromodels.dynamics.latent import LatentPrior

@@ -16,9 +16,9 @@ from pyromodels.dynamics.encoded import EncodedPrior
 from pyromodels.dynamics.latent import LatentPrior
 from pyromodels.dynamics.latent_paths import LatentPaths, gaussian
 from pyromodels.emissions.base import Emission, Outputs
-from pyromodels.encoders import Encoder, Inferred
-from pyromodels.nets import driven
-from pyromodels.once import one_evaluation
+from pyromodels.networks.encoders import Encoder, Inferred
+from pyromodels.networks.mlp import driven
+from pyromodels.pyro_support.shared_work import one_evaluation
 
 Parameters = tuple[Tensor, Tensor]
 """Mean and log variance of a diagonal Gaussian."""

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from pyromodels import attention
 from pyromodels.dynamics.global_latent import GivenGlobal, GlobalLatentPrior, Parameters
 from pyromodels.emissions.base import Emission, Outputs
-from pyromodels.encoders import Inferred
 from pyromodels.errors import mismatch
-from pyromodels.nets import MLP, Heads, before, driven, join, rows
-from pyromodels.once import once
+from pyromodels.networks import attention
+from pyromodels.networks.encoders import Inferred
+from pyromodels.networks.mlp import MLP, Heads, before, driven, join, rows
+from pyromodels.pyro_support.shared_work import once
 
 FIRST_LOG_VARIANCE = -6.0
 """Of q(z) and q(w) before training. What an untrained encoder says of s is then not buried in noise

@@ -14,9 +14,9 @@ from pyromodels.dynamics.encoded import EncodedPrior
 from pyromodels.dynamics.feedback import frames_of_its_own, predictions
 from pyromodels.dynamics.latent_paths import EncoderPath, LatentPaths
 from pyromodels.emissions.base import Outputs, refuse_no_anchor
-from pyromodels.encoders import Encoder, Inferred
-from pyromodels.nets import rows
-from pyromodels.once import one_evaluation
+from pyromodels.networks.encoders import Encoder, Inferred
+from pyromodels.networks.mlp import rows
+from pyromodels.pyro_support.shared_work import one_evaluation
 
 
 class LatentPrior(EncodedPrior):

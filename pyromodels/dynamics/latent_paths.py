@@ -8,12 +8,12 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyromodels.distributions.coupled import CoupledPaths, RollOut
+from pyromodels.distributions.latent_and_source_paths import CoupledPaths, RollOut
 from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.path import PathDistribution, diagonal_normal
 from pyromodels.dynamics.feedback import Fed, feed_back, frames_of_its_own
-from pyromodels.encoders import Encoder, Inferred
-from pyromodels.nets import driven, rows
+from pyromodels.networks.encoders import Encoder, Inferred
+from pyromodels.networks.mlp import driven, rows
 
 if TYPE_CHECKING:
     from pyromodels.dynamics.latent import LatentPrior

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from pyromodels import attention
 from pyromodels.dynamics.hierarchical import HierarchicalTransformer, Streams
-from pyromodels.nets import join
+from pyromodels.networks import attention
+from pyromodels.networks.mlp import join
 from pyromodels.registry import DYNAMICS
 
 

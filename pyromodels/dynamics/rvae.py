@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pyromodels.dynamics.latent import LatentPrior, standard_normal
 from pyromodels.emissions.base import Emission, Outputs
-from pyromodels.nets import MLP, Heads, State, lstm_step, rows, run_lstm, run_lstm_backward
+from pyromodels.networks.mlp import MLP, Heads, State, lstm_step, rows, run_lstm, run_lstm_backward
 from pyromodels.registry import DYNAMICS
 
 SMALL_ENCODER = {"summary_dim": 8, "feedback_dim": 8, "dims": (8,)}
@@ -53,7 +53,7 @@ class RVAE(LatentPrior):
         latent_dims: tanh layers between z and the LSTM.
         decoder_dims: tanh layers of the decoder.
         emission: see `pyromodels.emissions`.
-        encoder: see `pyromodels.encoders`.
+        encoder: see `pyromodels.networks.encoders`.
 
     Example:
         >>> prior = RVAE(source_dim=3, emission="spectral", causal=False)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from pyromodels.dynamics.latent import LatentPrior
 from pyromodels.emissions.base import Emission, Outputs
-from pyromodels.nets import Heads, Recurrence, State, before
-from pyromodels.once import once
+from pyromodels.networks.mlp import Heads, Recurrence, State, before
+from pyromodels.pyro_support.shared_work import once
 from pyromodels.registry import DYNAMICS
 
 TRACKING_ENCODER = {"preset": "srnn_filter", "dims": (16, 8)}
@@ -56,7 +56,7 @@ class SRNN(LatentPrior):
         prior_dims: tanh layers of the prior of z.
         decoder_dims: tanh layers of the decoder.
         emission: see `pyromodels.emissions`.
-        encoder: see `pyromodels.encoders`.
+        encoder: see `pyromodels.networks.encoders`.
 
     Example:
         >>> from pyromodels.distributions.message import Anchor

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pyromodels.dynamics.latent import LatentPrior, standard_normal
 from pyromodels.emissions.base import Emission, Outputs
-from pyromodels.nets import MLP, Heads, State, before, join, lstm_step, run_lstm
+from pyromodels.networks.mlp import MLP, Heads, State, before, join, lstm_step, run_lstm
 from pyromodels.registry import DYNAMICS
 
 SMALL_ENCODER = {"preset": "storn", "summary_dim": 8, "dims": (8,)}
@@ -49,7 +49,7 @@ class STORN(LatentPrior):
         input_dims: tanh layers between x and the LSTM.
         decoder_dims: tanh layers of the decoder.
         emission: see `pyromodels.emissions`.
-        encoder: see `pyromodels.encoders`.
+        encoder: see `pyromodels.networks.encoders`.
 
     Example:
         >>> prior = STORN(source_dim=3, emission="spectral")

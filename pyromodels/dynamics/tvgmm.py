@@ -9,8 +9,8 @@ from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.mixture import DiagonalMixture
 from pyromodels.distributions.path import diagonal_normal
 from pyromodels.dynamics.autoregressive import Autoregressive
-from pyromodels.members import MemberLinear, from_members, to_members
-from pyromodels.past import Kind
+from pyromodels.networks.memory import Kind
+from pyromodels.networks.side_by_side import MemberLinear, from_members, to_members
 from pyromodels.registry import DYNAMICS
 
 MIN_SCALE = 1e-3

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from pyromodels.distributions.flow import FlowFrames
 from pyromodels.dynamics.autoregressive import Autoregressive
-from pyromodels.past import Kind
+from pyromodels.networks.memory import Kind
 from pyromodels.registry import DYNAMICS
 from pyromodels.transforms.coupling import Coupling, CouplingFlow
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyromodels.dynamics.latent import LatentPrior, standard_normal
 from pyromodels.emissions.base import Emission, Outputs
-from pyromodels.nets import Heads
+from pyromodels.networks.mlp import Heads
 from pyromodels.registry import DYNAMICS
 
 SMALL_ENCODER = {"preset": "vae", "dims": (16,)}
@@ -41,7 +41,7 @@ class VAE(LatentPrior):
         latent_dim: L.
         decoder_dims: tanh layers of the decoder.
         emission: see `pyromodels.emissions`.
-        encoder: see `pyromodels.encoders`.
+        encoder: see `pyromodels.networks.encoders`.
 
     Example:
         >>> prior = VAE(source_dim=3, emission="spectral")

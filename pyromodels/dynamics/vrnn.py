@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from pyromodels.dynamics.latent import LatentPrior
 from pyromodels.emissions.base import Emission, Outputs
-from pyromodels.nets import MLP, Heads, State, before, join, lstm_step, run_lstm
-from pyromodels.once import once
+from pyromodels.networks.mlp import MLP, Heads, State, before, join, lstm_step, run_lstm
+from pyromodels.pyro_support.shared_work import once
 from pyromodels.registry import DYNAMICS
 
 SMALL_ENCODER = {"preset": "vrnn", "dims": (8,)}
@@ -52,7 +52,7 @@ class VRNN(LatentPrior):
         prior_dims: tanh layers of the prior of z.
         decoder_dims: tanh layers of the decoder.
         emission: see `pyromodels.emissions`.
-        encoder: see `pyromodels.encoders`.
+        encoder: see `pyromodels.networks.encoders`.
 
     Example:
         >>> prior = VRNN(source_dim=3, emission="spectral")

@@ -9,8 +9,8 @@ from pyromodels.batch import SequenceBatch
 from pyromodels.errors import SpecError, mismatch
 from pyromodels.models.dvae import DynamicalVAE
 from pyromodels.models.mixdvae import MixDVAE
-from pyromodels.parameters import register
-from pyromodels.plates import batch_plate, source_plate
+from pyromodels.pyro_support.param_store import register
+from pyromodels.pyro_support.plates import batch_plate, source_plate
 from pyromodels.registry import GUIDES
 
 
@@ -24,7 +24,7 @@ class Amortised(nn.Module):
 
     Args:
         model: the program it is a guide of.
-        encoder: see `pyromodels.encoders`: which frames q(z_t) looks at and which z it is fed with.
+        encoder: see `networks.encoders`: which frames q(z_t) looks at and which z it is fed with.
             None: the prior's own.
 
     Raises:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform, biject_to, constraints
 
 from pyromodels.errors import mismatch
-from pyromodels.programs import (
+from pyromodels.pyro_support.vectorised_runs import (
     Program,
     check_init,
     guided_sites,
@@ -48,8 +48,9 @@ class AutoGuide(nn.Module):
     ========================  ==================================================================
 
     It is set up with the batch, so that a fresh one loads the weights of another, and it can
-    evaluate its density, which Pyro's own cannot. Its parameters train in `inference.svi.SVI` and,
-    under a name of their own for every instance, in `pyro.infer.SVI`.
+    evaluate its density, which Pyro's own cannot. Its parameters train in
+    `pyromodels.inference.engines.svi.SVI` and, under a name of their own for every instance, in
+    `pyro.infer.SVI`.
 
     Args:
         model: the program.

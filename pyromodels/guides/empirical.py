@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from pyromodels.errors import ShapeError, mismatch
-from pyromodels.programs import Program, latent_sites, nesting_of, plates_of, refuse_minibatch
+from pyromodels.pyro_support.vectorised_runs import (
+    Program,
+    latent_sites,
+    nesting_of,
+    plates_of,
+    refuse_minibatch,
+)
 from pyromodels.registry import GUIDES
 
 INDEX = "_empirical_index"

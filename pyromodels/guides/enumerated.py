@@ -11,9 +11,9 @@ from pyromodels.distributions.kalman import smooth
 from pyromodels.errors import mismatch
 from pyromodels.models.information import pseudo_observations
 from pyromodels.models.mixdvae import MixDVAE
-from pyromodels.models.mixdvae_layout import components
-from pyromodels.plates import batch_plate, frame_plate, observation_plate, source_plate
-from pyromodels.programs import refuse_minibatch
+from pyromodels.models.mixdvae_labels import components
+from pyromodels.pyro_support.plates import batch_plate, frame_plate, observation_plate, source_plate
+from pyromodels.pyro_support.vectorised_runs import refuse_minibatch
 from pyromodels.registry import GUIDES
 
 HYPOTHESIS = "_hypothesis"

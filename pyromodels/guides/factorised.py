@@ -13,8 +13,8 @@ from pyromodels.distributions.chain import GaussianChain
 from pyromodels.distributions.visibility import BinaryChain
 from pyromodels.errors import ShapeError, mismatch
 from pyromodels.models.mixdvae import MixDVAE, owner
-from pyromodels.parameters import register
-from pyromodels.plates import batch_plate, frame_plate, observation_plate, source_plate
+from pyromodels.pyro_support.param_store import register
+from pyromodels.pyro_support.plates import batch_plate, frame_plate, observation_plate, source_plate
 
 
 class FactorisedGuide(nn.Module, ABC):

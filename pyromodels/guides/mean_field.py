@@ -19,8 +19,9 @@ from pyromodels.registry import GUIDES
 class MeanField(FactorisedGuide):
     r"""q(w) q(v) q(s) q(z | s), free in every factor but the last, held in buffers.
 
-    `inference.vem` and `inference.natural` set `responsibilities`, `sources` and `visibility`;
-    `parametrised` gives the same family to gradient methods.
+    `pyromodels.inference.engines.coordinate_ascent` and `pyromodels.inference.mixture.natural` set
+    `responsibilities`, `sources` and `visibility`; `parametrised` gives the same family to gradient
+    methods.
 
     Args:
         model: the program it is a guide of.

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from pyromodels.errors import ShapeError, mismatch
-from pyromodels.programs import (
+from pyromodels.pyro_support.vectorised_runs import (
     Program,
     check_init,
     guided_sites,

@@ -16,8 +16,9 @@ class ClassPosterior(nn.Module):
     r"""p(c | x) \propto pi_c p(x | c)^beta, and how strange x is; beta = 1 is Bayes' rule.
 
     A density that is a little wrong at every frame is very wrong after a hundred, and Bayes' rule
-    then says 1 - 1e-20 of a wrong class; beta < 1 tempers that. `inference.class_posterior` fits
-    all three buffers on sequences that were not learned from.
+    then says 1 - 1e-20 of a wrong class; beta < 1 tempers that.
+    `pyromodels.inference.classes.calibrate` fits all three buffers on sequences that were not
+    learned from.
 
     =========  ==========  ============  =========================================================
     symbol     name        shape         what
@@ -79,8 +80,8 @@ class ClassPosterior(nn.Module):
             ValueError: where nothing says what is typical.
         """
         if not self.knows_what_is_typical:
-            raise ValueError("typical: not known; `inference.class_posterior.calibrate` finds it "
-                             "in sequences that were not learned from")
+            raise ValueError("typical: not known; `pyromodels.inference.classes.calibrate` finds "
+                             "it in sequences that were not learned from")
         by_frame = (scores / lengths.unsqueeze(-1)).movedim(-1, 0)
         rows = by_frame.reshape(self.num_classes, -1).to(self.typical).contiguous()
         below = torch.searchsorted(self.typical, rows).view_as(by_frame)

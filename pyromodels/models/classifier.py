@@ -11,10 +11,10 @@ from pyromodels.batch import SequenceBatch
 from pyromodels.distributions.chosen import Chosen
 from pyromodels.dynamics.autoregressive import Autoregressive
 from pyromodels.errors import ShapeError, mismatch
-from pyromodels.layout import Layout
 from pyromodels.models.class_posterior import ClassPosterior
-from pyromodels.parameters import register
-from pyromodels.plates import MAX_PLATE_NESTING, batch_plate
+from pyromodels.pyro_support.param_store import register
+from pyromodels.pyro_support.plates import MAX_PLATE_NESTING, batch_plate
+from pyromodels.pyro_support.site_labels import Layout
 
 NO_CLASS = -1
 """Where a decision is withheld."""

@@ -8,9 +8,9 @@ from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.base import SourcePrior
 from pyromodels.dynamics.encoded import EncodedPrior
 from pyromodels.errors import ShapeError, mismatch
-from pyromodels.layout import Layout
-from pyromodels.parameters import register
-from pyromodels.plates import MAX_PLATE_NESTING, batch_plate, source_plate
+from pyromodels.pyro_support.param_store import register
+from pyromodels.pyro_support.plates import MAX_PLATE_NESTING, batch_plate, source_plate
+from pyromodels.pyro_support.site_labels import Layout
 from pyromodels.registry import MODELS
 
 

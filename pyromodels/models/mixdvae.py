@@ -14,16 +14,16 @@ from pyromodels.distributions.visibility import BinaryChain
 from pyromodels.dynamics.base import SourcePrior
 from pyromodels.emissions.clutter import BoxClutter
 from pyromodels.errors import ShapeError, SpecError, mismatch
-from pyromodels.layout import Layout
-from pyromodels.models.mixdvae_layout import mixdvae_layout
-from pyromodels.parameters import register
-from pyromodels.plates import (
+from pyromodels.models.mixdvae_labels import mixdvae_layout
+from pyromodels.pyro_support.param_store import register
+from pyromodels.pyro_support.plates import (
     MAX_PLATE_NESTING,
     batch_plate,
     frame_plate,
     observation_plate,
     source_plate,
 )
+from pyromodels.pyro_support.site_labels import Layout
 from pyromodels.registry import MODELS
 
 

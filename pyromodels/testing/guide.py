@@ -8,7 +8,14 @@ import torch
 from pyro.infer import TraceEnum_ELBO
 from torch import Tensor, nn
 
-from pyromodels.programs import Site, latent_sites, nesting_of, run, sites_of, total
+from pyromodels.pyro_support.vectorised_runs import (
+    Site,
+    latent_sites,
+    nesting_of,
+    run,
+    sites_of,
+    total,
+)
 from pyromodels.testing.runs import cancels
 
 NUM_DRAWS = 7

@@ -6,7 +6,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyromodels.distributions.coupled import CoupledPaths
+from pyromodels.distributions.latent_and_source_paths import CoupledPaths
 from pyromodels.distributions.path import PathDistribution
 
 

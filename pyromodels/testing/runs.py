@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.base import SourcePrior
-from pyromodels.plates import batch_plate, source_plate
+from pyromodels.pyro_support.plates import batch_plate, source_plate
 from pyromodels.registry import DYNAMICS
 
 BATCH = (2, 1, 3)

@@ -8,11 +8,11 @@ from pyro import poutine
 from pyro.infer import Predictive
 from torch import Tensor
 
-from pyromodels.distributions.coupled import LatentPath
+from pyromodels.distributions.latent_and_source_paths import LatentPath
 from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution
 from pyromodels.dynamics.base import SourcePrior
-from pyromodels.plates import MAX_PLATE_NESTING, batch_plate, source_plate
+from pyromodels.pyro_support.plates import MAX_PLATE_NESTING, batch_plate, source_plate
 from pyromodels.testing.paths import check_joint_draw, check_path
 from pyromodels.testing.runs import (
     BATCH,

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from zuko.transforms import MonotonicRQSTransform
 
 from pyromodels.errors import ShapeError, SpecError, mismatch, unknown
-from pyromodels.members import MemberLinear
+from pyromodels.networks.side_by_side import MemberLinear
 
 Coupling = Literal["affine", "spline"]
 

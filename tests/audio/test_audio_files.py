@@ -8,14 +8,14 @@ import pytest
 import soundfile
 import torch
 
-from experiments.datasets.audio import (
+from pyromodels.audio.stft import STFT
+from pyromodels.experiments.datasets.speech.audio import (
     peak_normalise,
     read_audio,
     segments,
     trim_silence,
     write_wav,
 )
-from pyromodels.stft import STFT
 
 
 def tone(num_samples: int, frequency: float = 440.0, rate: int = 16_000) -> torch.Tensor:

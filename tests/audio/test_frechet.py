@@ -6,9 +6,13 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from experiments.datasets.speech_synthesis import synthesise
-from experiments.metrics.frechet import frechet_distance, frechet_log_mel, log_mel_features
 from pyromodels.errors import ShapeError
+from pyromodels.experiments.datasets.speech.synthesis import synthesise
+from pyromodels.experiments.metrics.audio.frechet import (
+    frechet_distance,
+    frechet_log_mel,
+    log_mel_features,
+)
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

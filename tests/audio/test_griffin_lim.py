@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from experiments.datasets.speech_synthesis import synthesise
+from pyromodels.audio.griffin_lim import griffin_lim
+from pyromodels.audio.stft import STFT
 from pyromodels.errors import ShapeError
-from pyromodels.griffin_lim import griffin_lim
-from pyromodels.stft import STFT
+from pyromodels.experiments.datasets.speech.synthesis import synthesise
 
 
 def seeded() -> torch.Generator:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.datasets.audio import read_audio
-from experiments.datasets.mfcc import features
 from pyromodels.errors import ShapeError
+from pyromodels.experiments.datasets.labelled.mfcc import features
+from pyromodels.experiments.datasets.speech.audio import read_audio
 
 
 def tone(frequency: float, rate: int, seconds: float = 0.2) -> torch.Tensor:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy.signal import lfilter
 
-from experiments.metrics.pitch import median_f0, track_pitch
 from pyromodels.errors import ShapeError
+from pyromodels.experiments.metrics.audio.pitch import median_f0, track_pitch
 
 
 def vowel(f0: float, seconds: float = 0.5, rate: int = 16_000) -> torch.Tensor:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
-from experiments.datasets.audio import peak_normalise, read_audio, trim_silence
-from experiments.metrics.speech import speech_metrics
+from pyromodels.audio.stft import STFT
 from pyromodels.distributions.spectral import itakura_saito
-from pyromodels.stft import STFT
+from pyromodels.experiments.datasets.speech.audio import peak_normalise, read_audio, trim_silence
+from pyromodels.experiments.metrics.audio.speech import speech_metrics
 
 # Means over 60 utterances of a VAE of four dense layers (public weights); z was sampled there too.
 PUBLISHED = {

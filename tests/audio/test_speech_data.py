@@ -5,8 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.datasets.audio import peak_normalise, read_audio, trim_silence, write_wav
-from experiments.datasets.speech import (
+from pyromodels.audio.stft import STFT
+from pyromodels.experiments.datasets.speech.audio import (
+    peak_normalise,
+    read_audio,
+    trim_silence,
+    write_wav,
+)
+from pyromodels.experiments.datasets.speech.recordings import (
     SpeechData,
     load_speech_folder,
     load_voicebank,
@@ -14,8 +20,7 @@ from experiments.datasets.speech import (
     padded_segments,
     power_segments,
 )
-from experiments.datasets.speech_synthesis import synthesise
-from pyromodels.stft import STFT
+from pyromodels.experiments.datasets.speech.synthesis import synthesise
 
 WSJ0 = ("si_tr_s/011/a.wav", "si_tr_s/012/b.wav", "si_dt_05/050/c.wav", "si_et_05/440/d.wav")
 VOICEBANK = (

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.datasets.speech_synthesis import synthesise
-from experiments.metrics.distortion import scaled_rmse, si_sdr
-from experiments.metrics.perceptual import estoi, pesq_figures, raw_pesq
-from experiments.metrics.speech import speech_metrics
 from pyromodels.distributions.spectral import itakura_saito
+from pyromodels.experiments.datasets.speech.synthesis import synthesise
+from pyromodels.experiments.metrics.audio.distortion import scaled_rmse, si_sdr
+from pyromodels.experiments.metrics.audio.perceptual import estoi, pesq_figures, raw_pesq
+from pyromodels.experiments.metrics.audio.speech import speech_metrics
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

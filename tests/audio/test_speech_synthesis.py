@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from experiments.datasets.speech_synthesis import F0_RANGES, synthesise
-from experiments.metrics.pitch import track_pitch
-from pyromodels.stft import STFT
+from pyromodels.audio.stft import STFT
+from pyromodels.experiments.datasets.speech.synthesis import F0_RANGES, synthesise
+from pyromodels.experiments.metrics.audio.pitch import track_pitch
 
 
 @pytest.fixture(scope="module")

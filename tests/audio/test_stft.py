@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.datasets.audio import peak_normalise, read_audio, trim_silence
+from pyromodels.audio.stft import STFT
 from pyromodels.errors import ShapeError
-from pyromodels.stft import STFT
+from pyromodels.experiments.datasets.speech.audio import peak_normalise, read_audio, trim_silence
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.cli import main
-from experiments.datasets import timit
-from experiments.datasets.audio import write_wav
-from experiments.datasets.mfcc import features
-from experiments.datasets.phones import load_labelled
-from experiments.datasets.timit import CLASS_OF, CLASSES, load_timit
+from pyromodels.experiments.command.cli import main
+from pyromodels.experiments.datasets.labelled import timit
+from pyromodels.experiments.datasets.labelled.mfcc import features
+from pyromodels.experiments.datasets.labelled.phones import load_labelled
+from pyromodels.experiments.datasets.labelled.timit import CLASS_OF, CLASSES, load_timit
+from pyromodels.experiments.datasets.speech.audio import write_wav
 
 SYMBOLS = """
     iy ih eh ey ae aa aw ay ah ao oy ow uh uw ux er ax ix axr ax-h jh ch s sh z zh f th v dh

@@ -5,14 +5,14 @@ import pytest
 import torch
 from pyro import poutine
 
-from inference.path_elbo import PathELBO
 from pyromodels.batch import SequenceBatch
 from pyromodels.dynamics.srnn import SRNN
 from pyromodels.emissions.gaussian import Gaussian
-from pyromodels.encoders import PRESETS
 from pyromodels.errors import SpecError
 from pyromodels.guides.amortised import Amortised
+from pyromodels.inference.objectives.path_elbo import PathELBO
 from pyromodels.models.dvae import DynamicalVAE
+from pyromodels.networks.encoders import PRESETS
 from pyromodels.registry import GUIDES
 from pyromodels.testing.guide import check_guide
 

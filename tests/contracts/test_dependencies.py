@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pyromodels.encoders import PRESETS
+from pyromodels.networks.encoders import PRESETS
 from pyromodels.registry import DYNAMICS
 
 T = 5

@@ -6,8 +6,6 @@ import torch
 from pyro import poutine
 from pyro.infer import Predictive
 
-from experiments.stepwise import StepwiseGuide, StepwiseModel
-from inference.posterior import Posterior
 from pyromodels.batch import SequenceBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.deep_ar import DeepAR
@@ -16,7 +14,9 @@ from pyromodels.dynamics.latent import LatentPrior
 from pyromodels.dynamics.srnn import SRNN
 from pyromodels.emissions.gaussian import Gaussian
 from pyromodels.errors import ShapeError, SpecError
+from pyromodels.experiments.demonstrations.site_a_frame import StepwiseGuide, StepwiseModel
 from pyromodels.guides.amortised import Amortised
+from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.models.dvae import DynamicalVAE
 from pyromodels.models.mixdvae import MixDVAE
 from pyromodels.registry import GUIDES, MODELS

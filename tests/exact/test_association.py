@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from inference.association import association_marginals
+from pyromodels.inference.mixture.belief_propagation import association_marginals
 
 CLOSE = {"atol": 1e-10, "rtol": 1e-9}
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from pyromodels.attention import (
+from pyromodels.errors import ShapeError
+from pyromodels.networks.attention import (
     Attention,
     Decoder,
     DecoderLayer,
@@ -14,7 +15,6 @@ from pyromodels.attention import (
     EncoderLayer,
     positional_encoding,
 )
-from pyromodels.errors import ShapeError
 
 DIM, NUM_FRAMES, FF_DIM = 8, 6, 12
 CLOSE = {"atol": 1e-12, "rtol": 0.0}

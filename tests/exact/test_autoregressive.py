@@ -12,7 +12,7 @@ from pyromodels.distributions.mixture import DiagonalMixture
 from pyromodels.dynamics.tvgmm import TVGMM
 from pyromodels.dynamics.tvnf import TVNF
 from pyromodels.errors import ShapeError, SpecError
-from pyromodels.past import make_past
+from pyromodels.networks.memory import make_past
 
 FLOWS = [
     {"source_dim": 1},

@@ -9,13 +9,13 @@ import torch
 from pyro.infer import TraceEnum_ELBO
 from scipy.optimize import minimize_scalar
 
-from inference.class_posterior import calibrate, fit_posterior
-from inference.posterior import Posterior
 from pyromodels.batch import SequenceBatch
 from pyromodels.distributions.chosen import Chosen
 from pyromodels.dynamics.tvgmm import TVGMM
 from pyromodels.dynamics.tvnf import TVNF
 from pyromodels.errors import ShapeError
+from pyromodels.inference.classes.calibrate import calibrate, fit_posterior
+from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.models.class_posterior import ClassPosterior
 from pyromodels.models.classifier import NO_CLASS, Classifier
 

@@ -11,7 +11,7 @@ import torch
 from pyro import poutine
 from torch.nn.functional import softplus
 
-from pyromodels.plates import batch_plate, source_plate
+from pyromodels.pyro_support.plates import batch_plate, source_plate
 from pyromodels.registry import DYNAMICS
 
 T, L, D, H = 4, 2, 2, 3

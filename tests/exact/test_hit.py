@@ -9,9 +9,6 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch.distributions import Normal
 
-from inference.path_elbo import PathELBO
-from inference.posterior import Posterior
-from pyromodels.attention import Decoder, positional_encoding
 from pyromodels.batch import MixtureBatch, SequenceBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.spectral import PowerSpectrum
@@ -20,8 +17,11 @@ from pyromodels.dynamics.hierarchical import FIRST_LOG_VARIANCE
 from pyromodels.dynamics.hit import HiT
 from pyromodels.guides.amortised import Amortised
 from pyromodels.guides.mean_field import MeanField
+from pyromodels.inference.objectives.path_elbo import PathELBO
+from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.models.dvae import DynamicalVAE
 from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.networks.attention import Decoder, positional_encoding
 from pyromodels.registry import DYNAMICS
 from pyromodels.testing import check_guide, check_joint_draw
 

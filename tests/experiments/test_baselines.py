@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from experiments.baselines import Tracks, hold_last_box, kalman_tracker
-from experiments.baselines.motion import ConstantVelocity, Sort
-from experiments.datasets import TrackingData, generate_scene, load_npz
-from experiments.metrics import tracking_metrics
+from pyromodels.experiments.baselines import Tracks, hold_last_box, kalman_tracker
+from pyromodels.experiments.baselines.motion import ConstantVelocity, Sort
+from pyromodels.experiments.datasets.tracking.npz import load_npz
+from pyromodels.experiments.datasets.tracking.scene import generate_scene
+from pyromodels.experiments.datasets.tracking.sequences import TrackingData
+from pyromodels.experiments.metrics import tracking_metrics
 
 RULES = [
     {"association": "iou"},
@@ -77,7 +79,7 @@ def test_smoother_equals_conditioning_one_joint_gaussian(
     data = one_walker(missing)
     size = torch.tensor([0.1, 0.3, 0.1, 0.3], dtype=torch.float64)
     monkeypatch.setattr(
-        "experiments.baselines.motion.box_size", lambda boxes: size.expand(boxes.shape)
+        "pyromodels.experiments.baselines.motion.box_size", lambda boxes: size.expand(boxes.shape)
     )
     boxes = data.detections[0, :, 0].double()
     seen = [t for t in range(1, 12) if t not in missing]

@@ -2,7 +2,7 @@
 
 import json
 
-from experiments.cli import main
+from pyromodels.experiments.command.cli import main
 
 
 def test_a_path_is_three_times_as_fast_as_a_site_a_frame(capsys, tmp_path):

@@ -8,7 +8,8 @@ import torch
 from scipy.special import softmax
 from torch import Tensor
 
-from experiments.metrics.classification import (
+from pyromodels.errors import ShapeError
+from pyromodels.experiments.metrics.classification import (
     accuracy,
     brier_score,
     calibration_error,
@@ -18,7 +19,6 @@ from experiments.metrics.classification import (
     reliability,
     separation,
 )
-from pyromodels.errors import ShapeError
 
 F64 = torch.float64
 

@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.datasets import (
-    TrackingData,
-    generate_scene,
-    load_motchallenge,
-    load_npz,
-    load_tracking,
-)
-from experiments.datasets.boxes import assign, pairwise_iou
+from pyromodels.experiments.datasets.tracking.box_overlap import assign, pairwise_iou
+from pyromodels.experiments.datasets.tracking.files import load_tracking
+from pyromodels.experiments.datasets.tracking.motchallenge import load_motchallenge
+from pyromodels.experiments.datasets.tracking.npz import load_npz
+from pyromodels.experiments.datasets.tracking.scene import generate_scene
+from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 
 NAN = float("nan")
 BOX = [0.1, 0.2, 0.3, 0.6]

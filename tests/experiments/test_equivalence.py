@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from experiments.cli import main
+from pyromodels.experiments.command.cli import main
 
 
 def test_the_table_of_inference(tmp_path, capsys):

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from experiments.baselines.hmm import (
+from pyromodels.errors import ShapeError
+from pyromodels.experiments.baselines.hmm import (
     Counts,
     em_step,
     fit_hidden_markov,
@@ -19,14 +20,13 @@ from experiments.baselines.hmm import (
     model_log_prob,
     start,
 )
-from experiments.datasets.hidden_markov import (
+from pyromodels.experiments.datasets.labelled.hidden_markov import (
     HiddenMarkovSources,
     bayes_accuracy,
     hidden_markov_problem,
 )
-from experiments.datasets.labelled import LabelledData
-from experiments.datasets.phones import load_hmm5
-from pyromodels.errors import ShapeError
+from pyromodels.experiments.datasets.labelled.phones import load_hmm5
+from pyromodels.experiments.datasets.labelled.problem import LabelledData
 from pyromodels.labelled import LabelledSequences
 
 F64 = torch.float64

@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.datasets.labelled import SPLITS, LabelledData
-from experiments.datasets.phones import load_digits, load_hmm5, load_labelled, load_phones
 from pyromodels.errors import ShapeError
+from pyromodels.experiments.datasets.labelled.phones import (
+    load_digits,
+    load_hmm5,
+    load_labelled,
+    load_phones,
+)
+from pyromodels.experiments.datasets.labelled.problem import SPLITS, LabelledData
 from pyromodels.labelled import LabelledSequences
 
 

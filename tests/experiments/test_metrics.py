@@ -9,9 +9,10 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
-from experiments.datasets import load_npz
-from experiments.datasets.boxes import assign, pairwise_iou
-from experiments.metrics import consistency, gospa, tracking_metrics
+from pyromodels.experiments.datasets.tracking.box_overlap import assign, pairwise_iou
+from pyromodels.experiments.datasets.tracking.npz import load_npz
+from pyromodels.experiments.metrics import consistency, tracking_metrics
+from pyromodels.experiments.metrics.tracking import gospa
 
 KEYS = {"mota", "motp", "idf1", "ids", "mt", "ml", "fp", "fn", "hota", "gospa", "ids_rate",
         "fp_rate", "fn_rate"}

@@ -7,19 +7,27 @@ import math
 import pytest
 import torch
 
-from experiments.cli import main
-from experiments.datasets.hidden_markov import bayes_accuracy, hidden_markov_problem
-from experiments.phones import problem as problems
-from experiments.phones import rows
-from experiments.phones.judging import judge
-from experiments.phones.problem import PHONES, Problem, default_classes, load_problem
-from experiments.phones.training import finished, train_bank
-from experiments.phones.variants import CONFIGURATIONS, VARIANTS, variant
-from experiments.seeds import over_seeds
-from inference.arviz_io import load
-from inference.bank import BankOptions
-from inference.class_posterior import fit_posterior
 from pyromodels.errors import SpecError
+from pyromodels.experiments.classification import data as problems
+from pyromodels.experiments.classification import table_rows as rows
+from pyromodels.experiments.classification.data import (
+    PHONES,
+    Problem,
+    default_classes,
+    load_problem,
+)
+from pyromodels.experiments.classification.scores import judge
+from pyromodels.experiments.classification.table_models import CONFIGURATIONS, VARIANTS, variant
+from pyromodels.experiments.classification.training import finished, train_bank
+from pyromodels.experiments.command.cli import main
+from pyromodels.experiments.datasets.labelled.hidden_markov import (
+    bayes_accuracy,
+    hidden_markov_problem,
+)
+from pyromodels.experiments.harness.table_rows import over_seeds
+from pyromodels.inference.classes.calibrate import fit_posterior
+from pyromodels.inference.classes.fit import BankOptions
+from pyromodels.inference.posterior.arviz_io import load
 from pyromodels.registry import DYNAMICS
 
 QUICK = ["--updates", "2", "--batch-size", "8"]

@@ -4,8 +4,8 @@ import json
 
 import torch
 
-from experiments.cli import main
-from experiments.phones import bench
+from pyromodels.experiments.classification import bench
+from pyromodels.experiments.command.cli import main
 
 
 def test_bench_prints_every_rival_and_feeds_all_the_same_sequences(tmp_path, capsys, monkeypatch):

@@ -7,10 +7,11 @@ import torch
 from matplotlib.collections import EllipseCollection
 from matplotlib.image import imread
 
-from experiments.datasets import TrackingData, generate_scene
-from experiments.mot import plots
-from experiments.mot.presets import PRESETS
-from experiments.mot.tracker import track
+from pyromodels.experiments.datasets.tracking.scene import generate_scene
+from pyromodels.experiments.datasets.tracking.sequences import TrackingData
+from pyromodels.experiments.tracking import plots
+from pyromodels.experiments.tracking.presets import PRESETS
+from pyromodels.experiments.tracking.tracker import track
 
 NUM_SOURCES, NUM_FRAMES, NUM_SEQUENCES = 3, 20, 2
 

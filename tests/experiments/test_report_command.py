@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from experiments import cli
-from experiments.report_examples import EXAMPLES
+from pyromodels.experiments.command import cli
+from pyromodels.experiments.demonstrations.report_examples import EXAMPLES
 
 QUICK = ["--num-draws", "300", "--num-simulations", "100"]
 

@@ -13,18 +13,18 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from experiments.build import build
-from experiments.cli import main
-from experiments.compare import Cell, format_cells
-from experiments.mot.setup import box_anchor, trained_prior, walker_prior
-from experiments.mot.weights import save_prior
-from experiments.runner import fit, run_spec
-from experiments.show import format_graph, sites
-from experiments.spec import load_spec, make_spec, shipped_specs
-from experiments.to_python import to_python
 from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.dynamics.srnn import SRNN
 from pyromodels.errors import SpecError
+from pyromodels.experiments.command.cli import main
+from pyromodels.experiments.runs.build import build
+from pyromodels.experiments.runs.compare import Cell, format_cells
+from pyromodels.experiments.runs.runner import fit, run_spec
+from pyromodels.experiments.runs.show import format_graph, sites
+from pyromodels.experiments.runs.spec import load_spec, make_spec, shipped_specs
+from pyromodels.experiments.runs.to_python import to_python
+from pyromodels.experiments.tracking.setup import box_anchor, trained_prior, walker_prior
+from pyromodels.experiments.tracking.trained_priors import save_prior
 
 SMALL = ["data.num_frames=12", "inference.steps=2"]
 
@@ -306,4 +306,4 @@ def test_resuming_in_the_folder_of_another_spec_is_refused(tmp_path, capsys):
     assert main([*run, "--resume"]) == 0
     assert main([*run, "--set", "inference.damping=0.5", "--resume"]) == 2
     told = capsys.readouterr().err
-    assert "--resume: inference.damping = 0.5, but" in told and "has 1.0" in told
+    assert "--resume: pyromodels.inference.mixture.damping = 0.5, but" in told and "has 1.0" in told

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.compare import parse_axis
-from experiments.records import to_toml
-from experiments.spec import (
+from pyromodels.errors import SpecError
+from pyromodels.experiments.harness.plain_tables import override, parse_value, split_values
+from pyromodels.experiments.harness.records import to_toml
+from pyromodels.experiments.runs.compare import parse_axis
+from pyromodels.experiments.runs.spec import (
     Spec,
     load_spec,
     make_spec,
@@ -16,8 +18,6 @@ from experiments.spec import (
     read_table,
     shipped_specs,
 )
-from experiments.spec_text import override, parse_value, split_values
-from pyromodels.errors import SpecError
 from pyromodels.models.mixdvae import Detector
 
 

@@ -7,23 +7,23 @@ import math
 import pytest
 import torch
 
-from experiments.cli import main
-from experiments.datasets.audio import read_audio
-from experiments.datasets.speech import Utterance, load_speech_folder
-from experiments.speech import corpus
-from experiments.speech import swap as swap_command
-from experiments.speech.generation import pieces
-from experiments.speech.resynthesis import analyse, decode, modes_of, resynthesise
-from experiments.speech.store import finished, load_model
-from experiments.speech.swap import Swapped
-from experiments.speech.training import SpeechLoss, SpeechTraining, train_speech
-from experiments.speech.variants import VARIANTS, prior_spec
-from inference.schedule import Weights
+from pyromodels.audio.stft import STFT
 from pyromodels.errors import SpecError
+from pyromodels.experiments.command.cli import main
+from pyromodels.experiments.datasets.speech.audio import read_audio
+from pyromodels.experiments.datasets.speech.recordings import Utterance, load_speech_folder
+from pyromodels.experiments.speech import corpus
+from pyromodels.experiments.speech import swap as swap_command
+from pyromodels.experiments.speech.generation import pieces
+from pyromodels.experiments.speech.resynthesis import analyse, decode, modes_of, resynthesise
+from pyromodels.experiments.speech.swap import Swapped
+from pyromodels.experiments.speech.table_models import VARIANTS, prior_spec
+from pyromodels.experiments.speech.trained_models import finished, load_model
+from pyromodels.experiments.speech.training import SpeechLoss, SpeechTraining, train_speech
 from pyromodels.guides.amortised import Amortised
+from pyromodels.inference.training.options import Weights
 from pyromodels.models.dvae import DynamicalVAE
 from pyromodels.registry import DYNAMICS
-from pyromodels.stft import STFT
 
 SMALL = ["--window", "128", "--hop", "64", "--num-frames", "20", "--epochs", "1", "--batch-size",
          "16", "--judged-frames", "150"]

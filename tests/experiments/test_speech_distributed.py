@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from experiments.cli import main
-from experiments.speech import corpus
-from experiments.speech.training import SpeechTraining
-from inference.seeding import seed_all
+from pyromodels.experiments.command.cli import main
+from pyromodels.experiments.speech import corpus
+from pyromodels.experiments.speech.training import SpeechTraining
+from pyromodels.inference.training.seeding import seed_all
 from pyromodels.registry import DYNAMICS
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -51,7 +51,7 @@ def test_two_processes_train_one_model_and_write_it_once(
     train = ["train", "dvae", "--model", "vae", "--data", str(speech), "--device", "cpu", *options]
     folders = {name: tmp_path / name for name in ("one", "two")}
     assert main([*train, "--out", str(folders["one"])]) == 0
-    command = [*TORCHRUN, "-m", "experiments.cli", *train, "--out", folders["two"]]
+    command = [*TORCHRUN, "-m", "pyromodels", *train, "--out", folders["two"]]
     output = run_to_end(*command, folder=tmp_path)
     assert [output.count(word) for word in ("record in", "epoch   1", "weights: ")] == [1, 1, 1]
     assert {path.name for path in tmp_path.iterdir()} == {"speech", *folders}

@@ -6,9 +6,13 @@ import math
 import pytest
 import torch
 
-from experiments import cli
-from experiments.datasets.speech import Utterance
-from experiments.speech.report import (
+from pyromodels.audio.stft import STFT
+from pyromodels.batch import SequenceBatch
+from pyromodels.dynamics.vae import VAE
+from pyromodels.errors import SpecError
+from pyromodels.experiments.command import cli
+from pyromodels.experiments.datasets.speech.recordings import Utterance
+from pyromodels.experiments.speech.adequacy_report import (
     active,
     encoder_fit,
     in_words,
@@ -17,14 +21,10 @@ from experiments.speech.report import (
     normal_fit,
     program_of,
 )
-from experiments.speech.store import SpeechModel
-from inference.calibration import sequence_simulator
-from inference.report import guide_report
-from pyromodels.batch import SequenceBatch
-from pyromodels.dynamics.vae import VAE
-from pyromodels.errors import SpecError
+from pyromodels.experiments.speech.trained_models import SpeechModel
+from pyromodels.inference.adequacy.report import guide_report
+from pyromodels.inference.adequacy.simulation import sequence_simulator
 from pyromodels.models.dvae import DynamicalVAE
-from pyromodels.stft import STFT
 
 
 def power(num_sequences=4, num_frames=6, num_bins=5):

@@ -8,17 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.cli import main
-from experiments.datasets import TrackingData, load_npz
-from experiments.datasets.trajectories import generate_trajectories
-from experiments.metrics import tracking_metrics
-from experiments.mot.boxes import box_size, corners_to_centres, start_boxes
-from experiments.mot.methods import METHODS, Options, run_method
-from experiments.mot.presets import PRESETS, DetectorError
-from experiments.mot.smoothed import smoothed_detections
-from experiments.mot.tracker import track
-from inference.posterior import Posterior
 from pyromodels.dynamics.deep_ar import DeepAR
+from pyromodels.experiments.command.cli import main
+from pyromodels.experiments.datasets.tracking.box_coordinates import (
+    box_size,
+    corners_to_centres,
+    start_boxes,
+)
+from pyromodels.experiments.datasets.tracking.npz import load_npz
+from pyromodels.experiments.datasets.tracking.sequences import TrackingData
+from pyromodels.experiments.datasets.tracking.trajectories import generate_trajectories
+from pyromodels.experiments.metrics import tracking_metrics
+from pyromodels.experiments.tracking.methods import METHODS, Options, run_method
+from pyromodels.experiments.tracking.presets import PRESETS, DetectorError
+from pyromodels.experiments.tracking.smoothed import smoothed_detections
+from pyromodels.experiments.tracking.tracker import track
+from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.models.mixdvae import Detector
 
 

@@ -7,22 +7,22 @@ import math
 import pytest
 import torch
 
-from experiments import cli
-from experiments.datasets import TrackingData
-from experiments.datasets.boxes import is_valid_box
-from experiments.datasets.trajectories import (
+from pyromodels.errors import SpecError
+from pyromodels.experiments.command import cli
+from pyromodels.experiments.datasets.tracking.box_coordinates import box_size
+from pyromodels.experiments.datasets.tracking.box_overlap import is_valid_box
+from pyromodels.experiments.datasets.tracking.sequences import TrackingData
+from pyromodels.experiments.datasets.tracking.trajectories import (
     TrajectoryStatistics,
     centres_to_corners,
     corners_to_centres,
     generate_trajectories,
 )
-from experiments.mot.boxes import box_size
-from experiments.mot.estimate import estimate_statistics, matched_tracks
-from experiments.mot.smoothed import smoothed_detections
-from experiments.mot.train import INCREMENTS, PriorLoss, report
-from experiments.mot.weights import load_prior, load_weights, save_prior
-from inference.schedule import Weights
-from pyromodels.errors import SpecError
+from pyromodels.experiments.tracking.estimate import estimate_statistics, matched_tracks
+from pyromodels.experiments.tracking.smoothed import smoothed_detections
+from pyromodels.experiments.tracking.train import INCREMENTS, PriorLoss, report
+from pyromodels.experiments.tracking.trained_priors import load_prior, load_weights, save_prior
+from pyromodels.inference.training.options import Weights
 from pyromodels.registry import DYNAMICS
 
 PIECES = {"static": 0, "velocity": 1, "acceleration": 2, "sinusoid": 3}

@@ -8,7 +8,7 @@ import numpy as np
 
 def main(old: Path, new: Path) -> None:
     """Read what ArviZ 0.2x wrote, write the same groups, summarise both."""
-    from inference import arviz_io
+    from pyromodels.inference.posterior import arviz_io
 
     assert "torch" not in sys.modules
     import arviz

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from experiments.report_examples import one_source
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain
 from pyromodels.distributions.kalman import smooth
 from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.visibility import BinaryChain
 from pyromodels.dynamics.linear import LinearGaussian
+from pyromodels.experiments.demonstrations.report_examples import one_source
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.models.mixdvae import MixDVAE
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import inference.fit
-from inference import distributed
-from inference.fit import FitError, fit
-from inference.schedule import FitOptions
+import pyromodels.inference.training.fit
+from pyromodels.inference.training import distributed
+from pyromodels.inference.training.fit import FitError, fit
+from pyromodels.inference.training.options import FitOptions
 
 OPTIONS = FitOptions(epochs=3, batch_size=4, learning_rate=0.05, seed=3)
 
@@ -89,7 +89,7 @@ def noisy(folder=None, *, resume=False):
 def interrupted(folder):
     """Two epochs and a part of the third; then resumed in a fresh module."""
     module, calls, written = Regression(), 0, []
-    save = inference.fit.save_checkpoint
+    save = pyromodels.inference.training.fit.save_checkpoint
 
     def noted(folder, epoch, *contents):
         written.append(epoch)
@@ -102,7 +102,7 @@ def interrupted(folder):
             raise Killed
         return module.loss(batch, weights) * torch.randn(len(batch[0])).exp()
 
-    inference.fit.save_checkpoint = noted
+    pyromodels.inference.training.fit.save_checkpoint = noted
     try:
         fit(module, loss, *make_data(11, 5), options=OPTIONS, folder=folder)
     except Killed:

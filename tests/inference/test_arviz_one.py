@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inference import arviz_io
+from pyromodels.inference.posterior import arviz_io
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("arviz_one_script.py")

@@ -6,12 +6,12 @@ import pytest
 import torch
 from pyro.infer import TraceEnum_ELBO
 
-from inference.ascend import AscentOptions, ascend
-from inference.fit import FitError
-from inference.svi import SVI
-from inference.updates import AssignmentUpdate, SourceUpdate
-from inference.vem import VEM
 from pyromodels.guides.mean_field import MeanField
+from pyromodels.inference.engines.ascend import AscentOptions, ascend
+from pyromodels.inference.engines.coordinate_ascent import VEM
+from pyromodels.inference.engines.svi import SVI
+from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate
+from pyromodels.inference.training.fit import FitError
 
 STEPS = [SourceUpdate(), AssignmentUpdate()]
 

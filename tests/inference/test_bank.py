@@ -5,14 +5,14 @@ import dataclasses
 import pytest
 import torch
 
-from experiments.datasets.hidden_markov import hidden_markov_problem
-from experiments.datasets.labelled import SPLITS
-from inference.bank import BankOptions, BankTraining, fit_bank
-from inference.class_posterior import fit_posterior
-from inference.class_scores import class_log_prob, own_class_log_prob
-from inference.finite import FitError
 from pyromodels.dynamics.tvgmm import TVGMM
 from pyromodels.dynamics.tvnf import TVNF
+from pyromodels.experiments.datasets.labelled.hidden_markov import hidden_markov_problem
+from pyromodels.experiments.datasets.labelled.problem import SPLITS
+from pyromodels.inference.classes.calibrate import fit_posterior
+from pyromodels.inference.classes.fit import BankOptions, BankTraining, fit_bank
+from pyromodels.inference.classes.scores import class_log_prob, own_class_log_prob
+from pyromodels.inference.training.finite import FitError
 from pyromodels.labelled import LabelledSequences
 
 SHORT = BankOptions(updates=30, batch_size=8, check_every=5, patience=2, learning_rate=1e-2)

@@ -6,8 +6,13 @@ import math
 import numpy as np
 import torch
 
-from experiments.report_examples import fit_with, two_sources
-from inference.calibration import (
+from pyromodels.batch import SequenceBatch
+from pyromodels.distributions.message import Anchor
+from pyromodels.dynamics.hit import HiT
+from pyromodels.dynamics.srnn import SRNN
+from pyromodels.experiments.demonstrations.report_examples import fit_with, two_sources
+from pyromodels.guides.amortised import Amortised
+from pyromodels.inference.adequacy.simulation import (
     forecasts,
     mixture_simulator,
     repeated_fits,
@@ -15,12 +20,7 @@ from inference.calibration import (
     sequence_simulator,
     simulated_ranks,
 )
-from inference.posterior import Posterior
-from pyromodels.batch import SequenceBatch
-from pyromodels.distributions.message import Anchor
-from pyromodels.dynamics.hit import HiT
-from pyromodels.dynamics.srnn import SRNN
-from pyromodels.guides.amortised import Amortised
+from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.models.dvae import DynamicalVAE
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from inference import arviz_io
-from inference.chains import concat, matching, relabelled
-from inference.posterior import Posterior
 from pyromodels.distributions.message import Anchor
 from pyromodels.guides.mean_field import MeanField
+from pyromodels.inference.posterior import arviz_io
+from pyromodels.inference.posterior.chains import concat, matching, relabelled
+from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.models.mixdvae import Detector
 
 

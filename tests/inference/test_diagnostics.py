@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy import stats
 
-from inference import arviz_io
-from inference.diagnostics import (
+from pyromodels.errors import ShapeError
+from pyromodels.inference.adequacy.statistics import (
     align_sources,
     compare_moments,
     crps,
@@ -23,7 +23,7 @@ from inference.diagnostics import (
     uniform_ranks,
     uniformity,
 )
-from pyromodels.errors import ShapeError
+from pyromodels.inference.posterior import arviz_io
 
 RNG = np.random.default_rng
 

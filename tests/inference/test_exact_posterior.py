@@ -10,15 +10,15 @@ import pytest
 import torch
 from pyro.infer import TraceEnum_ELBO
 
-from inference.nuts import sample_nuts
-from inference.posterior import Posterior
-from inference.svi import SVI
-from inference.updates import AssignmentUpdate, SourceUpdate
-from inference.vem import VEM
 from pyromodels.dynamics.deep_ar import DeepAR
 from pyromodels.guides.enumerated import Enumerated
 from pyromodels.guides.mean_field import MeanField, chain
 from pyromodels.guides.point import Point
+from pyromodels.inference.engines.coordinate_ascent import VEM
+from pyromodels.inference.engines.nuts import sample_nuts
+from pyromodels.inference.engines.svi import SVI
+from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate
+from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.models.mixdvae import Detector, MixDVAE
 
 

@@ -13,10 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from inference.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from inference.fit import FitError, fit
-from inference.schedule import FitOptions, ScheduledSampling, Weights
-from inference.seeding import random_state, seed_all, set_random_state
+from pyromodels.inference.training.checkpoint import (
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from pyromodels.inference.training.fit import FitError, fit
+from pyromodels.inference.training.options import FitOptions, ScheduledSampling, Weights
+from pyromodels.inference.training.seeding import random_state, seed_all, set_random_state
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = FitOptions(
@@ -289,7 +293,7 @@ def test_a_write_that_fails_leaves_the_last_checkpoint(tmp_path, monkeypatch):
     def full(*args, **keywords):
         raise OSError("disk full")
 
-    monkeypatch.setattr("inference.checkpoint.os.replace", full)
+    monkeypatch.setattr("pyromodels.inference.training.checkpoint.os.replace", full)
     with pytest.raises(OSError, match="disk full"):
         save_checkpoint(tmp_path, 2, {"a": torch.zeros(2)}, {})
     assert latest_checkpoint(tmp_path).epoch == 1

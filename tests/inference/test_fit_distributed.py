@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from inference import distributed
+from pyromodels.inference.training import distributed
 
 HERE = Path(__file__).resolve().parent
 SIZES = ["exact 11 5", "exact 9 1", "exact 8 4"]

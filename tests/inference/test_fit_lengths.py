@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from inference.fit import fit
-from inference.path_elbo import PathELBO
-from inference.schedule import FitOptions, Weights
 from pyromodels.batch import SequenceBatch
 from pyromodels.distributions.path import PathDistribution
 from pyromodels.dynamics.srnn import SRNN
 from pyromodels.guides.amortised import Amortised
+from pyromodels.inference.objectives.path_elbo import PathELBO
+from pyromodels.inference.training.fit import fit
+from pyromodels.inference.training.options import FitOptions, Weights
 from pyromodels.models.dvae import DynamicalVAE
 
 LENGTHS = (9, 7, 4, 1, 9, 5, 8, 2, 3, 6)

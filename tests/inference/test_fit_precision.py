@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from inference.fit import FitError, fit
-from inference.path_elbo import PathELBO
-from inference import precision
-from inference.precision import Precision, has_bf16
-from inference.schedule import FitOptions, Weights
-from inference.training import Training
 from pyromodels.batch import SequenceBatch
 from pyromodels.dynamics.srnn import SRNN
 from pyromodels.dynamics.vae import VAE
 from pyromodels.guides.amortised import Amortised
+from pyromodels.inference.objectives.path_elbo import PathELBO
+from pyromodels.inference.training import precision
+from pyromodels.inference.training.fit import FitError, fit
+from pyromodels.inference.training.options import FitOptions, Weights
+from pyromodels.inference.training.precision import Precision, has_bf16
+from pyromodels.inference.training.training import Training
 from pyromodels.models.dvae import DynamicalVAE
 
 OPTIONS = FitOptions(epochs=3, batch_size=4, learning_rate=0.01, autocast="bf16", seed=2)

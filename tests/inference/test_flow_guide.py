@@ -7,9 +7,9 @@ import torch
 from pyro.distributions.transforms import ReshapeTransform
 from torch import nn
 
-from inference.posterior import Posterior
-from inference.svi import SVI
 from pyromodels.dynamics.tvnf import TVNF
+from pyromodels.inference.engines.svi import SVI
+from pyromodels.inference.posterior.posterior import Posterior
 
 NUM_FRAMES, NOISE = 5, 0.5
 X = torch.tensor([0.5, 1.5, 0.0, -1.0, -2.0]).double()

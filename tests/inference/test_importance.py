@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal
 
-from inference.importance import log_weights, owner_evidence, take
-from inference.posterior import Posterior
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.guides.enumerated import Enumerated
+from pyromodels.inference.adequacy.importance import log_weights, owner_evidence, take
+from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.models.mixdvae import Detector, MixDVAE
 
 CLOSE = {"atol": 1e-8, "rtol": 1e-8}

@@ -9,11 +9,11 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO
 
-from inference.iwae import ImportanceELBO
 from pyromodels.batch import SequenceBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.srnn import SRNN
 from pyromodels.guides.amortised import Amortised
+from pyromodels.inference.objectives.iwae import ImportanceELBO
 from pyromodels.models.dvae import DynamicalVAE
 
 

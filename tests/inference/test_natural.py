@@ -3,15 +3,24 @@
 import pytest
 import torch
 
-from inference.bound import closed_form_elbo
-from inference.damping import damped_assignment, damped_sources, damped_visibility
-from inference.natural import NaturalAssignment, NaturalSources, expectations, expected_log_path
-from inference.updates import AssignmentUpdate, SourceUpdate, VisibilityUpdate
-from inference.vem import VEM
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain
 from pyromodels.distributions.message import Anchor
 from pyromodels.guides.mean_field import MeanField
+from pyromodels.inference.engines.coordinate_ascent import VEM
+from pyromodels.inference.mixture.bound import closed_form_elbo
+from pyromodels.inference.mixture.damping import (
+    damped_assignment,
+    damped_sources,
+    damped_visibility,
+)
+from pyromodels.inference.mixture.natural import (
+    NaturalAssignment,
+    NaturalSources,
+    expectations,
+    expected_log_path,
+)
+from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate, VisibilityUpdate
 from pyromodels.models.mixdvae import Detector, MixDVAE
 from pyromodels.registry import DYNAMICS
 

@@ -9,7 +9,7 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
-from pyromodels.parameters import register
+from pyromodels.pyro_support.param_store import register
 
 
 @pytest.fixture(autouse=True)

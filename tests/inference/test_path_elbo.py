@@ -10,17 +10,17 @@ from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine.messenger import Messenger
 
-from experiments.stepwise import StepwiseGuide, StepwiseModel
-from inference.fit import fit
-from inference.path_elbo import PathELBO
-from inference.schedule import FitOptions
 from pyromodels.batch import SequenceBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.path import PathDistribution, diagonal_normal
 from pyromodels.emissions.gaussian import Gaussian
+from pyromodels.experiments.demonstrations.site_a_frame import StepwiseGuide, StepwiseModel
 from pyromodels.guides.amortised import Amortised
+from pyromodels.inference.objectives.path_elbo import PathELBO
+from pyromodels.inference.training.fit import fit
+from pyromodels.inference.training.options import FitOptions
 from pyromodels.models.dvae import DynamicalVAE
-from pyromodels.nets import before
+from pyromodels.networks.mlp import before
 from pyromodels.registry import DYNAMICS
 
 LENGTHS = (6, 4, 1)

@@ -9,16 +9,16 @@ import pyro
 import pytest
 import torch
 
-from inference import arviz_io
-from inference.bound import closed_form_elbo
-from inference.groups import bound_trace
-from inference.posterior import Posterior
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.srnn import SRNN
 from pyromodels.emissions.gaussian import Gaussian
 from pyromodels.errors import ShapeError
 from pyromodels.guides.mean_field import MeanField
+from pyromodels.inference.mixture.bound import closed_form_elbo
+from pyromodels.inference.posterior import arviz_io
+from pyromodels.inference.posterior.inference_data import bound_trace
+from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.models.mixdvae import Detector, MixDVAE
 
 NUM_DRAWS = 4000

@@ -10,12 +10,12 @@ import torch
 from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from torch import nn
 
-from inference import arviz_io
-from inference.posterior import Posterior
-from inference.report import guide_report
 from pyromodels.errors import ShapeError
 from pyromodels.guides.auto import AutoGuide
-from pyromodels.layout import Layout
+from pyromodels.inference.adequacy.report import guide_report
+from pyromodels.inference.posterior import arviz_io
+from pyromodels.inference.posterior.posterior import Posterior
+from pyromodels.pyro_support.site_labels import Layout
 
 X = torch.tensor([0.1, 0.7, 1.2], dtype=torch.float64)
 

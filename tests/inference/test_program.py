@@ -11,12 +11,12 @@ from pyro import poutine
 from pyro.infer import SVI, TraceEnum_ELBO, infer_discrete
 from torch.distributions import Categorical, Normal, Poisson
 
-from inference.updates import AssignmentUpdate, SourceUpdate, VisibilityUpdate
-from inference.vem import VEM
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.errors import ShapeError
 from pyromodels.guides.mean_field import MeanField
+from pyromodels.inference.engines.coordinate_ascent import VEM
+from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate, VisibilityUpdate
 from pyromodels.models.mixdvae import Detector
 
 DETECTOR = Detector(0.9, 0.1, 0.4, hide=0.2, reappear=0.3)

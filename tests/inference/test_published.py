@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from inference import published_run
-from inference.published import box_variance, published_vem
-from inference.published_options import PublishedOptions
 from pyromodels.dynamics.deep_ar import DeepAR
 from pyromodels.dynamics.srnn import SRNN
 from pyromodels.emissions.gaussian import Gaussian
 from pyromodels.errors import ShapeError
+from pyromodels.inference.published import schedule as published_run
+from pyromodels.inference.published.method import box_variance, published_vem
+from pyromodels.inference.published.options import PublishedOptions
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 SHORT = PublishedOptions(

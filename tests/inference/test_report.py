@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.report_examples import fit_with, two_sources
-from inference.calibration import mixture_simulator
-from inference.posterior import Posterior
-from inference.report import guide_report
-from inference.updates import SourceUpdate
-from inference.verdict import Advice, examined
 from pyromodels.distributions.chain import GaussianChain
 from pyromodels.errors import ShapeError, SpecError
+from pyromodels.experiments.demonstrations.report_examples import fit_with, two_sources
 from pyromodels.guides.enumerated import Enumerated
 from pyromodels.guides.mean_field import MeanField
+from pyromodels.inference.adequacy.report import guide_report
+from pyromodels.inference.adequacy.simulation import mixture_simulator
+from pyromodels.inference.adequacy.verdict import Advice, examined
+from pyromodels.inference.mixture.updates import SourceUpdate
+from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.models.mixdvae import Detector
 
 QUICK = {"num_draws": 300, "num_simulations": 100, "num_fits": 2, "horizons": (1,)}

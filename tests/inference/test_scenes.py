@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from experiments.datasets.scene import generate_scene
-from experiments.mot.boxes import start_boxes
-from experiments.mot.presets import PRESETS
-from experiments.mot.tracker import track
+from pyromodels.experiments.datasets.tracking.box_coordinates import start_boxes
+from pyromodels.experiments.datasets.tracking.scene import generate_scene
+from pyromodels.experiments.tracking.presets import PRESETS
+from pyromodels.experiments.tracking.tracker import track
 
 
 def scene(**kwargs):

@@ -9,14 +9,6 @@ import torch
 from pyro.infer import TraceEnum_ELBO
 from torch import nn
 
-from experiments.mot.setup import walker_prior
-from inference.ascend import AscentOptions
-from inference.bound import closed_form_elbo
-from inference.engine import Engine, mean_bound
-from inference.fit import FitError
-from inference.start import online_start
-from inference.steppers import STEPPERS
-from inference.vem import VEM
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain
 from pyromodels.distributions.message import Anchor
@@ -25,7 +17,15 @@ from pyromodels.dynamics.tvgmm import TVGMM
 from pyromodels.dynamics.tvnf import TVNF
 from pyromodels.emissions.gaussian import Gaussian
 from pyromodels.errors import SpecError
+from pyromodels.experiments.tracking.setup import walker_prior
 from pyromodels.guides.mean_field import MeanField
+from pyromodels.inference.engines.ascend import AscentOptions
+from pyromodels.inference.engines.by_name import STEPPERS
+from pyromodels.inference.engines.coordinate_ascent import VEM
+from pyromodels.inference.engines.engine import Engine, mean_bound
+from pyromodels.inference.mixture.bound import closed_form_elbo
+from pyromodels.inference.mixture.start import online_start
+from pyromodels.inference.training.fit import FitError
 from pyromodels.models.mixdvae import Detector, MixDVAE
 
 

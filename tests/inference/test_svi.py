@@ -6,12 +6,12 @@ import torch
 from pyro.infer import TraceEnum_ELBO
 from torch import nn
 
-from inference.bound import closed_form_elbo
-from inference.fit import FitError
-from inference.svi import SVI
-from inference.updates import AssignmentUpdate, SourceUpdate, VisibilityUpdate
-from inference.vem import VEM
 from pyromodels.guides.mean_field import MeanField
+from pyromodels.inference.engines.coordinate_ascent import VEM
+from pyromodels.inference.engines.svi import SVI
+from pyromodels.inference.mixture.bound import closed_form_elbo
+from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate, VisibilityUpdate
+from pyromodels.inference.training.fit import FitError
 from pyromodels.models.mixdvae import Detector
 
 DETECTOR = Detector(0.9, 0.1, 0.4, hide=0.2, reappear=0.3)

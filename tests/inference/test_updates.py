@@ -8,13 +8,19 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal
 
-from inference.bound import closed_form_elbo
-from inference.moments import (
+from pyromodels.distributions.chain import GaussianChain
+from pyromodels.distributions.message import Anchor, GaussianMessage
+from pyromodels.distributions.visibility import BinaryChain
+from pyromodels.dynamics.deep_ar import DeepAR
+from pyromodels.dynamics.linear import LinearGaussian
+from pyromodels.errors import ShapeError
+from pyromodels.inference.mixture.bound import closed_form_elbo
+from pyromodels.inference.mixture.moments import (
     averaged_message,
     cavity_log_likelihood,
     projected_moments,
 )
-from inference.updates import (
+from pyromodels.inference.mixture.updates import (
     AssignmentUpdate,
     FineTuneUpdate,
     ObservationNoiseUpdate,
@@ -23,12 +29,6 @@ from inference.updates import (
     VisibilityUpdate,
     observation_variance,
 )
-from pyromodels.distributions.chain import GaussianChain
-from pyromodels.distributions.message import Anchor, GaussianMessage
-from pyromodels.distributions.visibility import BinaryChain
-from pyromodels.dynamics.deep_ar import DeepAR
-from pyromodels.dynamics.linear import LinearGaussian
-from pyromodels.errors import ShapeError
 from pyromodels.models.information import pseudo_observations
 from pyromodels.models.mixdvae import Detector, MixDVAE
 

@@ -10,9 +10,15 @@ import torch
 from pyro.infer import TraceEnum_ELBO
 from torch.distributions import MultivariateNormal
 
-from inference.bound import closed_form_elbo
-from inference.restarts import keep_best
-from inference.updates import (
+from pyromodels.batch import MixtureBatch
+from pyromodels.distributions.message import Anchor
+from pyromodels.dynamics.srnn import SRNN
+from pyromodels.emissions.gaussian import Gaussian
+from pyromodels.guides.mean_field import MeanField
+from pyromodels.inference.engines.coordinate_ascent import VEM
+from pyromodels.inference.mixture.bound import closed_form_elbo
+from pyromodels.inference.mixture.restarts import keep_best
+from pyromodels.inference.mixture.updates import (
     AssignmentUpdate,
     FineTuneUpdate,
     ObservationNoiseUpdate,
@@ -20,12 +26,6 @@ from inference.updates import (
     SourceUpdate,
     VisibilityUpdate,
 )
-from inference.vem import VEM
-from pyromodels.batch import MixtureBatch
-from pyromodels.distributions.message import Anchor
-from pyromodels.dynamics.srnn import SRNN
-from pyromodels.emissions.gaussian import Gaussian
-from pyromodels.guides.mean_field import MeanField
 from pyromodels.models.mixdvae import Detector, MixDVAE
 
 CLOSE = {"atol": 1e-9, "rtol": 1e-9}

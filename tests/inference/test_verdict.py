@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from inference.diagnostics import Estimate, compare_moments
-from inference.report_text import headline
-from inference.verdict import (
+from pyromodels.inference.adequacy.page import headline
+from pyromodels.inference.adequacy.statistics import Estimate, compare_moments
+from pyromodels.inference.adequacy.verdict import (
     Advice,
     Check,
     Verdict,

@@ -11,9 +11,9 @@ from pyro.infer import Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from torch.distributions import constraints
 
-from inference.ascend import AscentOptions, ascend
-from inference.posterior import Posterior
-from inference.svi import SVI
+from pyromodels.inference.engines.ascend import AscentOptions, ascend
+from pyromodels.inference.engines.svi import SVI
+from pyromodels.inference.posterior.posterior import Posterior
 
 DATA = torch.tensor([1.2, 0.7, 2.1, 1.4])
 POSTERIOR = (DATA.sum().item() / 5, 5**-0.5)  # mean, deviation

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyromodels.distributions.spectral import PowerSpectrum, itakura_saito
-from pyromodels.published import load_published
+from pyromodels.published_weights.load import load_published
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 ROLLED_OUT = {"rtol": 2e-4, "atol": 2e-4}

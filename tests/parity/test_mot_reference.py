@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from inference.published import box_variance, published_vem
-from inference.published_options import PublishedOptions
-from pyromodels.published import load_published
+from pyromodels.inference.published.method import box_variance, published_vem
+from pyromodels.inference.published.options import PublishedOptions
+from pyromodels.published_weights.load import load_published
 
 ITERATIONS = (1, 10, 70)
 WITHOUT_NOISE = replace(PublishedOptions.REFERENCE, sample_latents=False)

@@ -6,8 +6,8 @@ import torch
 
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.srnn import SRNN
-from pyromodels.published import from_published, load_published
-from pyromodels.published_formats import FORMATS
+from pyromodels.published_weights.formats import FORMATS
+from pyromodels.published_weights.load import from_published, load_published
 
 TOLERANCE = {"rtol": 0.0, "atol": 1e-5}
 

@@ -10,7 +10,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from inference.checkpoint import META, TENSORS, latest_checkpoint, load_checkpoint, save_checkpoint
+from pyromodels.inference.training.checkpoint import (
+    META,
+    TENSORS,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 FUZZ = settings(
     max_examples=60,

@@ -5,13 +5,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from inference.posterior import Posterior
-from inference.updates import AssignmentUpdate, SourceUpdate, VisibilityUpdate
-from inference.vem import VEM
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.guides.mean_field import MeanField
+from pyromodels.inference.engines.coordinate_ascent import VEM
+from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate, VisibilityUpdate
+from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.models.mixdvae import Detector, MixDVAE
 
 STEPS = [SourceUpdate(), VisibilityUpdate(), AssignmentUpdate()]

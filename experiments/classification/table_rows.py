@@ -1,0 +1,40 @@
+"""The text of the tables: one row a model, figures of others beside it."""
+
+from collections.abc import Mapping
+
+from pyromodels.experiments.classification.data import Problem
+from pyromodels.experiments.harness.table_rows import heading, line
+
+COLUMNS = {
+    "accuracy": ("accuracy %", 2),
+    "valid_accuracy": ("validation %", 2),
+    "nats_per_frame": ("nats/frame", 3),
+    "nats_per_frame_recorded": ("as recorded", 3),
+    "cross_entropy": ("cross-entropy", 3),
+    "calibration_error": ("miscalibr. %", 2),
+    "strangers": ("strangers", 3),
+}
+"""Key of a figure -> its heading and digits."""
+WIDTHS = {"label_width": 30, "width": 17}
+
+
+def describe(problem: Problem) -> str:
+    """Return a line about the data."""
+    data = problem.data
+    sizes = f"{len(data.train)} / {len(data.valid)} / {len(data.test)}"
+    return f"{data.name}, classes {', '.join(data.classes)}: {sizes} sequences"
+
+
+def header(problem: Problem) -> str:
+    """Return the headings and, where they are known, the figures of the sources themselves."""
+    lines = [heading(COLUMNS, **WIDTHS)]
+    if problem.bayes is not None:
+        best = {"accuracy": problem.bayes.accuracy,
+                "nats_per_frame_recorded": problem.bayes.nats_per_frame}
+        lines.append(row("the sources themselves", best))
+    return "\n".join(lines)
+
+
+def row(label: str, figures: Mapping[str, float]) -> str:
+    """Return a line, with standard errors where there are several seeds."""
+    return line(label, figures, COLUMNS, **WIDTHS)

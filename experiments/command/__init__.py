@@ -1,0 +1,1 @@
+"""The `pyromodels` command: its words, and what it says of the machine."""

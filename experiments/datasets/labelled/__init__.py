@@ -1,0 +1,1 @@
+"""Labelled sequences: simulated sources of known densities, phones of speech."""

@@ -1,0 +1,1 @@
+"""Recordings of speech: corpora as they are distributed, and a synthesiser."""

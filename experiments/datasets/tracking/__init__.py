@@ -1,0 +1,1 @@
+"""Detections and tracks: a made scene, files, MOTChallenge folders; boxes."""

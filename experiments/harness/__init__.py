@@ -1,0 +1,1 @@
+"""What every experiment shares: records, stored weights, rows of tables, figures, timing."""

@@ -1,0 +1,1 @@
+"""How well a signal is rebuilt, and how alike two sets of recordings are."""

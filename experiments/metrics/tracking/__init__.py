@@ -1,0 +1,1 @@
+"""How well sources are followed, and whether their covariances are honest."""

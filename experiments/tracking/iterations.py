@@ -1,0 +1,80 @@
+"""`pyromodels plot mot-iterations`: MOTA over VEM iterations, Figure 4.3."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from pyromodels.experiments.datasets.tracking.box_coordinates import centres_to_corners, start_boxes
+from pyromodels.experiments.datasets.tracking.sequences import TrackingData
+from pyromodels.experiments.harness.records import open_run, spec_of
+from pyromodels.experiments.metrics import tracking_metrics
+from pyromodels.experiments.tracking.plots import plot_metric_curves
+from pyromodels.experiments.tracking.published import flip
+from pyromodels.experiments.tracking.run import load
+from pyromodels.experiments.tracking.trained_priors import load_prior
+from pyromodels.inference.published.method import box_variance, published_vem
+from pyromodels.inference.published.options import PublishedOptions
+from pyromodels.inference.training.seeding import seed_all
+
+RATIOS = (0.01, 0.02, 0.04, 0.06, 0.08)
+ITERATIONS = (1, 2, 3, 5, 10, 20, 30, 40, 50, 60, 70)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--weights", required=True, help="published state dict")
+    parser.add_argument("--data", type=Path, help="as for `run mot`; without it, generated scenes")
+    parser.add_argument(
+        "--shuffle", action="store_true", help="shuffle detections after the first frame"
+    )
+    parser.add_argument("--sequences", type=int, default=64, help="use at most so many sequences")
+    parser.add_argument("--num-frames", type=int, default=60)
+    parser.add_argument("--num-tracks", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the command."""
+    seed_all(args.seed)
+    prior = load_prior(args.weights)
+    folder = open_run(args.out, "mot-iterations", spec_of(args))
+    figures: dict[str, float] = {}
+    for data in load(args):
+        step = max(1, data.num_sequences // args.sequences)
+        data = data.subset(slice(0, None, step))
+        curves = {f"r = {ratio}": _mota(data, prior, ratio, args.seed) for ratio in RATIOS}
+        print(f"\n{data.name}, MOTA after iteration")
+        print("  ".join([f"{'':<9}", *(f"{i:>6}" for i in ITERATIONS)]))
+        for label, values in curves.items():
+            print("  ".join([f"{label:<9}", *(f"{value:>6.2f}" for value in values)]))
+            figures |= {
+                f"{data.name}/{label.replace(' ', '')}/mota_{i}": value
+                for i, value in zip(ITERATIONS, values, strict=True)
+            }
+        figure = plot_metric_curves(ITERATIONS, curves, ylabel="MOTA (%)", title=data.name)
+        figure.savefig(folder.path / f"mot-iterations-{data.name}.png")
+    folder.write_metrics(figures)
+    print(f"\nresults: {folder.path}")
+    return 0
+
+
+def _mota(data: TrackingData, prior: torch.nn.Module, ratio: float, seed: int) -> list[float]:
+    observations = flip(data.detections)
+    rule = "slot" if data.mask[:, 0].all() else "observation"
+    result = published_vem(
+        prior,
+        observations,
+        mask=data.mask,
+        observation_variance=box_variance(observations, ratio=ratio, covariance_from=rule),
+        anchor_loc=flip(
+            centres_to_corners(start_boxes(data.detections, data.mask, data.num_objects))
+        ),
+        options=dataclasses.replace(PublishedOptions.REFERENCE, num_iterations=ITERATIONS[-1]),
+        generator=torch.Generator().manual_seed(seed),
+        history=ITERATIONS,
+    )
+    boxes = (flip(result.kept[i].loc).transpose(1, 2) for i in ITERATIONS)
+    return [tracking_metrics(data.truth, data.truth_mask, box)["mota"] for box in boxes]

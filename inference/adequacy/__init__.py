@@ -1,0 +1,1 @@
+"""May a posterior be trusted? Numbers, simulations, a verdict, a page."""

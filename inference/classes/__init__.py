@@ -1,0 +1,1 @@
+"""Class-conditional densities: trained as one computation, scored, calibrated."""

@@ -1,0 +1,357 @@
+"""Maximum likelihood for a bank of class-conditional densities, all classes in one computation."""
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+from pyromodels.dynamics.autoregressive import Autoregressive
+from pyromodels.errors import mismatch
+from pyromodels.inference.classes.calibrate import fit_posterior
+from pyromodels.inference.classes.options import BankOptions as BankOptions
+from pyromodels.inference.classes.scores import (
+    class_log_prob,
+    every_log_prob,
+    own_class_log_prob,
+    own_log_prob,
+)
+from pyromodels.inference.training.checkpoint import (
+    latest_checkpoint,
+    remove_checkpoints,
+    save_checkpoint,
+)
+from pyromodels.inference.training.finite import FitError, guilty_parameter
+from pyromodels.inference.training.optimizer_state import load_optimizer_tensors, optimizer_tensors
+from pyromodels.inference.training.seeding import random_state, seed_all, set_random_state
+from pyromodels.labelled import LabelledSequences
+
+POOL = 8
+"""Minibatches that are drawn together and sorted by length, so that little of them is padding. They
+are fewer where the smallest class has no more: copies of a sequence would lie side by side."""
+
+
+class BankFit(NamedTuple):
+    """What came of training; the bank holds the best parameters of every network."""
+
+    best_update: list[int]  # of every class
+    best_loss: list[float]  # of every class: minus nats a frame of the validation data
+    history: list[dict[str, Any]]  # one record a look
+    stopped: str  # "updates" or "patience"
+
+
+class BankTraining:
+    """Parameters, optimiser, order of the data and counts, as they stand between looks.
+
+    A class and its network are one where members have networks of their own: they train side by
+    side, each as it would alone. Tied members have one network, which stops when the mean over
+    classes does; so do all networks where what counts is to tell the classes apart.
+
+    Args:
+        bank: the densities, one member for every class.
+        train: what is learned from.
+        valid: what ends training and says which parameters are best.
+        options: how to train.
+
+    Raises:
+        ValueError: where a class has no sequence, or labels are not those of the bank.
+    """
+
+    _COUNTS = ("best_loss", "best_update", "num_worse", "class_loss")
+
+    def __init__(
+        self,
+        bank: Autoregressive,
+        train: LabelledSequences,
+        valid: LabelledSequences,
+        options: BankOptions,
+    ) -> None:
+        self.bank, self.train, self.valid, self.options = bank, train, valid, options
+        for name, data in (("train", train), ("valid", valid)):
+            counts = data.labels.bincount(minlength=bank.num_members)
+            if len(counts) != bank.num_members or not counts.all():
+                raise ValueError(mismatch(f"{name}: sequences of each class", given=counts.tolist(),
+                                          expected=f"one or more of {bank.num_members} classes"))
+            dtype = next(bank.parameters()).dtype
+            if data.x.dtype != dtype:
+                raise ValueError(mismatch(f"{name}: x", given=data.x.dtype, expected=dtype))
+        if options.together and bank.num_members < 2:
+            raise ValueError("chosen_by, discriminative: a bank of one class has none to tell it "
+                             "from; give likelihood and 0")
+        # orders are drawn on the CPU, whatever the device
+        self.labels, self.lengths = train.labels.cpu(), train.lengths.cpu()
+        seed_all(options.seed)
+        self.named = {n: p for n, p in bank.named_parameters() if p.requires_grad}
+        self.adam = torch.optim.AdamW(
+            self.named.values(), lr=options.learning_rate, weight_decay=options.weight_decay
+        )
+        self.orders = [
+            torch.Generator().manual_seed(options.seed + 1000 * c) for c in range(bank.num_members)
+        ]
+        self.turns = torch.Generator().manual_seed(options.seed)  # of minibatches of a pool
+        self.left = [torch.empty(0, dtype=torch.long) for _ in self.orders]
+        self.queue: list[list[list[int]]] = []
+        self.num_updates = 0
+        networks = 1 if options.together else bank.num_networks
+        self.best_loss = torch.full((networks,), math.inf)
+        self.best_update, self.num_worse = torch.zeros(2, networks, dtype=torch.long)
+        self.class_loss = torch.full((bank.num_members,), math.inf)
+        self.best = {name: p.detach().clone() for name, p in self.named.items()}
+        self.history: list[dict[str, Any]] = []
+
+    def stopped(self) -> str | None:
+        """Return what ends training here, "patience" or "updates", or None."""
+        if (self.num_worse >= self.options.patience).all():
+            return "patience"
+        return "updates" if self.num_updates >= self.options.updates else None
+
+    @property
+    def going_on(self) -> Tensor:  # shape: (networks,)
+        """Which networks have not stopped."""
+        return self.num_worse < self.options.patience
+
+    def until_next_look(self) -> dict[str, Any]:
+        """Make the next updates, look at the validation data and return the record."""
+        options, losses = self.options, []
+        self.bank.train()
+        for _ in range(min(options.check_every, options.updates - self.num_updates)):
+            losses.append(self.update())
+        loss, confusion = self.validate()
+        if options.chosen_by == "posterior":
+            judged = confusion
+        else:
+            judged = loss + options.discriminative * confusion
+        by_network = judged.view(len(self.best_loss), -1).mean(-1)
+        going_on = self.going_on
+        better = going_on & (by_network < self.best_loss)
+        self.num_worse += going_on & ~better
+        self.num_worse[better] = 0
+        self.best_loss = torch.where(better, by_network, self.best_loss)
+        self.best_update[better] = self.num_updates
+        self.class_loss = torch.where(self._by_class(better), loss, self.class_loss)
+        for name, p in self.named.items():
+            chosen = better.to(p.device).view(-1, *[1] * (p.dim() - 1))
+            self.best[name] = torch.where(chosen, p.detach(), self.best[name])
+        record = {
+            "update": self.num_updates,
+            "train_loss": torch.stack(losses).mean(0).tolist(),
+            "valid_loss": loss.tolist(),
+            "valid_cross_entropy": confusion.mean().item(),
+            "learning_rate": self.adam.param_groups[0]["lr"],
+            "going_on": int(going_on.sum()),
+        }
+        self.history.append(record)
+        return record
+
+    def result(self, reason: str) -> BankFit:
+        """Leave the best parameters in the bank and say what came of it."""
+        if not self.best_update.all():
+            losses = self.history[-1]["valid_loss"]
+            raise FitError(f"the validation loss was never finite: {losses} at last")
+        with torch.no_grad():
+            for name, p in self.named.items():
+                p.copy_(self.best[name])
+        self.bank.eval()
+        updates = self._by_class(self.best_update).tolist()
+        return BankFit(updates, self.class_loss.tolist(), self.history, reason)
+
+    def update(self) -> Tensor:
+        """Make one update of every network; return minus nats a frame of every class, (C,)."""
+        options = self.options
+        for group in self.adam.param_groups:
+            group["lr"] = options.rate(self.num_updates)
+        rows = torch.tensor(self.next_rows())
+        some = self.train[rows.flatten()]
+        x = some.x
+        if options.input_noise:
+            x = x + options.input_noise * torch.randn_like(x)
+        if options.discriminative:
+            scores = every_log_prob(self.bank, x, some.mask)
+            log_prob = scores.gather(-1, some.labels.unsqueeze(-1)).view(rows.shape)
+            confusion = cross_entropy(options.sharpness * scores, some.labels)
+        else:
+            grid = (v.unflatten(0, rows.shape) for v in (x, some.mask))
+            log_prob, confusion = own_log_prob(self.bank, *grid), 0.0
+        loss = -log_prob.sum(0) / some.lengths.view(rows.shape).sum(0)
+        objective = loss.sum() + options.discriminative * len(loss) * confusion
+        self.adam.zero_grad(set_to_none=True)
+        objective.backward()
+        norm = self._scale_gradients()
+        if not torch.isfinite(norm[self._networks(self.going_on)]).all():
+            raise FitError(
+                f"the gradient is not finite at update {self.num_updates + 1}: minus nats a frame "
+                f"of every class {loss.tolist()}{guilty_parameter(self.named)}"
+            )
+        self.adam.step()
+        self.num_updates += 1
+        return loss.detach().cpu()
+
+    def _scale_gradients(self) -> Tensor:  # shape: (networks,)
+        """Scale the gradient of each network down to the norm; return the norms before."""
+        gradients = [p.grad for p in self.named.values() if p.grad is not None]
+        norm = torch.stack([g.flatten(1).norm(dim=1) for g in gradients]).norm(dim=0)
+        scale = (self.options.max_grad_norm / norm.clamp_min(1e-12)).clamp_max(1.0)
+        for g in gradients:
+            g.mul_(scale.view(-1, *[1] * (g.dim() - 1)))
+        return norm
+
+    def next_rows(self) -> list[list[int]]:  # shape: (B, C)
+        """Return the next minibatch: rows of the training data, a column for every class."""
+        if not self.queue:
+            batch_size, classes = self.options.batch_size, range(self.bank.num_members)
+            count = min(POOL, max(1, int(self.labels.bincount().min()) // batch_size))
+            pools = torch.stack([self._drawn(c, count * batch_size) for c in classes], 1)
+            order = self.lengths[pools].argsort(0)
+            pools = pools.gather(0, order).view(count, batch_size, -1)
+            turn = torch.randperm(count, generator=self.turns)
+            self.queue = pools[turn].tolist()
+        return self.queue.pop(0)
+
+    def _drawn(self, label: int, count: int) -> Tensor:
+        """Return the next rows of a class, pass after pass."""
+        rows = (self.labels == label).nonzero().squeeze(-1)
+        parts = [self.left[label]]
+        while sum(map(len, parts)) < count:
+            parts.append(rows[torch.randperm(len(rows), generator=self.orders[label])])
+        drawn = torch.cat(parts)
+        self.left[label] = drawn[count:]
+        return drawn[:count]
+
+    @torch.no_grad()
+    def validate(self) -> tuple[Tensor, Tensor]:  # each (C,)
+        """Return minus nats a frame of every class, and the cross-entropy where it counts."""
+        self.bank.eval()
+        options, labels = self.options, self.valid.labels.cpu()
+        if options.together:
+            scores = class_log_prob(self.bank, self.valid).cpu()
+            log_prob = scores.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+            sharpness = options.sharpness
+            if options.chosen_by == "posterior":
+                sharpness, _ = fit_posterior(scores, labels)
+            confusion = cross_entropy(sharpness * scores, labels, reduction="none").to(scores)
+        else:
+            log_prob = own_class_log_prob(self.bank, self.valid).cpu()
+            confusion = torch.zeros_like(log_prob)
+        frames, ones = self.valid.lengths.cpu(), torch.ones_like(log_prob)
+        loss = -self._sum(log_prob, labels) / self._sum(frames.to(log_prob), labels)
+        if torch.isnan(loss[self._by_class(self.going_on)]).any():
+            raise FitError(f"validation loss is {loss.tolist()} after update {self.num_updates}")
+        return loss, self._sum(confusion, labels) / self._sum(ones, labels)
+
+    def _sum(self, values: Tensor, labels: Tensor) -> Tensor:
+        return values.new_zeros(self.bank.num_members).index_add(0, labels, values)
+
+    def _by_class(self, value: Tensor) -> Tensor:
+        """Say of every class what is true of its network."""
+        return value.expand(self.bank.num_members) if len(value) == 1 else value
+
+    def _networks(self, value: Tensor) -> Tensor:
+        """Say of every network what is true of those that stop together."""
+        return value.expand(self.bank.num_networks) if len(value) == 1 else value
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of a checkpoint."""
+        moments = {f"adam.{n}": value for n, value in optimizer_tensors(self.adam).items()}
+        left = {f"left.{c}": rows for c, rows in enumerate(self.left)}
+        orders = {f"order.{c}": order.get_state() for c, order in enumerate(self.orders)}
+        orders["turns"] = self.turns.get_state()
+        counts = {name: getattr(self, name) for name in self._COUNTS}
+        parameters = {f"now.{n}": p for n, p in self.named.items()}
+        best = {f"best.{n}": p for n, p in self.best.items()}
+        state = {f"random.{n}": value for n, value in random_state().items()}
+        return {**parameters, **best, **moments, **left, **orders, **counts, **state}
+
+    def meta(self) -> dict[str, Any]:
+        """Return the plain data of a checkpoint."""
+        return {"options": asdict(self.options), "num_updates": self.num_updates,
+                "queue": self.queue, "history": self.history, "fingerprint": self._fingerprint()}
+
+    def _fingerprint(self) -> list[Any]:
+        """Return what a checkpoint belongs to, beside the options: data, and shapes of weights."""
+        shapes = {name: list(p.shape) for name, p in self.named.items()}
+        return [self.train.digest(), self.valid.digest(), shapes]
+
+    def restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            ValueError: it was made with other options, of other data or of another bank.
+        """
+        if meta["fingerprint"] != self._fingerprint():
+            raise ValueError("checkpoint is of other data or of another bank; start anew")
+        for name, value in asdict(self.options).items():
+            if meta["options"][name] != value:
+                raise ValueError(f"checkpoint was made with {name}={meta['options'][name]}, now "
+                                 f"{value}; resume with the same options or start anew")
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+        with torch.no_grad():
+            for name, value in part("now.").items():
+                self.named[name].copy_(value)
+        self.best = {name: t.to(self.named[name].device) for name, t in part("best.").items()}
+        load_optimizer_tensors(self.adam, part("adam."))
+        for c, order in enumerate(self.orders):
+            order.set_state(tensors[f"order.{c}"])
+            self.left[c] = tensors[f"left.{c}"]
+        self.turns.set_state(tensors["turns"])
+        for name in self._COUNTS:
+            setattr(self, name, tensors[name])
+        set_random_state(part("random."))
+        self.num_updates, self.queue = meta["num_updates"], meta["queue"]
+        self.history = meta["history"]
+
+
+def fit_bank(
+    bank: Autoregressive,
+    train: LabelledSequences,
+    valid: LabelledSequences,
+    options: BankOptions = BankOptions(),  # noqa: B008
+    *,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    on_look: Callable[[dict[str, Any]], None] | None = None,
+) -> BankFit:
+    """Train a bank of densities, one for every class; afterwards it holds the best parameters.
+
+    Args:
+        bank: trained in place.
+        train: what is learned from.
+        valid: what ends training and says which parameters are best.
+        options: how to train.
+        folder: for checkpoints, one a look. None: nothing is written.
+        resume: go on from the last whole checkpoint in `folder`, to the same bits as without the
+            interruption; start anew where there is none.
+        on_look: called with the record of every look at the validation data.
+
+    Raises:
+        FitError: where a gradient or a validation loss is not finite.
+        ValueError: where a class has no sequence, or a checkpoint was made with other options.
+    """
+    if resume and folder is None:
+        raise ValueError("resume: given no folder to resume from")
+    run = BankTraining(bank, train, valid, options)
+    folder = None if folder is None else Path(folder)
+    found = latest_checkpoint(folder) if resume else None
+    if found is not None:
+        run.restore(found.tensors, found.meta)
+    elif folder is not None:
+        remove_checkpoints(folder)
+    quiet = not sys.stderr.isatty()
+    with tqdm(total=options.updates, initial=run.num_updates, unit="update", disable=quiet) as bar:
+        while (reason := run.stopped()) is None:
+            record = run.until_next_look()
+            bar.update(run.num_updates - bar.n)
+            bar.set_postfix(valid=f"{sum(record['valid_loss']) / bank.num_members:.3f}")
+            if folder is not None:
+                save_checkpoint(folder, run.num_updates, run.tensors(), run.meta())
+            if on_look is not None:
+                on_look(record)
+    return run.result(reason)

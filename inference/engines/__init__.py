@@ -1,0 +1,1 @@
+"""Engines: what steps a guide, and for how long."""

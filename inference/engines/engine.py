@@ -1,0 +1,71 @@
+"""A stepper together with how long it climbs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import nn
+
+from pyromodels.inference.engines.ascend import Ascent, AscentOptions, OnStep, Stepper, ascend
+from pyromodels.inference.mixture.bound import closed_form_elbo, has_closed_form
+
+
+@dataclass
+class Engine:
+    """A stepper and when it is done; `guide` is the one it moves.
+
+    Args:
+        stepper: takes the steps.
+        options: how many, and by which rule it stops.
+    """
+
+    stepper: Stepper
+    options: AscentOptions
+
+    @property
+    def steps(self) -> int:
+        """Most steps."""
+        return self.options.max_steps
+
+    @property
+    def guide(self) -> nn.Module:
+        """The guide that the stepper moves, which need not be the one it was built from."""
+        return self.stepper.guide
+
+    def step(self, batch: Any) -> float:
+        """Take one step; return the loss, nats, summed over sequences."""
+        return self.stepper.step(batch)
+
+    def evaluate_loss(self, batch: Any) -> float:
+        """Return the loss, nats, summed over sequences."""
+        return self.stepper.evaluate_loss(batch)
+
+    def run(
+        self,
+        batch: Any,
+        on_step: OnStep | None = None,
+        *,
+        folder: Path | None = None,
+        resume: bool = False,
+    ) -> Ascent:
+        """Step until done, see `ascend`."""
+        return ascend(
+            self.stepper, batch, self.options, folder=folder, resume=resume, on_step=on_step
+        )
+
+
+@torch.no_grad()
+def mean_bound(model: nn.Module, engine: Engine, batch: Any) -> float:
+    """Return the bound that engines are compared by, nats a sequence.
+
+    In closed form where there is one (see `closed_form_elbo` for what it holds still with deep
+    priors), else the engine's own estimate, averaged over 20.
+    """
+    if has_closed_form(model, engine.guide):
+        return closed_form_elbo(model, engine.guide, batch).mean().item()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # the same estimate whatever was drawn before
+        losses = [engine.evaluate_loss(batch) for _ in range(20)]
+    return -fmean(losses) / batch.num_sequences

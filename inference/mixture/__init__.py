@@ -1,0 +1,1 @@
+"""MixDVAE's algebra in closed form: bound, updates, moments, filter, starts."""

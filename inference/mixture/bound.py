@@ -1,0 +1,136 @@
+"""The evidence lower bound of MixDVAE in closed form, given the prior's Gaussian message."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pyromodels.batch import MixtureBatch
+from pyromodels.distributions.chain import GaussianChain, block_inverse, block_logdet
+from pyromodels.distributions.message import GaussianMessage
+from pyromodels.distributions.visibility import BinaryChain
+from pyromodels.guides.factorised import FactorisedGuide
+from pyromodels.inference.mixture.moments import expected_log_likelihood, step_second_moment
+from pyromodels.models.mixdvae import MixDVAE
+
+
+def expected_log_prior(message: GaussianMessage, sources: GaussianChain) -> Tensor:
+    """E_q(s)[log p(s)] under the message, nats, shape (B, N)."""
+    first = sources.loc_blocks[..., 0, :, :] - message.offset[..., 0, :, :]
+    first_moment = first.unsqueeze(-1) * first.unsqueeze(-2) + sources.covariance[..., 0, :, :, :]
+    steps = step_second_moment(message.transition, message.offset, sources)
+    moment = torch.cat((first_moment.unsqueeze(-4), steps), -4)
+    square = (block_inverse(message.covariance) * moment.mT).sum((-1, -2))
+    return -0.5 * (square + block_logdet(2 * torch.pi * message.covariance)).sum((-1, -2))
+
+
+def log_weights(model: MixDVAE, guide: FactorisedGuide) -> Tensor:
+    """E_q(v)[log of the unnormalised p(w_tk)], shape (B, T, 1, N [+ 1])."""
+    if model.detector is None:
+        num_sources = guide.responsibilities.shape[-1]
+        return guide.responsibilities.new_full((1, 1, 1, num_sources), 1 / num_sources).log()
+    visible = guide.visibility.mean.transpose(1, 2).unsqueeze(2)
+    sources = model.detector.log_rates(visible)
+    clutter = sources.new_full((*sources.shape[:-1], 1), math.log(model.detector.clutter_rate))
+    return torch.cat((sources, clutter), -1)
+
+
+def binary_kl(posterior: BinaryChain, prior: BinaryChain) -> Tensor:
+    """KL(q(v) || p(v)), nats, shape of the batch."""
+
+    tiny = torch.finfo(prior.transition.dtype).tiny
+
+    def kl(q: Tensor, p: Tensor) -> Tensor:
+        p = p.clamp(tiny, 1 - torch.finfo(p.dtype).eps)
+        return torch.xlogy(q, q / p) + torch.xlogy(1 - q, (1 - q) / (1 - p))
+
+    marginal = posterior.mean[..., :-1]
+    weight = torch.stack((1 - marginal, marginal), -1)
+    # every source starts visible, in p and so in q: no KL at the first frame
+    return (weight * kl(posterior.transition, prior.transition)).sum((-1, -2))
+
+
+def with_clutter(model: MixDVAE, batch: MixtureBatch, log_likelihood: Tensor) -> Tensor:
+    """Append log p(o | clutter) where the model has clutter, shape (B, T, K, N [+ 1])."""
+    if model.detector is None:
+        return log_likelihood
+    clutter = model.clutter(batch).log_prob(batch.observations)
+    return torch.cat((log_likelihood, clutter.unsqueeze(-1)), -1)
+
+
+BoundParts = dict[str, Tensor]
+"""What the bound is made of, "sources", "assignment" and "visibility": nats, each (B,)."""
+
+
+def closed_form_elbo(
+    model: MixDVAE,
+    guide: FactorisedGuide,
+    batch: MixtureBatch,
+    *,
+    known: BoundParts | None = None,
+) -> Tensor:  # nats, shape: (B,)
+    """E_q[log p(o, w, v, s)] - E_q[log q], s under the prior's message at the guide's own mean.
+
+    The bound itself where the message is exact (linear-Gaussian priors). For deep priors it lacks
+    their KL over z and holds the history at its mean: a surrogate, to watch one run with.
+
+    Args:
+        model: the program.
+        guide: its guide.
+        batch: the data.
+        known: parts that an update has computed on its way; the others are computed here.
+    """
+    if guide.assignment == "marginal":
+        raise ValueError(
+            "closed_form_elbo: the guide leaves w to enumeration, its bound has no closed form; "
+            "use pyro.infer.TraceEnum_ELBO, or a guide with q(w) as a factor"
+        )
+    guide, known = guide.of(batch), known or {}
+    total = known["sources"] if "sources" in known else sources_part(model, guide, batch)
+    if "assignment" in known:
+        total = total + known["assignment"]
+    else:
+        log_joint = log_weights(model, guide) + with_clutter(
+            model, batch, expected_log_likelihood(model, batch, guide.sources)
+        )
+        total = total + assignment_part(guide.responsibilities, log_joint, batch)
+    if model.detector is not None:
+        total = total + visibility_part(model, guide, batch)
+    return total
+
+
+def has_closed_form(model: nn.Module, guide: nn.Module) -> bool:
+    """Whether `closed_form_elbo` exists: a prior with a message, and q(w) and q(s) as factors."""
+    return (
+        isinstance(model, MixDVAE)
+        and model.prior.has_gaussian_message
+        and isinstance(guide, FactorisedGuide)
+        and guide.assignment == "mean_field"
+    )
+
+
+def sources_part(model: MixDVAE, guide: FactorisedGuide, batch: MixtureBatch) -> Tensor:
+    """E_q(s)[log p(s) - log q(s)], nats, shape (B,)."""
+    sources = guide.sources
+    message = model.prior.gaussian_message(sources.loc, anchor=batch.anchor)
+    return (expected_log_prior(message, sources) + sources.entropy()).sum(1)
+
+
+def assignment_part(
+    eta: Tensor,  # q(w_tk = j), shape: (B, T, K, J)
+    log_joint: Tensor,  # E_q(s) q(v)[log p(o_tk, w_tk = j | s, v)], shape: (B, T, K, J)
+    batch: MixtureBatch,
+) -> Tensor:
+    """E_q[log p(o, w | s, v) - log q(w)], nats, shape (B,)."""
+    # the slope of x log x at 0 is clamped: an infinite one times the mask would be NaN
+    log_eta = eta.clamp_min(torch.finfo(eta.dtype).tiny).log()
+    return (eta * (log_joint - log_eta) * batch.mask[..., None]).sum((1, 2, 3))
+
+
+def visibility_part(model: MixDVAE, guide: FactorisedGuide, batch: MixtureBatch) -> Tensor:
+    """E_q(v)[log p(K | v) p(v) - log q(v)], nats, shape (B,); `log_weights` holds the log rates."""
+    visible = guide.visibility
+    prior = model.detector.visibility(batch.num_frames, visible.mean)
+    count = batch.mask.sum(-1).to(visible.mean)
+    expected = model.detector.rates(visible.mean).sum(1) + model.detector.clutter_rate
+    return -binary_kl(visible, prior).sum(1) - (expected + torch.lgamma(count + 1.0)).sum(1)

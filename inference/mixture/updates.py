@@ -1,0 +1,245 @@
+"""The coordinate updates of variational EM, a small class each: E-W, E-S, E-V, E-Z, M.
+
+An update takes the model, the guide and the batch, and moves one factor of the guide, or one
+parameter of the model, to where the bound is highest given the rest. `VEM` applies a list of them
+in order.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from pyromodels.batch import MixtureBatch
+from pyromodels.distributions.kalman import smooth_and_compare
+from pyromodels.distributions.visibility import posterior_chain
+from pyromodels.dynamics.linear import LinearGaussian
+from pyromodels.errors import mismatch
+from pyromodels.guides.mean_field import MeanField
+from pyromodels.inference.mixture.bound import (
+    BoundParts,
+    assignment_part,
+    log_weights,
+    with_clutter,
+)
+from pyromodels.inference.mixture.moments import (
+    cavity_log_likelihood,
+    expected_log_likelihood,
+    projected_moments,
+    step_second_moment,
+)
+from pyromodels.inference.training.optimizer_state import load_optimizer_tensors, optimizer_tensors
+from pyromodels.models.information import pseudo_observations
+from pyromodels.models.mixdvae import MixDVAE
+
+
+class Update(Protocol):
+    """One step of coordinate ascent.
+
+    An update that leaves the model as it is may say so by `changes_model = False`, and return the
+    parts of the bound that it has computed on its way: `VEM.step` then need not compute them again.
+    """
+
+    def __call__(
+        self, model: MixDVAE, guide: MeanField, batch: MixtureBatch
+    ) -> BoundParts | None:
+        """Change the guide or the model in place."""
+
+
+@dataclass
+class AssignmentUpdate:
+    r"""E-W: q(w_tk = n) ∝ p(w_tk = n) exp E_q(s)[log N(o_tk; P s_tn, Phi_tk)]      (3.24-3.25)
+
+    Args:
+        likelihood: "expected" is the update of the thesis, the maximiser of the bound. "cavity"
+            judges an observation by what the others say of the source (see
+            `cavity_log_likelihood`).
+            Departure: an expectation-propagation step, not the maximiser of the bound; it lets go
+            of a false detection that has pulled a source to itself, which the bound's maximiser
+            never does.
+        keep_first: leave the first frame as it is: its observations name the sources.
+    """
+
+    likelihood: Literal["expected", "cavity"] = "expected"
+    keep_first: bool = False
+    changes_model: ClassVar[bool] = False
+
+    def __call__(
+        self, model: MixDVAE, guide: MeanField, batch: MixtureBatch
+    ) -> BoundParts | None:
+        """Set the guide's responsibilities."""
+        if self.likelihood == "cavity":
+            score = cavity_log_likelihood(model, batch, guide.sources, guide.assigned)
+        else:
+            score = expected_log_likelihood(model, batch, guide.sources)
+        logits = log_weights(model, guide) + with_clutter(model, batch, score)
+        eta = logits.softmax(-1) * batch.mask[..., None]
+        if self.keep_first:
+            eta[:, 0] = guide.responsibilities[:, 0]
+        guide.responsibilities = eta
+        if self.likelihood == "cavity":  # its scores are not those of the bound
+            return None
+        return {"assignment": assignment_part(eta, logits, batch)}
+
+
+@dataclass
+class SourceUpdate:
+    """E-S: q(s) ∝ message × observations, soft-assigned.
+
+    A message without transitions makes this eq. 3.18-3.19, frame by frame; one with transitions
+    makes it a Kalman filter and smoother (`smooth`). Deep priors' latents sit at the encoder mean
+    of the guide's mean trajectory, or at a draw where a generator is given.
+
+    Args:
+        generator: of the draws of deep priors' latents; None: their encoder means.
+        history: "smoothed" keeps the transitions of the message. "fixed" is the thesis' update,
+            where the past is a number whatever the prior: s_{t-1} at the mean of the iterate, each
+            frame updated alone, and nothing learnt from what comes after it.
+    """
+
+    generator: torch.Generator | None = None
+    history: Literal["smoothed", "fixed"] = "smoothed"
+    changes_model: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.history not in ("smoothed", "fixed"):
+            expected = "smoothed or fixed"
+            raise ValueError(mismatch("history", given=repr(self.history), expected=expected))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the state of the generator, where there is one."""
+        return {} if self.generator is None else {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        if self.generator is not None:
+            self.generator.set_state(state["generator"])
+
+    def __call__(
+        self, model: MixDVAE, guide: MeanField, batch: MixtureBatch
+    ) -> BoundParts | None:
+        """Set the guide's sources."""
+        loc = guide.sources.loc
+        noise = None
+        if self.generator is not None and (latent := getattr(model.prior, "latent_dim", 0)):
+            shape = (*loc.shape[:-1], latent)
+            noise = torch.randn(shape, generator=self.generator, dtype=loc.dtype, device=loc.device)
+        message = model.prior.gaussian_message(loc, anchor=batch.anchor, z_noise=noise)
+        if self.history == "fixed":
+            message = message.at(loc)
+        exact = model.prior.message_is_exact and self.history == "smoothed"
+        evidence = pseudo_observations(model, batch, guide.assigned)
+        guide.sources, divergence = smooth_and_compare(message, *evidence, compare=exact)
+        return {"sources": -divergence.sum(1)} if exact else None
+
+
+class VisibilityUpdate:
+    """E-V: q(v_n) by forward-backward over the expected detections of each source and frame."""
+
+    changes_model: ClassVar[bool] = False
+
+    def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
+        """Set the guide's visibility; nothing to do without a detector."""
+        if model.detector is None:
+            return
+        count = guide.assigned.sum(2).transpose(1, 2)  # expected detections, (B, N, T)
+        evidence = [
+            count * model.detector.log_rates(state) - model.detector.rates(state)
+            for state in (torch.zeros_like(count), torch.ones_like(count))
+        ]
+        prior = model.detector.visibility(batch.num_frames, count)
+        guide.visibility = posterior_chain(prior, torch.stack(evidence, -1))
+
+
+@dataclass
+class ProcessNoiseUpdate:
+    r"""M: the process noise of a linear-Gaussian prior and a sequence, at its posterior mode.
+
+        std^2 = (\sum_{n,t} E[r_t^2] / unit^2 + strength * std_0^2) / (N (T - 1) + strength)
+
+    r_t the residual of frame t; std_0 the prior's value when the update is made, `strength` its
+    worth in frames. This is the Lambda of the variational Kalman filter (thesis 4.4.5), shared over
+    a sequence.
+    """
+
+    centre: Tensor  # std_0, shape: (G, d) or (B, 1, G, d)
+    strength: float = 20.0
+
+    def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
+        """Set the prior's process noise."""
+        prior = model.prior
+        if batch.index is not None:
+            raise ValueError(
+                "ProcessNoiseUpdate: given a minibatch; expected all sequences, each of which has "
+                "a noise of its own"
+            )
+        if not isinstance(prior, LinearGaussian):
+            raise TypeError(
+                f"ProcessNoiseUpdate: given a {type(prior).__name__} prior; expected LinearGaussian"
+            )
+        message = prior.gaussian_message(guide.sources.loc, anchor=batch.anchor)
+        moment = step_second_moment(message.transition, message.offset, guide.sources)
+        square = moment.diagonal(dim1=-2, dim2=-1) / prior.unit(batch.anchor).unsqueeze(-3).square()
+        total = square.sum((1, 2)).unsqueeze(1) + self.strength * self.centre.square()
+        weight = batch.num_sources * (batch.num_frames - 1) + self.strength
+        prior.process_std = (total / weight).sqrt()
+
+
+class ObservationNoiseUpdate:
+    r"""M: the scale of Phi, from eq. 3.26 pooled over observations instead of one Phi_tk for each.
+
+    Departure: a covariance estimated from a single observation is unreliable (thesis 3.3.4, 4.4.3).
+    """
+
+    def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
+        """Set the model's noise scale; keep it where no source holds an observation."""
+        square = observation_variance(model, guide, batch) / batch.variance
+        weight = guide.assigned.sum(-1, keepdim=True).expand_as(square)
+        total = weight[batch.mask].sum()
+        if total == 0:  # every frame empty, or everything clutter: nothing to learn from
+            return
+        scale = square[batch.mask].sum() / total
+        with torch.no_grad():
+            model.log_noise_scale.copy_(0.5 * scale.log())
+
+
+def observation_variance(model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> Tensor:
+    r"""diag \sum_n eta_tkn ((o - P m)(o - P m)' + P V P') (eq. 3.26), shape (B, T, K, X)."""
+    mean, variance = projected_moments(model, guide.sources)
+    square = (batch.observations.unsqueeze(-2) - mean).square() + variance
+    return (guide.assigned.unsqueeze(-1) * square).sum(-2)
+
+
+class FineTuneUpdate:
+    """E-Z with fine-tuning: a gradient step on the prior's own bound (eq. 3.27) at a draw of q(s).
+
+    Args:
+        prior: a deep prior with `elbo`.
+        learning_rate: of Adam, whose state lives as long as this update.
+    """
+
+    def __init__(self, prior: torch.nn.Module, learning_rate: float = 1e-3) -> None:
+        if not hasattr(prior, "elbo"):
+            raise TypeError(
+                f"FineTuneUpdate: a {type(prior).__name__} prior has no networks to tune; "
+                "expected a deep prior such as srnn or deep_ar"
+            )
+        self.optimizer = torch.optim.Adam(prior.parameters(), lr=learning_rate)
+
+    def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
+        """Take one gradient step on the prior's networks."""
+        with torch.enable_grad():
+            s = guide.sources.rsample().detach()
+            loss = -model.prior.elbo(s, anchor=batch.anchor).mean() / batch.num_frames
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return Adam's moments."""
+        return optimizer_tensors(self.optimizer)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        load_optimizer_tensors(self.optimizer, state)

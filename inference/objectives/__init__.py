@@ -1,0 +1,1 @@
+"""Bounds on the evidence, as modules that stock optimisers train."""

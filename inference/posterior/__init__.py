@@ -1,0 +1,1 @@
+"""A posterior as one object, whatever fitted it, and its file for ArviZ."""

@@ -1,0 +1,211 @@
+"""The groups of an ArviZ file, as labelled arrays, from the draws of a posterior."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyromodels.errors import ShapeError, mismatch
+from pyromodels.inference.posterior.arviz_io import Variable
+from pyromodels.pyro_support.vectorised_runs import Draws
+
+if TYPE_CHECKING:
+    from pyromodels.inference.posterior.posterior import Posterior
+
+DEFAULT_DRAWS = 100
+DRAWN = ("chain", "draw")
+
+
+def groups_of(
+    posterior: "Posterior",
+    num_samples: int | None = None,
+    *,
+    trace: Mapping[str, Sequence[Tensor]] | None = None,
+    weights: Literal["posterior", "prior"] = "posterior",
+    prior: int = 0,
+    coords: Mapping[str, Sequence[Any]] | None = None,
+    feature_names: Sequence[str] | None = None,
+    batch_names: Sequence[str] | None = None,
+    relabel: Callable[[Draws], Draws] | None = None,
+) -> dict[str, Any]:
+    """Return `groups`, `coords` and `attrs` for `arviz_io.inference_data`.
+
+    Args:
+        posterior: model, guide and batch.
+        num_samples: draws; None: 100, or all of a guide that is made of draws.
+        trace: the bound after each sweep: phase -> tensors of shape (R * B,), R starts.
+        weights: of `Posterior.log_likelihood`.
+        prior: draws of the groups `prior` and `prior_predictive`; 0 leaves them out.
+        coords: dimension -> labels; a dimension without any is numbered.
+        feature_names: labels of the dimension `feature`.
+        batch_names: labels of the dimension `batch`.
+        relabel: what is done to the draws before they are written, e.g. other numbers of the
+            sources. Densities are those of the draws as they were.
+    """
+    num_chains = 1
+    if num_samples is None:
+        stored = hasattr(posterior.guide, "in_order")
+        num_chains = posterior.num_chains if stored else 1
+        num_samples = None if stored else DEFAULT_DRAWS
+    pair, layout = posterior.pair, posterior.pair.layout
+    name_dims = _Dims(posterior)
+    with torch.no_grad():
+        draws, log_q = posterior.pair.draw(num_samples)
+        log_joint = posterior.log_joint(draws)
+        likelihood = posterior.log_likelihood(draws, weights=weights)
+        replica = posterior.predictive(draws=draws)
+
+    stats = {"lp": log_joint}
+    if log_q is not None:
+        weight = log_joint if log_q.dim() == log_joint.dim() else log_joint.sum(-1)
+        stats |= {"log_q": log_q, "log_weight": weight - log_q}
+    sequences = () if layout.sequences is None else (layout.sequences,)
+    data = {name: site.value for name, site in pair.observed.items()}
+    data = {
+        name: pair.sites[name].inward(_padded(value, name, posterior)[None], pair.nesting)
+        for name, value in data.items()
+    }
+    groups: dict[str, dict[str, Variable]] = {
+        "posterior": {
+            name: name_dims.drawn(name, value, num_chains)
+            for name, value in (relabel(draws) if relabel else draws).items()
+        },
+        "posterior_predictive": _gaps(posterior, name_dims, replica, num_chains),
+        "log_likelihood": {
+            name: _drawn(name_dims.leading(name, value.dim() - 1), value, num_chains)
+            for name, value in likelihood.items()
+        },
+        "sample_stats": {
+            name: _drawn(sequences[: value.dim() - 1], value, num_chains)
+            for name, value in stats.items()
+        },
+        "observed_data": {
+            name: (dims[2:], values[0, 0])
+            for name, (dims, values) in _gaps(posterior, name_dims, data, 1).items()
+        },
+    }
+    if layout.constants:
+        groups["constant_data"] = {
+            name: (dims, _array(value)) for name, (dims, value) in layout.constants.items()
+        }
+    if prior:
+        latents, imagined = posterior.prior(prior)
+        groups["prior"] = {
+            name: name_dims.drawn(name, value, 1) for name, value in latents.items()
+        }
+        groups["prior_predictive"] = _gaps(posterior, name_dims, imagined, 1)
+    if trace:
+        groups["bound_trace"] = bound_trace(trace, _num_sequences(posterior))
+    labels = dict(layout.coords) | dict(coords or {})
+    labels |= {
+        dim: given
+        for dim, given in (("feature", feature_names), ("batch", batch_names))
+        if given is not None
+    }
+    attrs = {"inference_library": "pyromodels", "log_likelihood_weights": weights}
+    return {
+        "groups": {name: group for name, group in groups.items() if group},
+        "coords": {dim: list(values) for dim, values in labels.items()},
+        "attrs": attrs,
+    }
+
+
+def bound_trace(
+    trace: Mapping[str, Sequence[Tensor]],  # phase -> one tensor (R * B,) a sweep
+    num_sequences: int,
+) -> dict[str, Variable]:
+    """Return the bound of every phase as an array (sweep, start, batch), nats.
+
+    Phases differ in their sweeps and starts, and so has each its own dimensions. A phase that ran
+    twice, with all starts and then with the best alone, becomes two: `final` and `final_2`.
+    """
+    group: dict[str, Variable] = {}
+    for phase, values in trace.items():
+        values = [torch.as_tensor(value).reshape(-1) for value in values]
+        sizes = dict.fromkeys(len(value) for value in values)
+        for index, size in enumerate(sizes, start=1):
+            name = phase if index == 1 else f"{phase}_{index}"
+            if size % num_sequences:
+                raise ShapeError(
+                    mismatch(
+                        f"trace[{phase!r}]",
+                        given=f"{size} bounds a sweep",
+                        expected=f"a multiple of {num_sequences}, one for each start and sequence",
+                    )
+                )
+            stacked = torch.stack([value for value in values if len(value) == size])
+            stacked = stacked.unflatten(-1, (-1, num_sequences))
+            group[name] = ((f"{name}_sweep", f"{name}_start", "batch"), _array(stacked))
+    return group
+
+
+class _Dims:
+    """Names of the dimensions of every site."""
+
+    def __init__(self, posterior: "Posterior") -> None:
+        self.sites, self.layout = posterior.pair.sites, posterior.pair.layout
+        self.given = posterior.dims
+
+    def plates(self, name: str) -> tuple[str, ...]:
+        """Names of the batch dimensions."""
+        site = self.sites[name]
+        if name in self.given:
+            return tuple(self.given[name][: len(site.kept)])
+        plates = {frame.dim: frame.name for frame in site.plates}
+        return tuple(plates.get(dim, f"{name}_batch_{-dim}") for dim in site.kept)
+
+    def event(self, name: str) -> tuple[str, ...]:
+        """Names of the event's dimensions, after `blocks` has split the last."""
+        site = self.sites[name]
+        if name in self.given:
+            return tuple(self.given[name][len(site.kept) :])
+        size = site.event_dim + (name in self.layout.blocks)
+        named = self.layout.event_dims.get(name, ())
+        return named if len(named) == size else tuple(f"{name}_dim_{i}" for i in range(size))
+
+    def leading(self, name: str, count: int) -> tuple[str, ...]:
+        """Names of the first dimensions: plates, then, of a path, its frames."""
+        return (*self.plates(name), *self.event(name))[:count]
+
+    def drawn(self, name: str, value: Tensor, num_chains: int) -> Variable:
+        """Draws of a site with its dimensions."""
+        if name in self.layout.blocks and name not in self.given:
+            value = value.unflatten(-1, (-1, self.layout.blocks[name]))
+        dims, array = _drawn((*self.plates(name), *self.event(name)), value, num_chains)
+        return dims, array.astype(self.layout.dtypes.get(name, array.dtype))
+
+
+def _gaps(
+    posterior: "Posterior", dims: _Dims, values: Draws, num_chains: int
+) -> dict[str, Variable]:
+    """Data or predictions, NaN where nothing is observed."""
+    group = {}
+    for name, value in values.items():
+        if name in posterior.pair.layout.present and value.is_floating_point():
+            value = posterior.pair.mark(name, value, torch.nan)
+        group[name] = dims.drawn(name, value, num_chains)
+    return group
+
+
+def _padded(value: Tensor, name: str, posterior: "Posterior") -> Tensor:
+    """Give a value of one run all batch dimensions."""
+    pair = posterior.pair
+    return value[(None,) * (pair.nesting - pair.sites[name].batch_dim)]
+
+
+def _num_sequences(posterior: "Posterior") -> int:
+    sequences = posterior.pair.layout.sequences
+    frames = [f for site in posterior.pair.sites.values() for f in site.plates]
+    return next((frame.size for frame in frames if frame.name == sequences), 1)
+
+
+def _array(value: Tensor) -> np.ndarray:
+    return value.detach().cpu().numpy()
+
+
+def _drawn(dims: tuple[str, ...], value: Tensor, num_chains: int) -> Variable:
+    """Draws, chain after chain, with their two dimensions."""
+    array = _array(value)
+    return (*DRAWN, *dims), array.reshape(num_chains, -1, *array.shape[1:])

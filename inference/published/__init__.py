@@ -1,0 +1,1 @@
+"""MixDVAE inference as published, frame by frame, computed along anti-diagonals."""

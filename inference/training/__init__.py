@@ -1,0 +1,1 @@
+"""Training: one loop on minibatches, options, checkpoints, precision, processes."""

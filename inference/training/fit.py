@@ -1,0 +1,123 @@
+"""A training loop: Adam on minibatches, early stopping, checkpoints, exact resumption."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pyro
+from torch import nn
+
+from pyromodels.inference.training import distributed
+from pyromodels.inference.training.checkpoint import (
+    latest_checkpoint,
+    remove_checkpoints,
+    save_checkpoint,
+)
+from pyromodels.inference.training.finite import FitError as FitError
+from pyromodels.inference.training.options import FitOptions
+from pyromodels.inference.training.training import Data, LossFunction, Training
+
+
+class FitResult(NamedTuple):
+    """What came of training; the module holds the parameters of `best_epoch`."""
+
+    best_epoch: int
+    best_loss: float  # validation
+    history: list[dict[str, float]]  # one record an epoch, as in metrics.jsonl
+    stopped: str  # "epochs", "patience" or "time"
+
+
+def fit(
+    module: nn.Module,
+    loss_function: LossFunction,
+    train: Data,
+    valid: Data,
+    *,
+    options: FitOptions,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    max_seconds: float = math.inf,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+) -> FitResult:
+    """Train a module's parameters; afterwards it holds those of the best validation loss.
+
+    In several processes (`pyromodels.inference.training.distributed`) every one calls this with the
+    same arguments, and all end with the same parameters; the first alone decides when to stop, and
+    writes.
+
+    Args:
+        module: whose parameters are trained, in place.
+        loss_function: see `LossFunction`; draws from torch's global generator.
+        train: training data.
+        valid: validation data.
+        options: how to train.
+        folder: for checkpoints, one an epoch, and `metrics.jsonl`. None: nothing is written.
+        resume: continue from the last whole checkpoint in `folder`, to the same bits as without
+            the interruption (same machine, number of processes and of threads); start anew
+            where there is none.
+        max_seconds: stop before an epoch that, lasting as long as the last one, would end later;
+            one epoch is always trained. Counted from this call.
+        on_epoch: called with every epoch's record, after its checkpoint; in the first process.
+
+    Raises:
+        FitError: naming step, batch, last finite loss and the guilty parameter.
+        ValueError: data of different lengths or none, a checkpoint of other options or of another
+            number of sequences, processes with other data or options than the first, or fp16
+            without a GPU.
+    """
+    for name, data in (("train", train), ("valid", valid)):
+        if not data or len({len(t) for t in data}) != 1 or len(data[0]) == 0:
+            given = [tuple(t.shape) for t in data]
+            raise ValueError(f"{name}: given tensors of shapes {given}; expected at least one "
+                             "tensor, and the same positive number of sequences in each")
+    given = (options, len(train[0]), len(valid[0]))
+    if distributed.sum_number(given != (first := distributed.from_first(given))):
+        raise ValueError(f"process {distributed.rank()}: given (options, number of sequences) "
+                         f"{given}, the first process {first}; expected the same in all processes")
+    if resume and folder is None:
+        raise ValueError("resume: given no folder to resume from")
+    folder = Path(folder) if folder is not None and distributed.is_first() else None
+    run = Training(module, loss_function, options)
+    found = latest_checkpoint(folder) if resume and folder is not None else None
+    found = distributed.from_first(found)
+    sizes = [len(train[0]), len(valid[0])]
+    if found is not None:
+        if (made := found.meta.get("sequences", sizes)) != sizes:
+            raise ValueError(f"checkpoint was made with {made} sequences (train, valid), now "
+                             f"{sizes}; resume with the same data or start anew")
+        run.restore(found.tensors, found.meta)
+    elif folder is not None:
+        remove_checkpoints(folder)
+    begin, last_epoch, trained = time.monotonic(), 0.0, False
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_lines(folder / "metrics.jsonl", run.history)
+
+    def stopped() -> str | None:
+        late = trained and time.monotonic() - begin + last_epoch > max_seconds
+        return distributed.from_first(run.stopped() or ("time" if late else None))
+
+    while (reason := stopped()) is None:
+        start = time.monotonic()
+        with pyro.settings.context(module_local_params=True):  # the parameters are the module's
+            record = run.epoch(train, valid)
+        last_epoch, trained = time.monotonic() - start, True
+        record["seconds"] = last_epoch
+        if folder is not None:
+            meta = {**run.meta(), "sequences": sizes}
+            save_checkpoint(folder, run.num_epochs, run.tensors(), meta)
+            _write_lines(folder / "metrics.jsonl", run.history)
+        if on_epoch is not None and distributed.is_first():
+            on_epoch(record)
+    module.load_state_dict(run.best)
+    return FitResult(run.best_epoch, run.best_loss, run.history, reason)
+
+
+def _write_lines(path: Path, records: list[dict[str, float]]) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    os.replace(part, path)

@@ -1,0 +1,1 @@
+"""Networks: layers, recurrences, attention, memories of the past, encoders."""

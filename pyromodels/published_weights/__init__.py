@@ -1,0 +1,1 @@
+"""The authors' weights: which model they are, and every tensor in place."""

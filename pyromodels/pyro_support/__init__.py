@@ -1,0 +1,1 @@
+"""What Pyro programs share: plates, parameters, vectorised runs, site labels."""
