@@ -1,7 +1,8 @@
 """Components by name: what lets a spec say `{"name": "srnn", "hidden_dim": 8}`.
 
 A component registers itself in the file that defines it. A registry imports the files below its
-folder at its first look-up, so adding one is adding a file, and importing `pyromodels` stays cheap.
+folder at its first look-up, then those of packages installed beside ours (`components.py`), so
+adding one is adding a file, and importing `pyromodels` stays cheap.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union
 
+from pyromodels.components import described, failed, import_installed
 from pyromodels.errors import SpecError, mismatch, shown, unknown
 
 Component = Callable[..., Any]
@@ -42,7 +44,8 @@ class Registry:
 
     def __init__(self, kind: str, package: str | None = None) -> None:
         self.kind = kind
-        self._package = package
+        self.package = package
+        self._loaded = package is None
         self._components: dict[str, Component] = {}
 
     def register(self, name: str) -> Callable[[C], C]:
@@ -55,6 +58,8 @@ class Registry:
             raise ValueError(mismatch(f"{self.kind} name", given=repr(name), expected="snake_case"))
 
         def decorate(component: C) -> C:
+            if self.package and _top(component.__module__) != _top(self.package):
+                self._load()  # ours hold their names before anybody else's
             held = self._components.get(name)
             if held is not None and _origin(held) != _origin(component):
                 raise ValueError(f"{self.kind} {name!r} is already {_origin(held)}")
@@ -102,16 +107,21 @@ class Registry:
         return sorted(self._components)
 
     def describe(self) -> dict[str, str]:
-        """Name -> first line of the component's own docstring."""
-        return {
-            name: (self[name].__doc__ or "").strip().partition("\n")[0] for name in self.names()
-        }
+        """Name -> first line of the component's own docstring; no file is imported for it.
+
+        A package installed beside ours is among them once a component has been looked up.
+        """
+        known = described(self.package) if self.package else {}
+        for name, component in self._components.items():
+            known[name] = (component.__doc__ or "").strip().partition("\n")[0]
+        return dict(sorted(known.items()))
 
     def __getitem__(self, name: str) -> Component:
         """Return the component called `name`, or raise `SpecError` naming the nearest one."""
         self._load()
         if name not in self._components:
-            raise SpecError(unknown(self.kind, given=name, known=self._components))
+            missing = "".join(f"; left out: {k!r}, {why}" for k, why in failed().items())
+            raise SpecError(unknown(self.kind, given=name, known=self._components) + missing)
         return self._components[name]
 
     def __contains__(self, name: object) -> bool:
@@ -125,16 +135,21 @@ class Registry:
         return f"Registry({self.kind!r}: {', '.join(sorted(self._components))})"
 
     def _load(self) -> None:
-        if self._package is None:
+        if self._loaded:
             return
-        name, self._package = self._package, None
+        self._loaded = True
         try:
-            package = importlib.import_module(name)
-            for module in pkgutil.walk_packages(package.__path__, f"{name}."):
+            package = importlib.import_module(self.package)
+            for module in pkgutil.walk_packages(package.__path__, f"{self.package}."):
                 importlib.import_module(module.name)
         except BaseException:
-            self._package = name  # a failed import must fail again, not hide components
+            self._loaded = False  # a failed import must fail again, not hide components
             raise
+        import_installed()
+
+
+def _top(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def _origin(component: Component) -> str:

@@ -14,8 +14,8 @@ def modules():
     """Every module of the library: not what else lies in the root of a checkout."""
     yield "pyromodels"
     for floor in FLOORS:
-        folder = importlib.import_module(floor).__path__[:1]
-        yield from (m.name for m in pkgutil.walk_packages(folder, f"{floor}."))
+        folders = importlib.import_module(floor).__path__
+        yield from (m.name for m in pkgutil.walk_packages(folders, f"{floor}."))
 
 
 def examples():

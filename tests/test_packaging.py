@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ast
 import configparser
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+import pyromodels
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ("pyromodels", "inference", "experiments")
@@ -59,8 +63,9 @@ def test_imports_point_one_way(package):
     files = list((ROOT / package).rglob("*.py"))
     assert files
     upwards = {str(f): {m for m in imported(f.read_text()) if floor(m) not in may} for f in files}
-    if package == "pyromodels":  # `python -m pyromodels` is the command
-        del upwards[str(ROOT / "pyromodels" / "__main__.py")]
+    if package == "pyromodels":  # `python -m pyromodels` is the command; names at the top are lazy
+        for doors in ("__main__.py", "__init__.py"):
+            del upwards[str(ROOT / "pyromodels" / doors)]
     assert {f: found for f, found in upwards.items() if found} == {}
 
 
@@ -115,3 +120,37 @@ def test_the_name_belongs_to_this_distribution():
     assert set(owners["pyromodels"]) == {"pyromodels"}
     entry_points = metadata.entry_points(group="console_scripts", name="pyromodels")
     assert {point.value for point in entry_points} == {"pyromodels.experiments.command.cli:main"}
+
+
+def test_every_name_at_the_top_is_what_its_module_defines():
+    names = set(dir(pyromodels))
+    assert {"MixDVAE", "HiT", "TVNF", "DynamicalVAE", "Spectral", "Posterior", "SVI"} <= names
+    for name, module in pyromodels._homes().items():
+        assert name in names and getattr(pyromodels, name).__module__ == module
+    with pytest.raises(AttributeError, match="no attribute 'HIT'"):
+        _ = pyromodels.HIT
+
+
+HEAVY = ("torch", "numpy", "pyro", "scipy", "matplotlib", "arviz")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pyromodels; dir(pyromodels); pyromodels.__version__",
+        "import pyromodels.experiments.command.cli as c; c.main(['list'])",
+        "import pyromodels.experiments.command.cli as c; c.main(['run'])",
+    ],
+)
+def test_what_must_be_there_at_once_imports_no_library(code):
+    after = f"import sys; print([m for m in {HEAVY} if m in sys.modules])"
+    command = f"try:\n    {code}\nexcept SystemExit: pass\n{after}"
+    done = subprocess.run(
+        [sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_version_is_that_of_the_distribution(setup):
+    assert setup["metadata"]["version"] == "attr: pyromodels.__version__"
+    assert tuple(map(int, pyromodels.__version__.split("."))) >= (0, 1, 0)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Sequence
 from typing import Literal
 
 import pytest
 
+from pyromodels.components import described
 from pyromodels.errors import SpecError
-from pyromodels.registry import DYNAMICS, GUIDES, MODELS, Registry
+from pyromodels.experiments.runs.listing import REGISTRIES
+from pyromodels.registry import Registry
 
 
 @pytest.fixture
@@ -175,6 +178,9 @@ def test_a_file_that_fails_to_import_fails_at_every_look_up(package):
             registry.names()
 
 
-@pytest.mark.parametrize("registry", [DYNAMICS, GUIDES, MODELS], ids=lambda r: r.kind)
-def test_every_component_says_what_it_is(registry):
-    assert [name for name, line in registry.describe().items() if not line] == []
+@pytest.mark.parametrize("registry", REGISTRIES, ids=lambda r: r.kind)
+def test_source_says_of_every_component_what_it_says_of_itself(registry):
+    said = described(registry.package)
+    assert said.keys() == set(registry.names())
+    for name, line in said.items():
+        assert line and line == inspect.cleandoc(registry[name].__doc__).partition("\n")[0]

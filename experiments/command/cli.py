@@ -11,9 +11,10 @@ import importlib
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib import resources
-from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
+
+from pyromodels import __version__
+from pyromodels.experiments.runs.shipped import shipped_specs
 
 
 class Command(NamedTuple):
@@ -157,7 +158,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "pyromodels", description="Deep generative models of dynamical signals, in Pyro."
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action="version", version=f"pyromodels {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb, verb_help in VERBS.items():
         stands_alone = (verb, "") in COMMANDS
@@ -190,8 +191,7 @@ def _with_spec_word(argv: list[str]) -> list[str]:
         return argv
     at, word = words[1]
     known = word in names(words[0][1])
-    shipped = resources.files("pyromodels.experiments").joinpath("specs", f"{word}.toml").is_file()
-    if known or not (word.endswith(".toml") or shipped):
+    if known or not (word.endswith(".toml") or word in shipped_specs()):
         return argv
     return [*argv[:at], SPEC, *argv[at:]]
 
@@ -225,13 +225,6 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror}: {error.filename}"
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _version() -> str:
-    try:
-        return f"pyromodels {version('pyromodels')}"
-    except PackageNotFoundError:
-        return "pyromodels (not installed)"
 
 
 if __name__ == "__main__":

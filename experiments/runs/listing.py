@@ -1,9 +1,28 @@
-"""`pyromodels list`: the commands with a name, the shipped specs, every component."""
+"""`pyromodels list`: the commands with a name, the shipped specs, every component.
+
+Read from source, so that the list is there at once: neither torch nor a component is imported.
+"""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import textwrap
+
+from pyromodels.components import installed, keys_of
+from pyromodels.experiments.datasets import DATASETS
+from pyromodels.experiments.runs.shipped import shipped_specs
+from pyromodels.inference.engines import STEPPERS
+from pyromodels.registry import DYNAMICS, EMISSIONS, GUIDES, MODELS, Registry
+
+REGISTRIES: tuple[Registry, ...] = (DATASETS, MODELS, DYNAMICS, EMISSIONS, GUIDES, STEPPERS)
+"""Everything that a spec may name."""
+
+CHOICES = {
+    "encoders of an amortised guide": ("pyromodels.networks.encoders", "PRESETS"),
+    "speech models": ("pyromodels.experiments.speech.table_models", "VARIANTS"),
+    "models of `run phones`": ("pyromodels.experiments.classification.table_models", "VARIANTS"),
+}
+"""What options choose by name: the dictionaries whose keys it is."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,28 +31,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print the lists, one line each entry."""
-    from pyromodels.experiments.classification.table_models import VARIANTS as DENSITIES
     from pyromodels.experiments.command.cli import VERBS, names
-    from pyromodels.experiments.datasets import DATASETS
-    from pyromodels.experiments.runs.spec import shipped_specs
-    from pyromodels.experiments.speech.table_models import VARIANTS
-    from pyromodels.inference.engines.by_name import STEPPERS
-    from pyromodels.networks.encoders import PRESETS
-    from pyromodels.registry import DYNAMICS, EMISSIONS, GUIDES, MODELS
 
     _section("commands", {f"{v} {n}": c.help for v in VERBS for n, c in names(v).items()})
     _section("spec", shipped_specs())
-    for registry in (DATASETS, MODELS, DYNAMICS, EMISSIONS, GUIDES, STEPPERS):
+    for registry in REGISTRIES:
         _section(registry.kind, registry.describe())
-    _section("encoder of an amortised guide", {n: _in_words(p) for n, p in PRESETS.items()})
-    _section("speech model", {name: variant.label for name, variant in VARIANTS.items()})
-    _section("model of `run phones`", {name: found.label for name, found in DENSITIES.items()})
+    _section("installed components", installed())
+    for title, (module, variable) in CHOICES.items():
+        print(title)
+        print(textwrap.fill(", ".join(keys_of(module, variable)), 100, initial_indent="  ",
+                            subsequent_indent="  "))
     return 0
-
-
-def _in_words(preset: dict[str, Any]) -> str:
-    shared = ", reads the model's own state" if preset["shares"] else ""
-    return f"direction {preset['direction']}, feedback {preset['feedback']}{shared}"
 
 
 def _section(title: str, entries: dict[str, str]) -> None:

@@ -14,13 +14,13 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from pyromodels.errors import SpecError, mismatch, shown, unknown
 from pyromodels.experiments.datasets import DATASETS
 from pyromodels.experiments.harness.plain_tables import Plain, component, nested, override, plain
+from pyromodels.experiments.runs.shipped import shipped_folder, shipped_specs
 from pyromodels.experiments.tracking.model_spec import ModelSpec
 from pyromodels.inference.engines.by_name import STEPPERS
 from pyromodels.registry import GUIDES, Registry, check_call
@@ -181,16 +181,6 @@ def parse_table(text: bytes | str, where: str = "spec") -> Plain:
     return plain(table)
 
 
-def shipped_specs() -> dict[str, str]:
-    """Name of every spec that ships with the package -> its first comment line."""
-    folder = resources.files("pyromodels.experiments").joinpath("specs")
-    files = sorted(f for f in folder.iterdir() if f.name.endswith(".toml"))
-    return {
-        f.name.removesuffix(".toml"): f.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
-        for f in files
-    }
-
-
 def _shipped(name: str) -> bytes:
     stem = EXPERIMENTS.get(name, name.removesuffix(".toml"))
     known = shipped_specs()
@@ -198,4 +188,4 @@ def _shipped(name: str) -> bytes:
         if Path(name).parent != Path("."):
             raise SpecError(f"spec {name} is not a file; shipped are: {', '.join(known)}")
         raise SpecError(f"{unknown('spec', given=stem, known=known)}. Or give the path of a file")
-    return resources.files("pyromodels.experiments").joinpath("specs", f"{stem}.toml").read_bytes()
+    return shipped_folder().joinpath(f"{stem}.toml").read_bytes()

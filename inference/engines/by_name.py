@@ -1,7 +1,7 @@
 """Inference engines by name: a stepper, and for how long it steps.
 
 An engine is built from a model, a guide that stands where the fit begins, and the batch. Adding one
-is a function here, or in any file that is imported before the registry is asked.
+is a function here, or in any file of this folder.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from pyromodels.batch import MixtureBatch
 from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.errors import SpecError, mismatch
 from pyromodels.guides.mean_field import MeanField
+from pyromodels.inference.engines import STEPPERS
 from pyromodels.inference.engines.ascend import AscentOptions
 from pyromodels.inference.engines.coordinate_ascent import VEM
 from pyromodels.inference.engines.engine import Engine
@@ -29,10 +30,6 @@ from pyromodels.inference.mixture.updates import (
     VisibilityUpdate,
 )
 from pyromodels.models.mixdvae import MixDVAE
-from pyromodels.registry import Registry
-
-STEPPERS = Registry("inference engine")
-"""Name -> engine(model, guide, batch, **options)."""
 
 
 @STEPPERS.register("vem")
