@@ -24,6 +24,7 @@ from pyromodels.experiments.classification.scores import (
 )
 from pyromodels.experiments.classification.table_models import VARIANTS, Variant, variant
 from pyromodels.experiments.classification.training import train_bank
+from pyromodels.experiments.harness.devices import add_device_argument, use_device
 from pyromodels.experiments.harness.records import RunFolder, open_run, spec_of
 from pyromodels.experiments.metrics.classification import confusion, reliability
 from pyromodels.inference.classes.fit import BankOptions
@@ -52,7 +53,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add("--input-noise", type=float, help="deviation, of standardised data; default: the model's")
     add("--offset-std", type=float, default=0.0, metavar="NATS",
         help="how far calibration may move the prior of a class; default: not at all")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device_argument(parser)
     add("--threads", type=int, default=1, help="of torch on a CPU")
     add("--resume", action="store_true", help="continue an interrupted training")
 
@@ -68,6 +69,7 @@ def options_of(chosen: Variant, args: argparse.Namespace, seed: int) -> BankOpti
 def main(args: argparse.Namespace) -> int:
     """Train, judge, print, draw; 0 when done."""
     torch.set_num_threads(args.threads)
+    use_device(args.device)
     names = args.models.split(",")
     chosen = {name: variant(name) for name in names}  # a wrong name fails before anything is done
     run = open_run(args.out, "phones", spec_of(args))

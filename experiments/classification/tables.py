@@ -31,6 +31,7 @@ from pyromodels.experiments.classification.table_models import (
     variant,
 )
 from pyromodels.experiments.classification.training import train_bank
+from pyromodels.experiments.harness.devices import use_device
 from pyromodels.experiments.harness.records import open_run, spec_of
 from pyromodels.experiments.harness.table_rows import over_seeds
 
@@ -88,6 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Train what is missing, judge, print; 0 when done."""
     torch.set_num_threads(args.threads)
+    use_device(args.device)
     models = chosen_models(args)
     if args.seeds < 1:
         raise ValueError(mismatch("--seeds", given=args.seeds, expected="1 or more"))

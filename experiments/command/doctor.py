@@ -137,10 +137,36 @@ def _device() -> Iterator[Finding]:
         yield Finding("unknown: torch cannot be imported")
         return
     yield Finding(f"cpu: {torch.get_num_threads()} threads of {os.cpu_count()} cores")
-    if torch.cuda.is_available():
-        yield Finding(f"cuda: {torch.cuda.get_device_name()}")
-    else:
+    if not torch.cuda.is_available():
         yield Finding(f"cuda: none (torch {torch.__version__})")
+    for number in range(torch.cuda.device_count()):
+        name = f"cuda:{number}: {torch.cuda.get_device_name(number)}"
+        fix = "install a torch that was built for this GPU and its driver, or use --device cpu"
+        try:
+            problem = _computes(f"cuda:{number}")
+        except RuntimeError as error:  # no kernel for it, no memory left, ...
+            problem = str(error).splitlines()[0]
+        yield Finding(f"{name}, {problem or 'computes'}", fix if problem else "", core=False)
+
+
+def _computes(device: str) -> str:
+    """Compute a product, a factor and a recurrent layer there; what differs from the CPU, or ""."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)  # not the global one: a command may have seeded it
+    x = torch.randn(4, 8, 8, generator=generator)
+    layer = torch.nn.LSTM(8, 8, device="meta").to_empty(device="cpu").requires_grad_(False)
+    for weight in layer.parameters():
+        weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
+    for name, run in {
+        "a matrix product": lambda x, layer: x @ x,
+        "a Cholesky factor": lambda x, layer: torch.linalg.cholesky(x @ x.mT + torch.eye(8).to(x)),
+        "a recurrent layer": lambda x, layer: layer(x)[0],
+    }.items():
+        expected, found = run(x, layer.cpu()), run(x.to(device), layer.to(device)).cpu()
+        if not torch.allclose(found, expected, rtol=1e-2, atol=1e-2):  # TF32 is good to 1e-3
+            return f"but {name} differs from the CPU's by {(found - expected).abs().max():.2g}"
+    return ""
 
 
 def _import_name() -> Iterator[Finding]:

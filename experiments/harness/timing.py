@@ -10,6 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyromodels.experiments.harness.devices import (
+    add_device_argument,
+    synchronize,
+    use_device,
+)
 from pyromodels.experiments.harness.records import write_rows
 
 Row = dict[str, Any]
@@ -23,12 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--repeats", type=int, default=7)
     add("--quick", action="store_true", help="small sizes, two repeats: to see that it works")
     add("--threads", type=int, default=1, help="of torch")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device_argument(parser)
     add("--json", type=Path, metavar="FILE", help="write the rows there as well")
 
 
 def measure(args: argparse.Namespace, parts: Iterable[Part]) -> None:
     """Measure, print the rows as they come, write them to `--json`."""
+    use_device(args.device)
     rows: list[Row] = []
     threads = torch.get_num_threads()
     torch.set_num_threads(args.threads)
@@ -79,10 +85,10 @@ def in_turn(
     cpu: dict[str, list[float]] = {name: [] for name in rivals}
     for repeat in range(args.repeats + 1):  # the first pays for the first call of everything
         for name, run in rivals.items():
+            synchronize(args.device)
             start, start_cpu = time.perf_counter(), time.process_time()
             run()
-            if args.device != "cpu":
-                torch.cuda.synchronize()
+            synchronize(args.device)
             if repeat:
                 clock[name].append(time.perf_counter() - start)
                 cpu[name].append(time.process_time() - start_cpu)

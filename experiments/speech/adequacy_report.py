@@ -23,6 +23,7 @@ from pyromodels.batch import SequenceBatch
 from pyromodels.errors import mismatch
 from pyromodels.experiments.datasets.speech.recordings import Utterance
 from pyromodels.experiments.harness.adequacy_report import add_options, check_options, write_report
+from pyromodels.experiments.harness.devices import add_device_argument, use_device
 from pyromodels.experiments.harness.records import spec_of
 from pyromodels.experiments.speech import corpus
 from pyromodels.experiments.speech.corpus import load_corpus, test_utterances
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--num-steps", type=int, default=500, help="of SVI, for normals")
     add("--num-pieces", type=int, default=8, help="pieces of test utterances")
     add("--num-frames", type=int, default=20, metavar="T", help="of a piece")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device_argument(parser)
     add_options(parser)
     parser.set_defaults(num_draws=400)
 
@@ -70,12 +71,13 @@ def main(args: argparse.Namespace) -> None:
     if args.num_steps < 1:
         raise ValueError(mismatch("--num-steps", given=args.num_steps, expected="1 or more"))
     torch.set_num_threads(1)
+    device = use_device(args.device)
     model = load_model(args.weights)
     data = load_corpus(args, args.out.parent if args.out else Path("runs"))
     utterances = test_utterances(data, args.utterances)
-    x = loudest_pieces(utterances, model.stft, args.num_pieces, args.num_frames).to(args.device)
+    x = loudest_pieces(utterances, model.stft, args.num_pieces, args.num_frames).to(device)
     batch = SequenceBatch(x, torch.ones_like(x[..., 0], dtype=torch.bool))
-    model.prior.to(args.device)
+    model.prior.to(device)
     program = program_of(model, args.history)
     fits = {"encoder": encoder_fit(program)}
     if args.guide == "normal":

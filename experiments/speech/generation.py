@@ -24,6 +24,7 @@ from pyromodels.batch import SequenceBatch
 from pyromodels.errors import mismatch
 from pyromodels.experiments.datasets.speech.audio import SAMPLE_RATE, peak_normalise, write_wav
 from pyromodels.experiments.datasets.speech.recordings import Utterance
+from pyromodels.experiments.harness.devices import use_device
 from pyromodels.experiments.harness.records import open_run, spec_of
 from pyromodels.experiments.harness.table_rows import heading, line, over_seeds
 from pyromodels.experiments.metrics.audio.frechet import frechet_log_mel
@@ -62,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Generate, measure, print; 0 when done."""
     torch.set_num_threads(args.threads)
+    use_device(args.device)
     run = open_run(args.out / "speech-3", "speech-3", spec_of(args))
     data, stft = load_corpus(args, args.out), training_of(args).stft
     models = trained_models(args, data)

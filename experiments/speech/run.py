@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from pyromodels.experiments.datasets.speech.audio import peak_normalise, write_wav
+from pyromodels.experiments.harness.devices import use_device
 from pyromodels.experiments.harness.records import RunFolder, open_run, spec_of
 from pyromodels.experiments.speech import corpus, plots
 from pyromodels.experiments.speech import table_rows as rows
@@ -53,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Train or load, judge, write; 0 when done."""
     torch.set_num_threads(args.threads)
+    use_device(args.device)
     if args.weights is not None:
         refuse_training(args)
     run = open_run(args.out, "resynthesis", spec_of(args))

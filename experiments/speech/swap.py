@@ -21,6 +21,7 @@ from pyromodels.dynamics.global_latent import GlobalLatentPrior
 from pyromodels.errors import SpecError, mismatch
 from pyromodels.experiments.datasets.speech.audio import peak_normalise, write_wav
 from pyromodels.experiments.datasets.speech.recordings import Utterance
+from pyromodels.experiments.harness.devices import add_device_argument, use_device
 from pyromodels.experiments.harness.records import open_run, spec_of
 from pyromodels.experiments.metrics.audio.pitch import median_f0
 from pyromodels.experiments.speech import corpus, plots
@@ -67,16 +68,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--history", choices=("own", "true"), default="own", help="what the decoder is fed with")
     add("--iterations", type=int, default=100, help="of Griffin-Lim")
     add("--seed", type=int, default=0, help="of the draws of z and w")
+    add_device_argument(parser)
     add("--out", type=Path, metavar="DIR", default=None, help="default: runs/swap-<hash>")
 
 
 def main(args: argparse.Namespace) -> int:
     """Swap, measure, write; 0 when done."""
     torch.set_num_threads(1)
+    device = use_device(args.device)
     model = load_model(args.weights)
     if not isinstance(model.prior, GlobalLatentPrior):
         raise SpecError(mismatch(f"weights {args.weights}", given=type(model.prior).__name__,
                                  expected="a model with a w to swap: hit or light"))
+    model.prior.to(device)
     run = open_run(args.out, "swap", spec_of(args))
     utterances = test_utterances(load_corpus(args, run.path.parent), args.utterances)
     pairs = pairs_apart(utterances, model, args.num_frames)[: args.num_pairs]
@@ -147,15 +151,14 @@ def swap(
 ) -> dict[tuple[int, int], Tensor]:  # (whose z, whose w) -> signal, shape: (n,)
     """Rebuild two utterances with either's w."""
     prior, stft = model.prior, model.stft
-    powers = [
-        stft.analyse(prepared(u, stft, num_frames)).abs().square()[None] for u in (first, second)
-    ]
+    parameter = next(prior.parameters())
+    signals = [prepared(u, stft, num_frames).to(parameter) for u in (first, second)]
+    powers = [stft.analyse(signal).abs().square()[None] for signal in signals]
     analysed = [analyse(prior, power) for power in powers]
     rebuilt = {}
     for i, j in itertools.product(range(2), repeat=2):
         power = decode(prior.given(analysed[j].w), analysed[i].z, powers[i], mode=mode)
         generator = torch.Generator().manual_seed(0)
-        rebuilt[i, j] = griffin_lim(
-            power[0].sqrt(), stft, iterations=iterations, generator=generator
-        )
+        signal = griffin_lim(power[0].sqrt(), stft, iterations=iterations, generator=generator)
+        rebuilt[i, j] = signal.cpu()
     return rebuilt

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 
 from pyromodels.experiments.datasets.speech.recordings import SpeechData, Utterance
+from pyromodels.experiments.harness.devices import use_device
 from pyromodels.experiments.harness.records import open_run, replacing, spec_of
 from pyromodels.experiments.harness.table_rows import over_seeds
 from pyromodels.experiments.speech import corpus
@@ -64,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Train what is missing, judge, print; 0 when done."""
     torch.set_num_threads(args.threads)
+    use_device(args.device)
     names = args.models.split(",") if args.models else TABLES[args.name]
     for name in names:
         variant(name)  # a wrong name fails before anything is trained

@@ -9,10 +9,12 @@ import argparse
 import dataclasses
 import math
 from pathlib import Path
+from typing import get_args
 
 import torch
 
 from pyromodels.errors import SpecError
+from pyromodels.experiments.harness.devices import add_device_argument, use_device
 from pyromodels.experiments.harness.records import RunFolder, open_run
 from pyromodels.experiments.speech import corpus
 from pyromodels.experiments.speech.table_models import VARIANTS
@@ -23,6 +25,7 @@ from pyromodels.experiments.speech.training import (
     train_speech,
 )
 from pyromodels.inference.training import distributed
+from pyromodels.inference.training.options import Autocast
 
 DEFAULT = SpeechTraining()
 
@@ -51,8 +54,8 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, several: bool = F
     add("--learning-rate", type=float, help="default: the model's own")
     add("--patience", type=int, default=DEFAULT.patience,
         help="epochs without a better validation bound")
-    add("--autocast", choices=("none", "bf16", "fp16"), default=DEFAULT.autocast)
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--autocast", choices=get_args(Autocast), default=DEFAULT.autocast)
+    add_device_argument(parser)
     add("--threads", type=int, default=1, help="of torch on a CPU")
     add("--resume", action="store_true", help="continue from the last checkpoint in DIR")
     add("--max-seconds", type=float, default=math.inf, help="of training")
@@ -80,7 +83,7 @@ def refuse_training(args: argparse.Namespace) -> None:
 def main(args: argparse.Namespace) -> int:
     """Train and save; 0 when done."""
     torch.set_num_threads(args.threads)
-    with distributed.start(args.device) as device:
+    with distributed.start(use_device(args.device)) as device:
         spec = training_of(args)
         asked = {
             **dataclasses.asdict(spec), "prior": spec.prior(), "layout": args.layout,

@@ -23,6 +23,11 @@ import torch
 
 from pyromodels.dynamics.srnn import SRNN
 from pyromodels.experiments.datasets.tracking.scene import generate_scene
+from pyromodels.experiments.harness.devices import (
+    add_device_argument,
+    synchronize,
+    use_device,
+)
 from pyromodels.experiments.harness.records import write_rows
 from pyromodels.experiments.tracking.presets import DEFAULT, PRESETS
 from pyromodels.experiments.tracking.tracker import track
@@ -92,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batches", type=_numbers, metavar="B,B", help="e.g. 1,16,128,1024")
     parser.add_argument("--quick", action="store_true", help="small sizes, few repeats")
     parser.add_argument("--threads", type=int, default=1, help="of torch; more do not help here")
-    parser.add_argument("--device", default="cpu", help="e.g. cuda")
+    add_device_argument(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -100,7 +105,7 @@ def main(args: argparse.Namespace) -> int:
     grid = QUICK if args.quick else Grid()
     if args.batches:
         grid = replace(grid, batches=args.batches)
-    device, threads = torch.device(args.device), torch.get_num_threads()
+    device, threads = use_device(args.device), torch.get_num_threads()
     torch.set_num_threads(args.threads)
     rows = []
     try:
@@ -148,8 +153,10 @@ def measure(
     _runner(replace(sizes, batch=1, iterations=1), device, schedule)()
     seconds: list[float] = []
     while not seconds or (len(seconds) < repeats and sum(seconds) < MEASURE_FOR):
+        synchronize(device)
         start = time.perf_counter()
         run()
+        synchronize(device)
         seconds.append(time.perf_counter() - start)
     each = [value / sizes.batch for value in seconds]
     figures = {"median": median(each), "min": min(each), "max": max(each)}
@@ -171,12 +178,7 @@ def _runner(sizes: Sizes, device: torch.device, schedule: str) -> Callable[[], N
     }
     observations = torch.rand(*slots, 4, device=device)
 
-    def run() -> None:
-        published_vem(prior, observations, **arguments)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    return run
+    return lambda: published_vem(prior, observations, **arguments)
 
 
 def _preset_runner(sizes: Sizes, device: torch.device, name: str) -> Callable[[], None]:

@@ -13,6 +13,7 @@ import torch
 
 from pyromodels.experiments.datasets.tracking.scene import generate_scene
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
+from pyromodels.experiments.harness.devices import add_device_argument, use_device
 from pyromodels.experiments.harness.records import write_rows
 from pyromodels.experiments.metrics import tracking_metrics
 from pyromodels.experiments.tracking.methods import Options, chunks, run_method
@@ -35,12 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-frames", type=int, default=60)
     parser.add_argument("--num-tracks", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
+    add_device_argument(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there as well")
 
 
 def main(args: argparse.Namespace) -> int:
     """Measure and print."""
     torch.set_num_threads(1)
+    use_device(args.device)
     methods = {DEFAULT: None} | ({"reference": args.weights} if args.weights else {})
     rows = []
     for data in _data(args):
@@ -71,7 +74,9 @@ def _measure(
     name: str, weights: str | None, data: TrackingData, args: argparse.Namespace
 ) -> list[dict[str, float | None]]:
     options = {
-        tolerance: Options(weights=weights, seed=args.seed, changes={"tolerance": tolerance})
+        tolerance: Options(
+            weights=weights, device=args.device, seed=args.seed, changes={"tolerance": tolerance}
+        )
         for tolerance in TOLERANCES
     }
     seconds: dict[float | None, list[float]] = {tolerance: [] for tolerance in TOLERANCES}

@@ -8,6 +8,7 @@ import torch
 
 from pyromodels.experiments.datasets.tracking.box_coordinates import centres_to_corners, start_boxes
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
+from pyromodels.experiments.harness.devices import add_device_argument, use_device
 from pyromodels.experiments.harness.records import open_run, spec_of
 from pyromodels.experiments.metrics import tracking_metrics
 from pyromodels.experiments.tracking.plots import plot_metric_curves
@@ -32,14 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sequences", type=int, default=64, help="use at most so many sequences")
     parser.add_argument("--num-frames", type=int, default=60)
     parser.add_argument("--num-tracks", type=int, default=3)
+    add_device_argument(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
 
 
 def main(args: argparse.Namespace) -> int:
     """Run the command."""
+    device = use_device(args.device)
     seed_all(args.seed)
-    prior = load_prior(args.weights)
+    prior = load_prior(args.weights).to(device)
     folder = open_run(args.out, "mot-iterations", spec_of(args))
     figures: dict[str, float] = {}
     for data in load(args):
@@ -62,19 +65,20 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _mota(data: TrackingData, prior: torch.nn.Module, ratio: float, seed: int) -> list[float]:
-    observations = flip(data.detections)
+    device = next(prior.parameters()).device
+    observations, mask = flip(data.detections).to(device), data.mask.to(device)
     rule = "slot" if data.mask[:, 0].all() else "observation"
     result = published_vem(
         prior,
         observations,
-        mask=data.mask,
+        mask=mask,
         observation_variance=box_variance(observations, ratio=ratio, covariance_from=rule),
         anchor_loc=flip(
             centres_to_corners(start_boxes(data.detections, data.mask, data.num_objects))
-        ),
+        ).to(device),
         options=dataclasses.replace(PublishedOptions.REFERENCE, num_iterations=ITERATIONS[-1]),
-        generator=torch.Generator().manual_seed(seed),
+        generator=torch.Generator(device).manual_seed(seed),
         history=ITERATIONS,
     )
-    boxes = (flip(result.kept[i].loc).transpose(1, 2) for i in ITERATIONS)
+    boxes = (flip(result.kept[i].loc).transpose(1, 2).cpu() for i in ITERATIONS)
     return [tracking_metrics(data.truth, data.truth_mask, box)["mota"] for box in boxes]

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from pyromodels.experiments.datasets.tracking.files import load_tracking
 from pyromodels.experiments.datasets.tracking.scene import generate_scene
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
+from pyromodels.experiments.harness.devices import add_device_argument, use_device
 from pyromodels.experiments.harness.records import RunFolder, open_run, replacing, spec_of
 from pyromodels.experiments.metrics import tracking_metrics
 from pyromodels.experiments.tracking.methods import BASELINES, METHODS, Options, Tracked, run_method
@@ -70,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="methods to print beside it (default: %(default)s)",
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    add_device_argument(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder for the results (default: runs/...)")
     parser.add_argument("--no-plots", action="store_true", help="write no figures")
@@ -78,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Run the command."""
+    use_device(args.device)
     seed_all(args.seed)
     for name in (args.preset, *args.baselines):
         if name not in METHODS:

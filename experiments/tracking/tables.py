@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
+from pyromodels.experiments.harness.devices import add_device_argument, use_device
 from pyromodels.experiments.harness.records import open_run, spec_of
 from pyromodels.experiments.tracking.methods import METHODS, Options
 from pyromodels.experiments.tracking.run import load, measure
@@ -85,13 +86,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-sources", type=int)
     parser.add_argument("--sequences", type=int, help="use so many sequences, evenly spread")
     parser.add_argument("--max-seconds", type=float, default=120.0, help="training time, a network")
-    parser.add_argument("--device", default="cpu")
+    add_device_argument(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
 
 
 def main(args: argparse.Namespace) -> int:
     """Run the command."""
+    use_device(args.device)
     seed_all(args.seed)
     folder = open_run(args.out, args.name, spec_of(args))
     figures: dict[str, float] = {}
@@ -157,7 +159,8 @@ def training_size(data: TrackingData, args: argparse.Namespace) -> Rows:
 
     rows = {}
     for name, fraction in FRACTIONS.items():
-        trained = train_prior(fraction=fraction, seed=args.seed, max_seconds=args.max_seconds)
+        trained = train_prior(fraction=fraction, seed=args.seed, max_seconds=args.max_seconds,
+                              device=args.device)
         rows[f"SRNN-{name}"] = {
             **_measured("srnn", data, args, weights=str(trained.weights)),
             "training": trained.training_bound,

@@ -28,6 +28,7 @@ from pyromodels.experiments.datasets.tracking.trajectories import (
     corners_to_centres,
     generate_trajectories,
 )
+from pyromodels.experiments.harness.devices import add_device_argument, use_device
 from pyromodels.experiments.harness.records import open_run
 from pyromodels.experiments.tracking.smoothed import smoothed_detections
 from pyromodels.experiments.tracking.trained_priors import save_prior
@@ -142,6 +143,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="DIR", help="default: runs/train-srnn-mot-<hash>")
     add("--resume", action="store_true", help="continue from the last checkpoint in DIR")
     add("--max-seconds", type=float, default=math.inf)
+    add_device_argument(parser)
 
 
 class Trained(NamedTuple):
@@ -159,11 +161,12 @@ def main(args: argparse.Namespace) -> int:
     chosen = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainingSpec)}
     statistics = args.statistics and TrajectoryStatistics.from_json(args.statistics)
     tracks = [] if args.data is None else real_tracks(args.data)  # a wrong path fails at once
-    with distributed.start("cpu"):
+    with distributed.start(use_device(args.device)) as device:
         with nullcontext() if distributed.is_first() else redirect_stdout(None):
             train_prior(
                 **{**chosen, "statistics": statistics or TrajectoryStatistics()}, out=args.out,
                 resume=args.resume, max_seconds=args.max_seconds, tracks=tracks,
+                device=device,
             )
     return 0
 
@@ -174,6 +177,7 @@ def train_prior(
     resume: bool = False,
     max_seconds: float = math.inf,
     tracks: Sequence[tuple[str, Tensor]] = (),
+    device: torch.device | str = "cpu",
     **chosen: Any,
 ) -> Trained:
     """Train a prior, print how well it predicts, and save its weights.
@@ -183,6 +187,7 @@ def train_prior(
         resume: continue from the last checkpoint in it.
         max_seconds: of training.
         tracks: what `real_tracks` found, to report on.
+        device: to train on; predictions are judged on the CPU.
         **chosen: fields of `TrainingSpec`.
     """
     spec = TrainingSpec(**chosen)
@@ -191,11 +196,11 @@ def train_prior(
     train, valid, test = spec.data()
     # the networks learn to predict from a tracker's estimates, and are judged by them
     train, valid = (
-        (s, smoothed_detections(s, seed=3 * spec.seed + number))
+        (s.to(device), smoothed_detections(s, seed=3 * spec.seed + number).to(device))
         for number, s in enumerate((train, valid))
     )
     seed_all(spec.seed)
-    prior = DYNAMICS.build(prior_spec)
+    prior = DYNAMICS.build(prior_spec).to(device)
     print(f"{spec.dynamics}, {sum(p.numel() for p in prior.parameters())} parameters, "
           f"{len(train[0])} trajectories of {spec.num_frames} frames; record in {run.path}")
     result = fit(
@@ -205,7 +210,7 @@ def train_prior(
             f"epoch {r['epoch']:3d}  bound, nats a frame: train {-r['train_loss']:8.3f}  "
             f"validation {-r['valid_loss']:8.3f}  {r['seconds']:5.1f} s", flush=True),
     )
-    prior.eval()
+    prior.cpu().eval()
     best = result.history[result.best_epoch - 1]
     metrics = {"bound_nats_per_frame": -result.best_loss, "best_epoch": result.best_epoch,
                "train_bound_nats_per_frame": -best["train_loss"]}

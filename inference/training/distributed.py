@@ -9,7 +9,7 @@ that was started alone it changes nothing.
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,21 +22,23 @@ Value = TypeVar("Value")
 
 
 @contextmanager
-def start(device: Literal["cpu", "cuda"] | None = None) -> Iterator[torch.device]:
+def start(device: torch.device | str | None = None) -> Iterator[torch.device]:
     """Join the processes that torchrun started; yields the device of this one.
 
     Without torchrun's environment variables, or inside another such block, it joins nothing.
 
     Args:
-        device: to train on; None: GPUs, one a process, where there are any.
+        device: to train on; None: GPUs where there are any. Of several processes each gets the
+            GPU of its number.
 
     Raises:
         ValueError: more processes than GPUs on a machine.
     """
-    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if "RANK" not in os.environ or _joined():
-        yield torch.device(kind)
+        yield device
         return
+    kind = device.type
     local = int(os.environ["LOCAL_RANK"])
     if kind == "cuda":
         if local >= (count := torch.cuda.device_count()):

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
-Autocast = Literal["none", "bf16", "fp16"]
+Autocast = Literal["none", "tf32", "bf16", "fp16"]
 """What the matrix products of a loss are computed in."""
 
 
@@ -71,7 +71,8 @@ class FitOptions:
         min_delta: in units of the loss.
         seed: of initial random state, order of the data, and the validation's noise.
         autocast: "bf16" or "fp16": matrix products of the loss in half precision, everything else,
-            parameters and their moments included, as they are. fp16 needs a GPU.
+            parameters and their moments included, as they are. "tf32": factors of these products
+            rounded to 10 bits, by the GPU. fp16 and tf32 need one.
     """
 
     epochs: int = 100

@@ -1,7 +1,8 @@
-"""Mixed precision: the loss in bf16 or fp16, parameters and sums in float32."""
+"""Mixed precision: the loss in TF32, bf16 or fp16, parameters and sums in float32."""
 
 import functools
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from pyromodels.inference.training.options import Autocast
 
-DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"none": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Precision:
@@ -18,24 +19,24 @@ class Precision:
     bf16 has the range of float32; processors without its instructions lack torch's recurrent layers
     in it, and would only emulate the rest. In fp16 small gradients would vanish: the loss is
     multiplied by a scale that halves whenever a gradient overflows (that step is left out) and
-    slowly doubles else.
+    slowly doubles else. In TF32 tensors stay float32, and a GPU rounds what it multiplies.
 
     Args:
-        autocast: "none", "bf16" or "fp16".
+        autocast: "none", "tf32", "bf16" or "fp16".
         device: of the parameters.
 
     Raises:
-        ValueError: fp16 elsewhere than on a GPU, or bf16 on a processor that has none.
+        ValueError: fp16 or tf32 elsewhere than on a GPU, or bf16 on a processor that has none.
     """
 
     def __init__(self, autocast: Autocast, device: torch.device) -> None:
-        if autocast == "fp16" and device.type != "cuda":
-            raise ValueError(f'autocast: given "fp16" and parameters on {device}; expected them on '
-                             'a GPU. Elsewhere use "bf16" or "none"')
+        if autocast in ("fp16", "tf32") and device.type != "cuda":
+            raise ValueError(f'autocast: given "{autocast}" and parameters on {device}; expected '
+                             'them on a GPU. Elsewhere use "bf16" or "none"')
         if autocast == "bf16" and not has_bf16(device.type):
             raise ValueError(f'autocast: given "bf16", in which this processor ({device}) cannot '
                              'compute recurrent layers; expected "none"')
-        self.kind, self.dtype = device.type, DTYPES[autocast]
+        self.kind, self.dtype, self.tf32 = device.type, DTYPES[autocast], autocast == "tf32"
         self.scaler = torch.amp.GradScaler(device.type, enabled=autocast == "fp16")
 
     def context(self) -> AbstractContextManager:
@@ -44,13 +45,16 @@ class Precision:
         Without a cache of cast weights: in older releases of torch one that a block without
         gradients had filled, such as `own_history`, kept the gradient from the weights.
         """
+        if self.tf32:
+            return _with_tf32()
         if self.dtype is None:
             return nullcontext()
         return torch.autocast(self.kind, self.dtype, cache_enabled=False)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of a loss, times the scale."""
-        self.scaler.scale(loss).backward()
+        with _with_tf32() if self.tf32 else nullcontext():
+            self.scaler.scale(loss).backward()
 
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
         """Divide the gradients by the scale."""
@@ -85,3 +89,22 @@ def has_bf16(kind: str) -> bool:
     except RuntimeError:  # no such primitive
         return False
     return True
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Say whether a GPU may round the factors of float32 products to TF32; set at the edge only.
+
+    torch's own default is no for matrix products, but yes for cuDNN's, recurrent layers included:
+    the same LSTM then differs by 1e-3 from a CPU's, its one-step form does not.
+    """
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+@contextmanager
+def _with_tf32() -> Iterator[None]:
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    allow_tf32(True)
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
