@@ -17,9 +17,9 @@ from pyromodels.experiments.harness.figures import (
     INK,
     PALETTE,
     TRUTH,
+    line_style,
     new_figure,
     save,
-    source_style,
     tidy,
 )
 from pyromodels.experiments.metrics.classification import Reliability
@@ -62,7 +62,7 @@ def reliabilities(bins: Mapping[str, Reliability], path: Path) -> Path:
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 100], [0, 100], color=TRUTH, linewidth=0.8)
     for number, (name, found) in enumerate(bins.items()):
-        color, line = source_style(number)
+        color, line = line_style(number)
         upper.plot(found.confidence, found.accuracy, marker="o", markersize=4, color=color,
                    linestyle=line, label=name)
         lower.step(found.confidence, found.count, where="mid", color=color, linestyle=line)

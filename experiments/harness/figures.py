@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from pyromodels.experiments.harness.records import replacing
+from pyromodels.inference.adequacy.figures import PALETTE as PALETTE
+from pyromodels.inference.adequacy.figures import line_style as line_style
 
 SIZE = (13.0, 7.5)
 """Inches; every figure has it."""
 DPI = 110
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's colours, which colour-blind people tell apart; they repeat with other lines."""
-LINES = ("-", (0, (5, 1)), (0, (3, 1, 1, 1)))
 INK, DIM, PALE, TRUTH = "#333333", "#6b6b6b", "#9a9a9a", "#111111"
 HEAT = "cividis"
 
@@ -35,9 +35,25 @@ def new_figure(title: str) -> Figure:
     return figure
 
 
-def source_style(n: int) -> tuple[str, object]:
-    """Colour and line of source n."""
-    return PALETTE[n % len(PALETTE)], LINES[n // len(PALETTE) % len(LINES)]
+def shades(colour: str) -> LinearSegmentedColormap:
+    """From white, 0, to a colour, 1: what belongs to a source is drawn in its own."""
+    return LinearSegmentedColormap.from_list(colour, ("white", colour))
+
+
+def bulk(values: np.ndarray, low: float = 0.0, high: float = 1.0) -> tuple[float, float, str]:
+    """Limits of an axis that hold these quantiles, a margin, and words for what lies outside.
+
+    A quantile is a value that is there: of a few values none is left out.
+    """
+    found = values[np.isfinite(values)]
+    bottom = float(np.quantile(found, low, method="lower"))
+    top = float(np.quantile(found, high, method="higher"))
+    margin = 0.06 * max(top - bottom, 1e-3 * abs(top), 1e-9)
+    above, below = int((found > top + margin).sum()), int((found < bottom - margin).sum())
+    words = [f"{above} above, up to {found.max():.4g}"] if above else []
+    words += [f"{below} below, down to {found.min():.4g}"] if below else []
+    said = f"; of {found.size} values outside: {', '.join(words)}" if words else ""
+    return bottom - margin, top + margin, said
 
 
 def tidy(axes: Axes, *, grid: bool = False) -> None:

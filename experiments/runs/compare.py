@@ -8,13 +8,10 @@ import itertools
 import json
 import math
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from pyromodels.errors import SpecError, mismatch, shown
 from pyromodels.experiments.harness.plain_tables import (
@@ -27,6 +24,7 @@ from pyromodels.experiments.harness.records import replacing
 from pyromodels.experiments.harness.table_rows import over_seeds
 from pyromodels.experiments.runs.runner import add_settings, run_spec
 from pyromodels.experiments.runs.spec import Spec, make_spec, read_table
+from pyromodels.inference.training.progress import progress
 
 COLUMNS = {
     "mota": "MOTA",
@@ -84,9 +82,7 @@ def main(args: argparse.Namespace) -> int:
     folder = args.out or _folder(base.name, table, args.settings, args.vary)
     combinations = list(itertools.product(*axes.values()))
     cells = []
-    with tqdm(
-        total=len(combinations) * args.seeds, desc="compare", disable=not sys.stderr.isatty()
-    ) as bar:
+    with progress(total=len(combinations) * args.seeds, desc="compare", unit="run") as bar:
         for number, combination in enumerate(combinations, 1):
             inner = f"{number:02}-{_slug('-'.join(combination))}".rstrip("-")
             cell = Cell(dict(zip(axes, combination, strict=True)), folder / inner)

@@ -16,7 +16,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyromodels.audio.griffin_lim import griffin_lim
 from pyromodels.audio.stft import STFT
@@ -33,6 +32,7 @@ from pyromodels.experiments.speech.corpus import load_corpus
 from pyromodels.experiments.speech.tables import trained_models
 from pyromodels.experiments.speech.train import add_training_arguments, training_of
 from pyromodels.experiments.speech.trained_models import SpeechModel
+from pyromodels.inference.training.progress import progress
 from pyromodels.models.dvae import DynamicalVAE
 
 FDSD = {
@@ -173,7 +173,7 @@ def generate(
     program = DynamicalVAE(model.prior, use_prediction=1.0 if told == "expected" else 0.0)
     parameter, signals = next(model.prior.parameters()), []
     generator = torch.Generator().manual_seed(0)
-    for rows in tqdm(torch.arange(count).split(batch_size), desc="generating", leave=False):
+    for rows in progress(torch.arange(count).split(batch_size), desc="generating", leave=False):
         empty = parameter.new_zeros(len(rows), num_frames, model.prior.source_dim)
         batch = SequenceBatch(empty, torch.ones_like(empty[..., 0], dtype=torch.bool))
         power = program(batch, generate=True)[:, 0, 0].cpu()

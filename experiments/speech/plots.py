@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
 from pyromodels.audio.stft import STFT
 from pyromodels.experiments.datasets.speech.audio import SAMPLE_RATE
-from pyromodels.experiments.harness.figures import DIM, PALETTE, new_figure, save, tidy
+from pyromodels.experiments.harness.figures import DIM, PALETTE, bulk, new_figure, save, tidy
 from pyromodels.experiments.speech.resynthesis import Resynthesis
 
 DYNAMIC_RANGE = 70.0
@@ -122,8 +121,11 @@ def loss_curves(history: Sequence[Mapping[str, float]], path: Path) -> Path:
     for name, color in (("train_loss", PALETTE[0]), ("valid_loss", PALETTE[1])):
         values = [record[name] for record in history]
         loss.plot(epochs, values, color=color, label=name.replace("_", " "))
-    late = torch.tensor([r["valid_loss"] for r in history[len(history) // 10 :]])
-    loss.set_ylim(float(late.min()) - 50, float(late.max()) + 50)
+    losses = np.array([[record["train_loss"], record["valid_loss"]] for record in history])
+    low, high, outside = bulk(losses, high=0.95)
+    loss.set_ylim(low, high)
+    shown = f"the lower 95 %{outside}" if outside else "all epochs"
+    loss.set_title(shown, loc="left", fontsize=10, color=DIM)
     loss.legend(frameon=False)
     for name, color in (("kl_weight", PALETTE[2]), ("use_prediction", PALETTE[3])):
         values = [record[name] for record in history]

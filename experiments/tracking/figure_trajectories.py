@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from pyromodels.experiments.datasets.tracking.box_coordinates import corners_to_centres
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
-from pyromodels.experiments.harness.figures import PALE, TRUTH, new_figure, source_style, tidy
+from pyromodels.experiments.harness.figures import PALE, TRUTH, line_style, new_figure, tidy
 from pyromodels.experiments.tracking.tracker import Fitted
 
 MAP_RATIO = 3.6
@@ -102,7 +102,7 @@ def _draw_map(axes: Axes, scene: _Scene) -> None:
         _dots(axes, scene, owner, scene.detections.T[:, scene.owners == owner])
     every = max(1, round(len(scene.frames) / 20))
     for n in range(scene.num_sources):
-        color, line = source_style(n)
+        color, line = line_style(n)
         x, y = scene.mean[n].T
         width, height = 2 * ELLIPSE * scene.std[n, ::every].T
         ellipses = EllipseCollection(
@@ -161,7 +161,7 @@ def _draw_coordinate(axes: Axes, scene: _Scene, coordinate: int) -> None:
         points = scene.detection_frames[own], scene.detections[own, coordinate]
         _dots(axes, scene, owner, points)
     for n in range(scene.num_sources):
-        color, line = source_style(n)
+        color, line = line_style(n)
         mean, half = scene.mean[n, :, coordinate], BAND * scene.std[n, :, coordinate]
         axes.fill_between(
             scene.frames, mean - half, mean + half, color=color, alpha=0.3, linewidth=0
@@ -179,7 +179,7 @@ def _draw_coordinate(axes: Axes, scene: _Scene, coordinate: int) -> None:
 
 def _draw_uncertainty(axes: Axes, scene: _Scene) -> None:
     for n in range(scene.num_sources):
-        color, line = source_style(n)
+        color, line = line_style(n)
         half = ELLIPSE * np.sqrt(scene.std[n].prod(-1))
         axes.plot(scene.frames, half, color=color, linestyle=line, linewidth=1.6)
     axes.set_ylim(bottom=0)
@@ -195,7 +195,7 @@ def _dots(axes: Axes, scene: _Scene, owner: int, points: Sequence[np.ndarray]) -
             *points, s=26, color=PALE, marker="x", linewidth=1.2, label="clutter", zorder=1
         )
     else:
-        axes.scatter(*points, s=9, color=source_style(owner)[0], alpha=0.45, linewidth=0, zorder=2)
+        axes.scatter(*points, s=9, color=line_style(owner)[0], alpha=0.45, linewidth=0, zorder=2)
 
 
 def _draw_truth(axes: Axes, x: np.ndarray, y: np.ndarray, label: str | None = None) -> None:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -17,14 +19,15 @@ from torch import Tensor
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.harness.figures import (
     DIM,
-    HEAT,
     INK,
     PALE,
     PALETTE,
+    bulk,
+    line_style,
     name_ends,
     new_figure,
     save,
-    source_style,
+    shades,
     tidy,
 )
 from pyromodels.experiments.tracking.figure_trajectories import plot_trajectories
@@ -82,19 +85,19 @@ def plot_responsibilities(fitted: Fitted, data: TrackingData, index: int = 0) ->
     panels = [figure.add_subplot(grid[row]) for row in range(len(heights))]
 
     names = [f"source {n}" for n in range(num_sources)]
-    image = _heat(panels[0], owned, [*names, "clutter"][: len(owned)])
+    _heat(panels[0], owned, [*names, "clutter"][: len(owned)])
     panels[0].set_title("Detections owned: responsibilities summed over a frame", loc="left")
-    bar = figure.colorbar(image, ax=panels[0], pad=0.01, extend="max", aspect=12)
-    bar.set_label("detections")
+    scale = ScalarMappable(Normalize(0, 1), shades(INK))  # of every row, whatever its colour
+    figure.colorbar(scale, ax=panels[0], pad=0.01, extend="max", aspect=12, label="detections")
     if has_detector:
-        panels[0].axhline(num_sources - 0.5, color="white", linewidth=3)
+        panels[0].axhline(num_sources - 0.5, color=INK, linewidth=1)
         visible = guide.visibility.mean[index].detach().cpu()
-        image = _heat(panels[1], visible, names)
+        _heat(panels[1], visible, names)
         panels[1].set_title("Seen by the detector: posterior probability", loc="left")
-        figure.colorbar(image, ax=panels[1], pad=0.01, aspect=12).set_label("probability")
+        figure.colorbar(scale, ax=panels[1], pad=0.01, aspect=12, label="probability")
     doubt = _doubt(guide.responsibilities[index]).detach().cpu()
     bottom = panels[-1]
-    bottom.bar(np.arange(num_frames), doubt.numpy(), width=1.0, color=PALETTE[1], linewidth=0)
+    bottom.bar(np.arange(num_frames), doubt.numpy(), width=1.0, color=DIM, linewidth=0)
     bottom.set_ylim(0, max(0.7, 1.1 * float(doubt.max())))
     bottom.set_title("Doubt: entropy of the owners, summed over a frame", loc="left")
     bottom.set_ylabel("nats")
@@ -164,7 +167,7 @@ def plot_metric_curves(
                 f"curves[{label!r}]: given {len(values)} values; expected {len(iterations)}, "
                 "one for each iteration"
             )
-        color, line = source_style(position)
+        color, line = line_style(position)
         axes.plot(
             iterations,
             values,
@@ -188,21 +191,22 @@ def plot_metric_curves(
 # ---- responsibilities
 
 
-def _heat(axes: Axes, values: Tensor, names: Sequence[str]) -> object:
-    image = axes.imshow(
-        values.numpy(), aspect="auto", interpolation="nearest", cmap=HEAT, vmin=0, vmax=1
-    )
+def _heat(axes: Axes, values: Tensor, names: Sequence[str]) -> None:
+    """A row for each name, in shades of the colour that this source has everywhere."""
+    num_frames = values.shape[-1]
+    colours = [INK if name == "clutter" else line_style(n)[0] for n, name in enumerate(names)]
+    for n, colour in enumerate(colours):
+        edges = (-0.5, num_frames - 0.5, n + 0.5, n - 0.5)
+        axes.imshow(values[n : n + 1].numpy(), aspect="auto", interpolation="nearest",
+                    cmap=shades(colour), vmin=0, vmax=1, extent=edges)
+    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_yticks(range(len(names)), names)
-    for n, label in enumerate(axes.get_yticklabels()):
-        clutter = names[n] == "clutter"
-        label.set_color(INK if clutter else source_style(n)[0])
+    for label, colour in zip(axes.get_yticklabels(), colours, strict=True):
+        label.set_color(colour)
         label.set_fontweight("bold")
     axes.set_yticks([n - 0.5 for n in range(1, len(names))], minor=True)
-    axes.grid(which="minor", axis="y", color="white", linewidth=1)
+    axes.grid(which="minor", axis="y", color=PALE, linewidth=0.6)
     axes.tick_params(which="both", length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    return image
 
 
 def _doubt(
@@ -257,7 +261,9 @@ def _draw_stage(axes: Axes, stage: _Stage) -> None:
     for start, value in enumerate(stage.values[-1]):
         name = f"start {start}: " if num_starts > 1 else ""
         ends[f"{name}{value:.1f}"] = (value, PALETTE[0] if start == best else DIM)
-    axes.set_ylim(*_bound_limits(stage.values))
+    ends_low = (stage.values[-1].min() > stage.values).mean()  # all ends are in view
+    low, high, outside = bulk(stage.values, low=min(0.1, ends_low))
+    axes.set_ylim(low, high)
     for name, first in stage.phases:
         if first:
             axes.axvline(first + 0.5, color=PALE, linewidth=0.8, linestyle=":")
@@ -272,17 +278,8 @@ def _draw_stage(axes: Axes, stage: _Stage) -> None:
             fontsize=10,
         )
     axes.set_xlim(0.5, len(sweeps) + 0.5)
-    axes.set_xlabel("sweep")
+    axes.set_xlabel(f"sweep{outside}")
     axes.set_ylabel("bound (nats)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     tidy(axes, grid=True)
     name_ends(axes, ends)
-
-
-def _bound_limits(values: np.ndarray) -> tuple[float, float]:
-    """Limits that show where the starts end; the first sweeps may lie far below."""
-    finite = values[np.isfinite(values)]
-    high, low = finite.max(), values[-1][np.isfinite(values[-1])].min()
-    low = min(low, np.quantile(finite, 0.1))
-    margin = 0.08 * max(high - low, 1.0)
-    return low - margin, high + margin

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyromodels.experiments.datasets.tracking.files import load_tracking
 from pyromodels.experiments.datasets.tracking.scene import generate_scene
@@ -23,6 +22,7 @@ from pyromodels.experiments.tracking.plots import write_figures
 from pyromodels.experiments.tracking.presets import DEFAULT, PRESETS
 from pyromodels.experiments.tracking.table_rows import format_table
 from pyromodels.inference.posterior.posterior import Posterior
+from pyromodels.inference.training.progress import progress
 from pyromodels.inference.training.seeding import seed_all
 
 SCENE_SEQUENCES = 8
@@ -142,14 +142,14 @@ def options_from(args: argparse.Namespace) -> Options:
 
 def measure(name: str, data: TrackingData, options: Options) -> Measured:
     """Run one method, with a progress bar where somebody is looking."""
-    with tqdm(desc=f"{data.name} {name}", unit="sweep", disable=not sys.stderr.isatty()) as bar:
+    with progress(desc=f"{data.name} {name}", unit="sweep") as bar:
 
-        def progress(phase: str, sweep: int, elbo: Tensor) -> None:
+        def report(phase: str, sweep: int, elbo: Tensor) -> None:
             bar.set_postfix_str(f"{phase}, bound {elbo.mean():.1f} nats", refresh=False)
             bar.update()
 
         started = time.perf_counter()
-        tracked = run_method(name, data, dataclasses.replace(options, progress=progress))
+        tracked = run_method(name, data, dataclasses.replace(options, progress=report))
         seconds = time.perf_counter() - started
     metrics = {"seconds_per_sequence": seconds / data.num_sequences}
     if data.truth is not None:

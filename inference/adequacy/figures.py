@@ -11,9 +11,20 @@ from matplotlib.ticker import FormatStrFormatter
 from scipy import stats
 
 from pyromodels.inference.adequacy.statistics import LEVELS, interval_coverage
+from pyromodels.inference.adequacy.verdict import MAX_BAD_SHARE, judged_rhat
 
-BLUE, RED, GREEN, INK, PALE = "#0072B2", "#D55E00", "#009E73", "#333333", "#d9d9d9"
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's colours, which colour-blind people tell apart."""
+BLUE, ORANGE, GREEN = PALETTE[:3]
+INK, PALE = "#333333", "#d9d9d9"
 COLUMNS = 4
+
+
+def line_style(n: int) -> tuple[str, str | tuple[int, tuple[float, ...]]]:
+    """Colour and dashes of line n, no two alike: dashes, then dots too, once colours repeat."""
+    turn = n // len(PALETTE)
+    dashes = (0, (5.0, 1.5) + (1.5, 1.5) * (turn - 1)) if turn else "-"
+    return PALETTE[n % len(PALETTE)], dashes
 
 
 def pareto_k_figure(
@@ -26,7 +37,7 @@ def pareto_k_figure(
         values = np.atleast_1d(values)
         top = max(1.5, limit)
         offset = np.linspace(-0.25, 0.25, values.size) if values.size > 1 else 0.0
-        colours = np.where(values > limit, RED, BLUE)
+        colours = np.where(values > limit, ORANGE, BLUE)
         axes.scatter(np.clip(values, -0.5, top), row + offset, c=colours, s=18, linewidths=0)
         axes.text(1.52, row, block, va="center", color=INK)
     axes.axvline(limit, color=INK, linestyle="--", linewidth=1)
@@ -50,7 +61,7 @@ def rank_figure(
         counts = np.histogram(values, bins=bins, range=(0, 1))[0]
         out = (counts < low) | (counts > high)
         axes.bar((np.arange(bins) + 0.5) / bins, counts, width=0.94 / bins,
-                 color=np.where(out, RED, BLUE), linewidth=0)
+                 color=np.where(out, ORANGE, BLUE), linewidth=0)
         axes.set_title(name, loc="left", fontsize=10)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.1 * max(high, counts.max()))
@@ -71,8 +82,9 @@ def coverage_figure(
     axes.fill_between(grid, grid - error, grid + error, color=PALE, zorder=0)
     for i, (name, values) in enumerate(ranks.items()):
         found = interval_coverage(values, grid)
-        colour = (BLUE, RED, GREEN, "#CC79A7", "#E69F00", "#56B4E9")[i % 6]
-        axes.plot(grid, [found[level].value for level in grid], color=colour, label=name)
+        colour, dashes = line_style(i)
+        held = [found[level].value for level in grid]
+        axes.plot(grid, held, color=colour, linestyle=dashes, label=name)
     axes.set_xticks((0, *LEVELS, 1))
     axes.set_xlabel("promised")
     axes.set_ylabel("held")
@@ -87,20 +99,30 @@ def rhat_figure(
     aligned: Mapping[str, np.ndarray],
     limit: float,
 ) -> Figure:
-    """R-hat of every summary over repeated fits: as labelled, and with aligned sources."""
+    """R-hat of every summary over repeated fits: as labelled, and with aligned sources.
+
+    A bar across the dots is what `check_rhat` compares with the limit; triangles at the top are
+    infinite.
+    """
     figure, (axes,) = _figure("R-hat over fits from different starts", 1)
+    axes.set_yscale("log")
     for i, name in enumerate(as_labelled):
         for table, shift, colour in ((as_labelled, -0.15, BLUE), (aligned, 0.15, GREEN)):
             values = np.atleast_1d(table[name])
-            values = values[np.isfinite(values)]
-            axes.scatter(np.full(values.size, i + shift), values, s=14, color=colour, linewidths=0)
+            drawn = values[np.isfinite(values)]
+            axes.scatter(np.full(drawn.size, i + shift), drawn, s=14, color=colour, linewidths=0)
+            if np.isinf(values).any():
+                axes.scatter([i + shift], [1.0], marker="^", color=colour, clip_on=False,
+                             transform=axes.get_xaxis_transform())
+            if np.isfinite(judged := judged_rhat(values)):
+                axes.hlines(judged, i + shift - 0.12, i + shift + 0.12, color=INK, linewidth=1.5)
     axes.axhline(limit, color=INK, linestyle="--", linewidth=1)
-    axes.set_yscale("log")
     for axis_format in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
         axis_format(FormatStrFormatter("%.2f"))
     axes.set_xticks(range(len(as_labelled)), list(as_labelled), rotation=30, fontsize=8)
     axes.set_ylabel("R-hat")
-    axes.set_title("blue: as labelled, green: sources aligned", loc="left", fontsize=10)
+    axes.set_title(f"blue: as labelled, green: sources aligned; bar: {1 - MAX_BAD_SHARE:.0%} of "
+                   "sequences lie below", loc="left", fontsize=10)
     return figure
 
 

@@ -6,9 +6,10 @@ from pyromodels.inference.adequacy.verdict import JOINT, SEVERITY, Check, Verdic
 
 CAPTIONS = {
     "k_hat": "Dots right of the dashed line: sequences whose weights have too heavy a tail.",
-    "rhat": "Fits from different starts as chains: above the dashed line they disagree.",
+    "rhat": "Fits from different starts as chains, a dot a sequence: above the dashed line they "
+    "disagree. The bars, below which nine sequences of ten lie, are what is judged.",
     "ranks": "Data simulated from the model, the guide fitted to them, and the rank of the truth "
-    "among its draws. Bars outside the grey band are red.",
+    "among its draws. Bars outside the grey band are orange.",
     "coverage": "Below the diagonal: intervals hold the truth less often than they say.",
     "pit": "Where observations fall in forecasts made from earlier frames alone.",
 }

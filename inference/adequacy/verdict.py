@@ -155,29 +155,40 @@ def check_gap(blocks: tuple[str, ...], gap: Estimate) -> Check:
                  Advice.TAILS)
 
 
+def judged_rhat(
+    values: np.ndarray,  # of one summary, shape: (B,)
+) -> float:
+    """The R-hat that all but `MAX_BAD_SHARE` of the sequences stay within; NaN where all are."""
+    if np.isnan(values).all():
+        return np.nan
+    # "higher": between infinite values, of constants that differ, nothing is interpolated
+    return float(np.nanquantile(values, 1 - MAX_BAD_SHARE, method="higher"))
+
+
 def check_rhat(
     block: str,
     as_labelled: Mapping[str, np.ndarray],  # summary -> (B,)
     aligned: Mapping[str, np.ndarray],
 ) -> Check:
     """Judge R-hat over fits; labels that were exchanged are told from answers that differ."""
-
-    def worst(table: Mapping[str, np.ndarray]) -> float:
-        # "higher": between infinite values, of constants that differ, nothing is interpolated
-        return float(max((np.nanquantile(v, 1 - MAX_BAD_SHARE, method="higher")
-                          for v in table.values() if not np.isnan(v).all()), default=1.0))
-
-    raw, after = worst(as_labelled), worst(aligned)
+    raw, after = (max((judged_rhat(v) for v in t.values()), default=np.nan)
+                  for t in (as_labelled, aligned))
+    raw, after = (1.0 if np.isnan(v) else float(v) for v in (raw, after))
+    sizes = {v.size for v in as_labelled.values()}
+    most = f" in {1 - MAX_BAD_SHARE:.0%} of {max(sizes)} sequences" if max(sizes) > 1 else ""
+    top = max(float(np.nanmax(v, initial=1.0)) for v in as_labelled.values())
+    at_worst = f", {top:.2f} at worst" if most else ""
     if raw <= MAX_RHAT:
-        finding, advice = f"{raw:.2f}: fits from different starts agree", ""
+        finding, advice = f"up to {raw:.2f}{most}{at_worst}: fits from different starts agree", ""
     elif after <= MAX_RHAT:
         finding = (
-            f"{raw:.2f} as labelled, {after:.2f} once aligned: fits agree on the "
+            f"up to {raw:.2f} as labelled, {after:.2f} once aligned{most}: fits agree on the "
             "trajectories but not on who is who"
         )
         advice = Advice.LABELS
     else:
-        finding = f"{raw:.2f} ({after:.2f} aligned): fits from other starts end elsewhere"
+        finding = (f"up to {raw:.2f} ({after:.2f} aligned){most}: fits from other starts end "
+                   "elsewhere")
         advice = Advice.STARTS
     return Check("R-hat", (block,), raw, MAX_RHAT, raw <= MAX_RHAT, finding, advice)
 

@@ -1,7 +1,6 @@
 """Maximum likelihood for a bank of class-conditional densities, all classes in one computation."""
 
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 
 from pyromodels.dynamics.autoregressive import Autoregressive
 from pyromodels.errors import mismatch
@@ -29,6 +27,7 @@ from pyromodels.inference.training.checkpoint import (
 )
 from pyromodels.inference.training.finite import FitError, guilty_parameter
 from pyromodels.inference.training.optimizer_state import load_optimizer_tensors, optimizer_tensors
+from pyromodels.inference.training.progress import progress
 from pyromodels.inference.training.seeding import random_state, seed_all, set_random_state
 from pyromodels.labelled import LabelledSequences
 
@@ -344,8 +343,8 @@ def fit_bank(
         run.restore(found.tensors, found.meta)
     elif folder is not None:
         remove_checkpoints(folder)
-    quiet = not sys.stderr.isatty()
-    with tqdm(total=options.updates, initial=run.num_updates, unit="update", disable=quiet) as bar:
+    total, done = options.updates, run.num_updates
+    with progress(total=total, initial=done, desc="training", unit="update") as bar:
         while (reason := run.stopped()) is None:
             record = run.until_next_look()
             bar.update(run.num_updates - bar.n)

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pyromodels.errors import mismatch
 from pyromodels.inference.training.checkpoint import (
@@ -20,6 +18,7 @@ from pyromodels.inference.training.checkpoint import (
     save_checkpoint,
 )
 from pyromodels.inference.training.finite import FitError
+from pyromodels.inference.training.progress import progress
 from pyromodels.inference.training.seeding import random_state, seed_all, set_random_state
 
 OnStep = Callable[[int, float], None]
@@ -152,8 +151,8 @@ def ascend(
         part.write_text("".join(lines), encoding="utf-8")
         os.replace(part, folder / "losses.jsonl")
 
-    total, quiet = options.max_steps, not sys.stderr.isatty()
-    with tqdm(total=total, initial=len(losses), unit="step", disable=quiet) as bar:
+    total = options.max_steps
+    with progress(total=total, initial=len(losses), desc="fit", unit="step") as bar:
         while len(losses) < total and not options.settled(losses):
             number, part = len(losses) + 1, _next(batch, options.batch_size, queue, order)
             try:

@@ -3,19 +3,18 @@
 import dataclasses
 import json
 import math
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pyromodels.inference.training import distributed
 from pyromodels.inference.training.finite import FitError, guilty_parameter
 from pyromodels.inference.training.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from pyromodels.inference.training.options import FitOptions, Weights
 from pyromodels.inference.training.precision import Precision
+from pyromodels.inference.training.progress import progress
 from pyromodels.inference.training.seeding import random_state, seed_all, set_random_state
 from pyromodels.networks.mlp import at_least_single
 
@@ -69,8 +68,8 @@ class Training:
         distributed.seed_others(options.seed, epoch)
         batches = torch.randperm(len(train[0]), generator=self.order).split(options.batch_size)
         total, norms, num_overflows, finite = 0.0, 0.0, 0, None
-        visible = distributed.is_first() and sys.stderr.isatty()
-        bar = tqdm(batches, desc=f"epoch {epoch}", leave=False, disable=not visible)
+        hidden = not distributed.is_first()
+        bar = progress(batches, desc=f"epoch {epoch}", unit="step", leave=False, disable=hidden)
         for number, rows in enumerate(bar):
             for group in self.adam.param_groups:
                 group["lr"] = rate * options.warmth(self.num_steps + 1)

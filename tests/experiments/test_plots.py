@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.collections import EllipseCollection
+from matplotlib.colors import to_rgba
 from matplotlib.image import imread
 
 from pyromodels.experiments.datasets.tracking.scene import generate_scene
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
+from pyromodels.experiments.harness.figures import bulk, line_style
+from pyromodels.experiments.speech import plots as speech_plots
 from pyromodels.experiments.tracking import plots
 from pyromodels.experiments.tracking.presets import PRESETS
 from pyromodels.experiments.tracking.tracker import track
@@ -91,12 +94,35 @@ def test_data_without_truth_or_size_is_drawn_in_parts_of_the_image(tracked):
 def test_responsibilities_are_summed_over_the_slots(tracked):
     fitted, _, data = tracked
     figure = plots.plot_responsibilities(fitted, data, index=1)
-    owned, seen = (axes.images[0].get_array() for axes in figure.axes[:2])
+    owned, seen = (
+        np.concatenate([image.get_array() for image in axes.images]) for axes in figure.axes[:2]
+    )
     expected = fitted.guide.responsibilities[1].sum(1).T
     np.testing.assert_allclose(owned, expected)
     np.testing.assert_allclose(owned.sum(0), data.mask[1].sum(-1), rtol=1e-5)
     assert seen.shape == (NUM_SOURCES, NUM_FRAMES)
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()][-1] == "clutter"
+
+
+def test_responsibilities_have_the_colours_of_their_sources(tracked):
+    fitted, _, data = tracked
+    owned, seen = plots.plot_responsibilities(fitted, data, index=1).axes[:2]
+    map_lines = plots.plot_trajectories(fitted, data, index=1).axes[0].lines
+    colours = {line.get_label(): line.get_color() for line in map_lines}
+    for panel in (owned, seen):
+        for n in range(NUM_SOURCES):
+            image, full = panel.images[n], to_rgba(colours[f"source {n}"])
+            assert image.cmap(1.0) == pytest.approx(full)
+            assert image.cmap(0.0) == pytest.approx((1, 1, 1, 1))
+            bottom, top = image.get_extent()[2:]
+            assert (bottom, top) == (n + 0.5, n - 0.5)  # the row beside its name
+    (doubt,) = {bar.get_facecolor() for bar in _doubt_panel(fitted, data).patches}
+    assert doubt not in {to_rgba(colour) for colour in colours.values()}
+
+
+def _doubt_panel(fitted, data):
+    return next(axes for axes in plots.plot_responsibilities(fitted, data).axes
+                if axes.get_title(loc="left").startswith("Doubt"))
 
 
 def test_bound_highlights_the_best_start(tracked):
@@ -118,6 +144,14 @@ def test_bound_of_the_start_that_goes_on_has_its_own_panel_in_order():
     np.testing.assert_array_equal(right.lines[0].get_ydata(), [7.0, 8.0, 9.0])
 
 
+def test_the_bound_shows_where_all_starts_end_and_says_what_is_below():
+    sweeps = [torch.tensor([-1e6, -500.0]), *[torch.tensor([v, -50.0]) for v in range(30)]]
+    (axes,) = plots.plot_bound({"bound": sweeps}).axes
+    low, high = axes.get_ylim()
+    assert low < -50 and high > 29
+    assert "1 below, down to -1e+06" in axes.get_xlabel()
+
+
 def test_bound_of_nothing_is_refused():
     with pytest.raises(ValueError, match="no sweep"):
         plots.plot_bound({"bound": []})
@@ -134,3 +168,50 @@ def test_metric_curves_draw_and_name_every_curve():
 def test_metric_curve_of_another_length_is_refused():
     with pytest.raises(ValueError, match="given 2 values; expected 3"):
         plots.plot_metric_curves([1, 2, 3], {"a": [1.0, 2.0]})
+
+
+def test_many_curves_differ_in_colour_or_dashes():
+    styles = [line_style(n) for n in range(30)]
+    assert len(set(styles)) == 30
+    assert [dashes for _, dashes in styles[:6]] == ["-"] * 6
+    (axes,) = plots.plot_metric_curves([1, 2], {str(n): [n, n] for n in range(9)}).axes
+    drawn = {(line.get_color(), str(line._dash_pattern)) for line in axes.lines}
+    assert len(drawn) == 9
+
+
+def test_limits_of_the_bulk_count_what_they_leave_out():
+    low, high, outside = bulk(np.r_[np.arange(100.0), 1e4, np.nan], high=0.95)
+    assert low < 0 and 95 < high < 1e4
+    assert "of 101 values outside" in outside and "up to 1e+04" in outside
+    assert bulk(np.array([1.0, 2.0, 900.0]), high=0.95)[1:] == (pytest.approx(953.94), "")
+    low, high, outside = bulk(np.array([5.0, 5.0]))
+    assert low < 5 < high and outside == ""
+
+
+def history(*losses):
+    return [{"epoch": n, "train_loss": train, "valid_loss": valid, "kl_weight": 1.0,
+             "use_prediction": 0.0} for n, (train, valid) in enumerate(losses, 1)]
+
+
+def loss_axes(monkeypatch, tmp_path, losses):
+    drawn = []
+    monkeypatch.setattr(speech_plots, "save", lambda figure, path: drawn.append(figure) or path)
+    speech_plots.loss_curves(history(*losses), tmp_path / "losses.png")
+    return drawn[0].axes[0]
+
+
+def test_losses_fill_their_axes_whatever_their_unit(monkeypatch, tmp_path):
+    losses = [(0.9 - 0.01 * n, 1.0 - 0.01 * n) for n in range(10)]
+    low, high = loss_axes(monkeypatch, tmp_path, losses).get_ylim()
+    assert 0.75 < low < 0.81 and 1.0 < high < 1.05
+
+
+def test_few_losses_are_all_in_view_and_of_many_the_rest_is_told(monkeypatch, tmp_path):
+    axes = loss_axes(monkeypatch, tmp_path, [(900.0, 800.0), (300.0, 250.0), (200.0, 220.0)])
+    low, high = axes.get_ylim()
+    assert low < 200 and high > 900
+    assert axes.get_title(loc="left") == "all epochs"
+    late = [(200.0 - n, 210.0 - n) for n in range(99)]
+    axes = loss_axes(monkeypatch, tmp_path, [(9e3, 8e3), *late])
+    assert axes.get_ylim()[1] < 300
+    assert "of 200 values outside: 3 above, up to 9000" in axes.get_title(loc="left")
