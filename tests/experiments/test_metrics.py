@@ -11,8 +11,9 @@ from torch import Tensor
 
 from pyromodels.experiments.datasets.tracking.box_overlap import assign, pairwise_iou
 from pyromodels.experiments.datasets.tracking.npz import load_npz
-from pyromodels.experiments.metrics import consistency, tracking_metrics
-from pyromodels.experiments.metrics.tracking import gospa
+from pyromodels.experiments.metrics.tracking.gospa import gospa
+from pyromodels.experiments.metrics.tracking.mot import tracking_metrics
+from pyromodels.experiments.metrics.tracking.nees import consistency
 
 KEYS = {"mota", "motp", "idf1", "ids", "mt", "ml", "fp", "fn", "hota", "gospa", "ids_rate",
         "fp_rate", "fn_rate"}

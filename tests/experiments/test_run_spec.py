@@ -306,4 +306,4 @@ def test_resuming_in_the_folder_of_another_spec_is_refused(tmp_path, capsys):
     assert main([*run, "--resume"]) == 0
     assert main([*run, "--set", "inference.damping=0.5", "--resume"]) == 2
     told = capsys.readouterr().err
-    assert "--resume: pyromodels.inference.mixture.damping = 0.5, but" in told and "has 1.0" in told
+    assert "--resume: inference.damping = 0.5, but" in told and "has 1.0" in told
