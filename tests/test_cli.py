@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 import types
 
@@ -137,3 +139,32 @@ def test_doctor_names_what_is_missing_and_how_to_get_it(monkeypatch, capsys):
     assert "fix: pip install 'numpy>=999'" in shown
     assert "dev: lacks no-such-project" in shown
     assert "fix: pip install 'pyromodels[dev]'" in shown
+
+
+def test_bash_completes_names_specs_and_components(capsys):
+    assert cli.main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    for words, expected in [
+        ("tab", ["table"]),
+        ("run resy", ["resynthesis"]),
+        ("show mot_sm", ["mot_smoke"]),
+        ("check mean", ["mean_field"]),
+        ("doctor x", []),
+    ]:
+        first, _, second = words.partition(" ")
+        line = f"COMP_WORDS=(pyromodels {words}); COMP_CWORD={2 if second else 1}; _pyromodels"
+        command = f'{script}\n{line}\necho "${{COMPREPLY[@]}}"'
+        done = subprocess.run(
+            ["bash", "-c", command], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.split() == expected, words
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_get_every_verb_and_name(shell, capsys):
+    assert cli.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for words in (cli.VERBS, cli.names("table"), cli.names("bench"), ["mot_smoke", "mean_field"]):
+        assert [word for word in words if word not in script] == []
+    if shutil.which(shell):
+        subprocess.run([shell, "-n"], input=script, text=True, check=True)

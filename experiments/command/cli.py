@@ -27,6 +27,8 @@ class Command(NamedTuple):
 VERBS = {
     "doctor": "say what is installed, on which device, what is missing and how to get it",
     "list": "list the commands with a name and the registered components",
+    "check": "hold a registered component against its contract: `check NAME`",
+    "completion": "print a script that completes words of this command in a shell",
     "run": "run an experiment, or a spec: `run SPEC.toml`",
     "compare": "run a spec in every combination of --vary, over seeds, into one table",
     "show": "print the graph of a spec's model as text, or the spec as Python",
@@ -48,6 +50,15 @@ SPEC = "spec"
 COMMANDS: dict[tuple[str, str], Command] = {
     ("doctor", ""): Command("command.doctor", VERBS["doctor"]),
     ("list", ""): Command("runs.listing", VERBS["list"]),
+    ("check", ""): Command("command.check", VERBS["check"]),
+    **{
+        ("completion", shell): Command("command.completion", f"for {shell}: {how}")
+        for shell, how in {
+            "bash": "put `eval \"$(pyromodels completion bash)\"` into ~/.bashrc",
+            "zsh": "put `eval \"$(pyromodels completion zsh)\"` into ~/.zshrc, after compinit",
+            "fish": "write it to ~/.config/fish/completions/pyromodels.fish",
+        }.items()
+    },
     ("run", "mot"): Command(
         "tracking.run", "track moving objects with MixDVAE, on a made scene or on --data DIR"
     ),

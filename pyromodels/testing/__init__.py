@@ -1,15 +1,15 @@
 """The contract suite: what every path distribution, source prior and guide must fulfil.
 
-It ships with the package, so that whoever adds a prior runs it:
+It ships with the package, so that whoever adds one runs it:
 
-    @pytest.mark.parametrize("check", SOURCE_PRIOR_CHECKS, ids=lambda check: check.__name__)
-    def test_contract(check):
-        check(MyPrior(...).double())
+    def test_contract():
+        pyromodels.testing.check(MyPrior)
 
-Every check raises `AssertionError` where the contract is broken. They work in float64 on small
-sizes.
+or `pyromodels check my_prior`, which prints a line for every check. Checks raise `AssertionError`
+where the contract is broken, and work in float64 on small sizes.
 """
 
+from pyromodels.testing.components import check, contract
 from pyromodels.testing.guide import check_guide
 from pyromodels.testing.paths import check_joint_draw, check_path
 from pyromodels.testing.runs import (
@@ -28,9 +28,11 @@ from pyromodels.testing.source_prior import SOURCE_PRIOR_CHECKS, message_log_pro
 __all__ = [
     "SOURCE_PRIOR_CHECKS",
     "build_source_prior",
+    "check",
     "check_guide",
     "check_joint_draw",
     "check_path",
+    "contract",
     "example_anchor",
     "log_prob",
     "message_log_prob",

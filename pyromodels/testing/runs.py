@@ -30,7 +30,12 @@ def source_prior_specs() -> list[dict[str, Any]]:
 def build_source_prior(spec: dict[str, Any]) -> SourcePrior:
     """Build a prior in float64 with weights large enough for every dependence to show."""
     torch.manual_seed(0)
-    prior = DYNAMICS.build(spec).double()
+    return amplified(DYNAMICS.build(spec))
+
+
+def amplified(prior: SourcePrior) -> SourcePrior:
+    """Return the prior in float64, its parameters half as large again."""
+    prior = prior.double()
     with torch.no_grad():
         for parameter in prior.parameters():
             parameter.mul_(1.5)

@@ -1,0 +1,182 @@
+"""The door to the contract suite: whatever a component is, the checks it must pass."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from pyromodels.batch import MixtureBatch, SequenceBatch
+from pyromodels.distributions.message import Anchor
+from pyromodels.distributions.path import PathDistribution
+from pyromodels.dynamics.base import SourcePrior
+from pyromodels.dynamics.linear import LinearGaussian
+from pyromodels.dynamics.vae import VAE
+from pyromodels.errors import SpecError
+from pyromodels.guides.point import Point
+from pyromodels.models.dvae import DynamicalVAE
+from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.registry import GUIDES
+from pyromodels.testing import guide as of_guides
+from pyromodels.testing.paths import (
+    check_path_causality,
+    check_path_noise,
+    check_path_normalised,
+    check_path_shapes,
+)
+from pyromodels.testing.runs import amplified
+from pyromodels.testing.source_prior import SOURCE_PRIOR_CHECKS
+
+Check = Callable[[], None]
+"""Raises `AssertionError` where the contract is broken."""
+
+KINDS = "a source prior, a path distribution, or a guide with its model and batch"
+
+
+def check(component: Any, *problem: Any) -> None:
+    """Run every check of the contract that a component is under.
+
+    Args:
+        component: a source prior or its class, which is then built by its `contract_specs`; a path
+            distribution; a guide, or the class of a registered one, which is built for a small
+            model.
+        *problem: of a guide: its model and their batch.
+
+    Raises:
+        AssertionError: naming the check that failed.
+        SpecError: where there is no contract for it.
+
+    Example:
+        >>> check(LinearGaussian(num_coordinates=2))
+    """
+    for name, test in contract(component, *problem):
+        try:
+            test()
+        except AssertionError as error:
+            raise AssertionError(f"{_name(component)}: {name}: {error}") from error
+
+
+def contract(component: Any, *problem: Any) -> list[tuple[str, Check]]:
+    """Return the checks that a component must pass, by name; see `check`."""
+    if inspect.isclass(component) and issubclass(component, SourcePrior):
+        makers = {_words(spec): partial(component, **spec) for spec in component.contract_specs}
+        return list(_of_priors(makers))
+    if isinstance(component, SourcePrior):
+        return list(_of_priors({"": partial(copy.deepcopy, component)}))
+    if isinstance(component, PathDistribution):
+        return list(_of_path(component))
+    if isinstance(component, nn.Module) and len(problem) == 2:
+        return list(_of_guide(lambda: component, *problem, fresh=False))
+    if any(component is GUIDES[name] for name in GUIDES):
+        return list(_of_guide_class(component))
+    raise SpecError(f"{_name(component)}: there is no contract for it; there is one for {KINDS}")
+
+
+def _of_priors(makers: Mapping[str, Callable[[], SourcePrior]]) -> Iterator[tuple[str, Check]]:
+    for words, make in makers.items():
+        for test in SOURCE_PRIOR_CHECKS:
+            yield _label(words, test), partial(_of_prior, test, make)
+
+
+def _of_prior(test: Callable[[SourcePrior], None], make: Callable[[], SourcePrior]) -> None:
+    with _numbers():
+        test(amplified(make()))
+
+
+def _of_path(path: PathDistribution) -> Iterator[tuple[str, Check]]:
+    tests = [check_path_shapes, check_path_noise, check_path_causality]
+    if path.event_shape == (2, 1):
+        tests.append(check_path_normalised)
+    for test in tests:
+        yield _label("", test), partial(test, path)
+
+
+def _of_guide(
+    make: Callable[[], nn.Module], model: nn.Module, batch: Any, *, fresh: bool
+) -> Iterator[tuple[str, Check]]:
+    def run(test: Callable[..., None], **keywords: Any) -> None:
+        with _numbers():
+            guide = make()
+            if fresh:  # away from symmetric starts, where gradients vanish
+                for parameter in guide.parameters():
+                    parameter.data += 0.1 * torch.randn_like(parameter)
+            if "draws_differ" in keywords:
+                keywords["draws_differ"] = not isinstance(guide, Point)
+            test(guide, model, batch, **keywords)
+
+    yield "sites", partial(run, of_guides.check_sites)
+    yield "draws", partial(run, of_guides.check_draws, draws_differ=True)
+    yield "density", partial(run, of_guides.check_density)
+    yield "gradients", partial(run, of_guides.check_gradients)
+    if fresh:
+        yield "weights", partial(run, of_guides.check_weights, fresh=make)
+    yield "dtype", partial(run, of_guides.check_dtype)
+
+
+def _of_guide_class(component: Callable[..., nn.Module]) -> Iterator[tuple[str, Check]]:
+    """On the first small problem that it takes: a mixture, or one observed trajectory."""
+    refusals = []
+    for problem in (small_mixture, small_dvae):
+        with _numbers():
+            model, batch = problem()
+            try:
+                takes_batch = "batch" in inspect.signature(component).parameters
+                make = partial(component, model, *[batch] * takes_batch)
+                make()
+            except (TypeError, ValueError) as error:
+                refusals.append(str(error))
+                continue
+        yield from _of_guide(make, model, batch, fresh=True)
+        return
+    raise SpecError(
+        f"{_name(component)}: no small problem is for it ({'; '.join(refusals)}). Make one, and "
+        "call pyromodels.testing.check(guide, model, batch)"
+    )
+
+
+def small_mixture() -> tuple[MixDVAE, MixtureBatch]:
+    """Two sequences of three frames, two sources and two observations, some missing."""
+    model = MixDVAE(LinearGaussian(num_coordinates=2, process_std=(0.4, 0.2))).double()
+    observations = torch.rand(2, 3, 2, 2) + 0.2
+    mask = torch.rand(2, 3, 2) > 0.2
+    loc = torch.rand(2, 2, model.prior.source_dim) + 0.5
+    anchor = Anchor(loc, torch.full_like(loc, 0.1))
+    return model, MixtureBatch(observations, mask, torch.full_like(observations, 0.1), anchor)
+
+
+def small_dvae() -> tuple[DynamicalVAE, SequenceBatch]:
+    """Three sequences of four frames of two coordinates."""
+    model = DynamicalVAE(VAE(source_dim=2, latent_dim=2, decoder_dims=(4,))).double()
+    return model, SequenceBatch(torch.rand(3, 4, 2), torch.ones(3, 4, dtype=torch.bool))
+
+
+@contextmanager
+def _numbers() -> Iterator[None]:
+    """Double precision and a seed, for the time of a check alone."""
+    before = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(1)
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+
+def _label(words: str, test: Callable[..., None]) -> str:
+    name = test.__name__.removeprefix("check_").removeprefix("path_")
+    return f"{name} ({words})" if words else name
+
+
+def _words(spec: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value!r}" for key, value in spec.items())
+
+
+def _name(component: Any) -> str:
+    return getattr(component, "__name__", type(component).__name__)
