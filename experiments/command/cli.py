@@ -36,6 +36,7 @@ VERBS = {
     "estimate": "estimate the parameters of a data generator from data",
     "table": "print a table of the papers beside our figures",
     "plot": "draw a figure of the papers",
+    "results": "make the runs of a page of docs/results and write it",
     "report": "say whether a guide is to be trusted, and why",
     "bench": "measure speed",
 }
@@ -76,6 +77,7 @@ COMMANDS: dict[tuple[str, str], Command] = {
     ),
     ("compare", ""): Command("runs.compare", VERBS["compare"]),
     ("show", ""): Command("runs.show", VERBS["show"]),
+    ("results", ""): Command("results.write", VERBS["results"]),
     ("train", "dvae"): Command("speech.train", "train a dynamical VAE on speech"),
     ("train", "srnn-mot"): Command(
         "tracking.train", "train the SRNN prior of a box trajectory"

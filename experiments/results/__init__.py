@@ -1,0 +1,1 @@
+"""Pages of measurements in `docs/results`, each written by one command from what its runs found."""

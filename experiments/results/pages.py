@@ -1,0 +1,127 @@
+"""The pages of `docs/results`: which runs they need, and which of their figures they print."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from pyromodels.experiments.demonstrations.report_examples import EXAMPLES
+
+DATA = "DATA"
+"""In a command, the folder that `--data` names."""
+
+Split = Callable[[str], tuple[str, str]]
+"""Key of `metrics.json` -> the row of the table that it is in, "" for that of the run; column."""
+
+
+class Run(NamedTuple):
+    """One run of a page."""
+
+    table: str
+    """The table that its rows are in; runs may share one."""
+    row: str
+    """Name of the row of figures whose key names none."""
+    command: str
+    """What follows `pyromodels`."""
+
+
+class Page(NamedTuple):
+    """One page."""
+
+    title: str
+    about: str
+    columns: Mapping[str, tuple[str, str]]
+    """Key -> heading and format of the numbers."""
+    runs: tuple[Run, ...]
+    split: Split
+    weights: tuple[str, ...] = ()
+    """What the runs load: names of shipped weights, files under `DATA`."""
+
+
+def row_first(key: str) -> tuple[str, str]:
+    """`"kalman/mota"`: the figure comes last."""
+    row, _, column = key.rpartition("/")
+    return row, column
+
+
+def column_first(key: str) -> tuple[str, str]:
+    """`"bound/VEM"`: the row comes last; of a key without a part, the same."""
+    column, _, row = key.partition("/")
+    return row or column, column
+
+
+def column_only(key: str) -> tuple[str, str]:
+    """The whole key is the figure; there is one row a run."""
+    return "", key
+
+
+SETS = ("MOT17-hard", "TUD-Stadtmitte", "MOT16-11", "MOT17-sim")
+BESIDE = "srnn deep_ar kalman kalman_gated hold vkf"
+
+
+def _tracking() -> Page:
+    runs = []
+    for name in SETS:
+        data = f"--data {DATA}/mot/{name}_T60.npz"
+        runs += [
+            Run(name, "linear",
+                f"run mot {data} --shuffle --baselines {BESIDE} --seed 0 --no-plots"),
+            Run(name, "reference", f"run mot {data} --preset reference --weights "
+                f"{DATA}/mot/model_mot.pt --baselines --seed 0 --no-plots"),
+        ]
+    return Page(
+        "Tracking",
+        "Sequences of 60 frames, three sources. MOTA, MOTP, IDF1 and HOTA in per cent, IoU of 0.5 "
+        "or more, identities fixed; GOSPA in the mean; NEES is 4 where covariances are honest, the "
+        "95 % interval of that beside it; the last column says how often the 95 % ellipse holds "
+        "the truth, in per cent. Detections are shuffled, but for `reference`, the published "
+        "method with the published networks, which takes them in the order of the files. The "
+        "settings of `linear`, `srnn` and `deep_ar` were chosen on these four sets, and on harder "
+        "scenes made from the tracks of other videos.",
+        {
+            "mota": ("MOTA", ".2f"), "motp": ("MOTP", ".2f"), "idf1": ("IDF1", ".2f"),
+            "hota": ("HOTA", ".2f"), "ids": ("IDS", ".0f"), "fp": ("FP", ".0f"),
+            "fn": ("FN", ".0f"), "gospa": ("GOSPA", ".3f"), "nees": ("NEES", ".2f"),
+            "nees_low": ("from", ".2f"), "nees_high": ("to", ".2f"),
+            "coverage95": ("in 95 %", ".1f"),
+        },
+        tuple(runs), row_first, ("srnn_mot", "deep_ar_mot", f"{DATA}/mot/model_mot.pt"),
+    )
+
+
+PAGES: dict[str, Page] = {
+    "tracking": _tracking(),
+    "inference": Page(
+        "One guide, three ways to fit it",
+        "For every registered prior: the largest difference, in q(s) and q(w), between three "
+        "sweeps of VEM and three unit steps along the natural gradient. For a problem that is "
+        "small enough to know its evidence: the bound that each engine reaches, in nats. The "
+        "slope is the largest of the bound where VEM stands still. All in double precision; "
+        "differences of 1e-14 are rounding, and another processor rounds otherwise.",
+        {"natural": ("difference", ".1e"), "bound": ("bound", ".4f"),
+         "evidence": ("evidence", ".4f"), "slope": ("slope", ".1e")},
+        (Run("", "", "table inference --seed 0"),), column_first,
+    ),
+    "reports": Page(
+        "Reports whose answer is known",
+        "Four guides: one that holds the exact posterior, mean field where two sources cross, "
+        "mean field where labels can be exchanged, and a guide that factorises over frames. The "
+        "largest k-hat over sequences, of the sources and of all latents; the importance gap in "
+        "nats; how often the 95 % interval of a forecast one frame ahead holds the observation; "
+        "the smallest ratio of standard deviations to those of the exact posterior.",
+        {"verdict": ("verdict", ""), "k_hat/s": ("k-hat of s", ".2f"),
+         "k_hat/joint": ("k-hat of all", ".2f"), "importance_gap/joint": ("gap", ".3f"),
+         "forecast/1/coverage95": ("in 95 %", ".3f"),
+         "reference/s/std_ratio_min": ("smallest ratio", ".2f")},
+        tuple(Run("", name, f"report {name} --seed 0") for name in EXAMPLES), column_only,
+    ),
+    "phones": Page(
+        "Telling sequences apart, five generated classes",
+        "Five hidden Markov sources; densities trained on 5 x 400 sequences, calibrated on "
+        "validation data, judged on 2000 test sequences. Accuracy and miscalibration in per cent, "
+        "log-likelihood in nats a frame (standardised, and as recorded).",
+        {"accuracy": ("accuracy", ".2f"), "nats_per_frame": ("nats/frame", ".3f"),
+         "nats_per_frame_recorded": ("as recorded", ".3f"),
+         "cross_entropy": ("cross-entropy", ".4f"),
+         "calibration_error": ("miscalibration", ".2f")},
+        (Run("", "", "run phones --seed 0"),), row_first,
+    ),
+}
