@@ -17,10 +17,11 @@ GROUP = "pyromodels.components"
 """The group of entry points of packages that bring components."""
 
 
-def described(package: str) -> dict[str, str]:
+def described(package: str, module: str | None = None) -> dict[str, str]:
     """Name -> first line of the docstring, of all that the files of a package register.
 
-    Nothing of the package is imported; what counts is the decorator `@REGISTRY.register("name")`.
+    With `module`, only the files of that name are read. Nothing of the package is imported; what
+    counts is the decorator `@REGISTRY.register("name")`.
 
     Example:
         >>> described("pyromodels.transforms")
@@ -29,7 +30,8 @@ def described(package: str) -> dict[str, str]:
     found = importlib.util.find_spec(package)
     folders = (found and found.submodule_search_locations) or ()
     components = {}
-    for file in sorted(file for folder in folders for file in Path(folder).rglob("*.py")):
+    pattern = f"{module or '*'}.py"
+    for file in sorted(file for folder in folders for file in Path(folder).rglob(pattern)):
         for node in ast.parse(file.read_bytes()).body:
             if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
                 line = (ast.get_docstring(node) or "").partition("\n")[0]

@@ -29,6 +29,7 @@ class Registry:
     Args:
         kind: what one component is called in error messages, e.g. `"guide"`.
         package: the package whose modules register components; imported at the first look-up.
+        module: import only the modules of this name in it, e.g. `"experiment"`.
 
     Example:
         >>> shapes = Registry("shape")
@@ -42,10 +43,13 @@ class Registry:
         {'disc': 'A disc of one radius.'}
     """
 
-    def __init__(self, kind: str, package: str | None = None) -> None:
+    def __init__(
+        self, kind: str, package: str | None = None, *, module: str | None = None
+    ) -> None:
         self.kind = kind
         self.package = package
         self._loaded = package is None
+        self.module = module
         self._components: dict[str, Component] = {}
 
     def register(self, name: str) -> Callable[[C], C]:
@@ -111,7 +115,7 @@ class Registry:
 
         A package installed beside ours is among them once a component has been looked up.
         """
-        known = described(self.package) if self.package else {}
+        known = described(self.package, self.module) if self.package else {}
         for name, component in self._components.items():
             known[name] = (component.__doc__ or "").strip().partition("\n")[0]
         return dict(sorted(known.items()))
@@ -141,7 +145,8 @@ class Registry:
         try:
             package = importlib.import_module(self.package)
             for module in pkgutil.walk_packages(package.__path__, f"{self.package}."):
-                importlib.import_module(module.name)
+                if self.module in (None, module.name.rpartition(".")[2]):
+                    importlib.import_module(module.name)
         except BaseException:
             self._loaded = False  # a failed import must fail again, not hide components
             raise

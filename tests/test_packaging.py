@@ -69,6 +69,22 @@ def test_imports_point_one_way(package):
     assert {f: found for f, found in upwards.items() if found} == {}
 
 
+def test_runs_know_no_task():
+    """What reads, builds, compares and shows a spec learns of its task from the registry alone."""
+    floor_of_tasks = "pyromodels.experiments."
+    shared = {f"{floor_of_tasks}{name}" for name in ("harness", "runs", "command")}
+    files = list((ROOT / "experiments" / "runs").glob("*.py"))
+    assert files
+    found = {
+        f"{f.name}: {module}"
+        for f in files
+        for module in imported(f.read_text())
+        if module.startswith(floor_of_tasks)
+        and not any(module.startswith(f"{name}.") for name in shared)
+    }
+    assert found == set()
+
+
 def test_no_file_uses_the_name_that_only_a_checkout_has():
     found = [
         str(f)

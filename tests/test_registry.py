@@ -11,7 +11,7 @@ import pytest
 
 from pyromodels.components import described
 from pyromodels.errors import SpecError
-from pyromodels.experiments.runs.listing import REGISTRIES
+from pyromodels.experiments.command.listing import REGISTRIES
 from pyromodels.registry import Registry
 
 
@@ -170,6 +170,17 @@ def test_a_file_in_the_folder_is_enough(package):
     del sys.modules["shelf_registry"]
 
 
+def test_only_the_modules_of_a_name_are_imported(package):
+    registry = Registry("book", "shelf", module="novel")
+    sys.modules["shelf_registry"] = registry
+    (package / "novel.py").write_text(
+        "import shelf_registry\n@shelf_registry.register('novel')\ndef novel(): 'A novel.'\n"
+    )
+    (package / "broken.py").write_text("1 / 0\n")
+    assert registry.names() == list(registry.describe()) == ["novel"]
+    del sys.modules["shelf_registry"]
+
+
 def test_a_file_that_fails_to_import_fails_at_every_look_up(package):
     (package / "broken.py").write_text("1 / 0\n")
     registry = Registry("book", "shelf")
@@ -180,7 +191,7 @@ def test_a_file_that_fails_to_import_fails_at_every_look_up(package):
 
 @pytest.mark.parametrize("registry", REGISTRIES, ids=lambda r: r.kind)
 def test_source_says_of_every_component_what_it_says_of_itself(registry):
-    said = described(registry.package)
+    said = described(registry.package, registry.module)
     assert said.keys() == set(registry.names())
     for name, line in said.items():
         assert line and line == inspect.cleandoc(registry[name].__doc__).partition("\n")[0]

@@ -50,7 +50,7 @@ SPEC = "spec"
 # (verb, name); the name is "" where the verb stands alone.
 COMMANDS: dict[tuple[str, str], Command] = {
     ("doctor", ""): Command("command.doctor", VERBS["doctor"]),
-    ("list", ""): Command("runs.listing", VERBS["list"]),
+    ("list", ""): Command("command.listing", VERBS["list"]),
     ("check", ""): Command("command.check", VERBS["check"]),
     **{
         ("completion", shell): Command("command.completion", f"for {shell}: {how}")
@@ -221,7 +221,9 @@ def _choose(words: list[str]) -> tuple[str, str] | None:
     if len(words) == 1:
         return None
     if words[1] not in names(verb):
-        raise ValueError(_unknown(f"'{verb}' name", words[1], names(verb)))
+        specs = shipped_specs() if verb in ("run", "report") else ()
+        known = dict.fromkeys([*names(verb), *specs])
+        raise ValueError(_unknown(f"'{verb}' name", words[1], known))
     return verb, words[1]
 
 

@@ -67,7 +67,7 @@ def component(value: Any, where: str, registry: Registry) -> Plain:
             given, expected = shown(table["name"]), f"one of {', '.join(registry.names())}"
             raise SpecError(mismatch(f"{where}.name", given=given, expected=expected))
         registry[table["name"]]
-    elif where != "data":
+    else:
         expected = f'a "name"; known: {", ".join(registry.names())}'
         raise SpecError(mismatch(where, given=shown(table), expected=expected))
     return table

@@ -1,4 +1,7 @@
-"""`pyromodels compare SPEC --vary KEY=A,B ...`: every combination over seeds, in one table."""
+"""`pyromodels compare SPEC --vary KEY=A,B ...`: every combination over seeds, in one table.
+
+The table is printed, drawn (`comparison.png`) and kept (`comparison.json`).
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pyromodels.errors import SpecError, mismatch, shown
+from pyromodels.experiments.harness.devices import use_device
+from pyromodels.experiments.harness.experiment import experiment
+from pyromodels.experiments.harness.figures import save
 from pyromodels.experiments.harness.plain_tables import (
     Plain,
     parse_setting,
@@ -21,45 +25,16 @@ from pyromodels.experiments.harness.plain_tables import (
     split_values,
 )
 from pyromodels.experiments.harness.records import replacing
-from pyromodels.experiments.harness.table_rows import over_seeds
+from pyromodels.experiments.runs.cells import Cell, format_cells
+from pyromodels.experiments.runs.compare_figure import plot_cells
 from pyromodels.experiments.runs.runner import add_settings, run_spec
 from pyromodels.experiments.runs.spec import Spec, make_spec, read_table
 from pyromodels.inference.training.progress import progress
 
-COLUMNS = {
-    "mota": "MOTA",
-    "idf1": "IDF1",
-    "nees": "NEES",
-    "bound": "bound",
-    "seconds": "seconds",
-}
-"""Metric -> its title."""
-
-FOOTNOTE = (
-    "mean ± standard error over seeds, every cell on the same data for the same seed; bound: nats "
-    "a sequence, in closed form where q(w) and q(s)\nare factors (exact for linear dynamics; for "
-    "deep ones a surrogate, without the KL over z: compare engines by it, not dynamics), else the\n"
-    "engine's own estimate"
-)
-
-
-@dataclass
-class Cell:
-    """One combination: what was varied, the figures of its seeds, and what went wrong."""
-
-    label: dict[str, str]
-    folder: Path
-    runs: list[dict[str, Any]] = field(default_factory=list)
-    error: str = ""
-
-    def summary(self) -> dict[str, float]:
-        """Return mean and, with `_se`, standard error of every finite figure over the seeds."""
-        return over_seeds([run["metrics"] for run in self.runs])
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("spec", help="a TOML file, the name of a shipped spec or an experiment")
+    parser.add_argument("spec", help="a TOML file, or the name of a shipped spec")
     parser.add_argument(
         "--vary",
         action="append",
@@ -78,7 +53,9 @@ def main(args: argparse.Namespace) -> int:
         raise SpecError(mismatch("--seeds", given=args.seeds, expected="at least 1"))
     table = read_table(args.spec)
     axes = dict(map(parse_axis, args.vary))
-    base = make_spec(table, args.settings)  # wrong before any cell is wrong
+    base = make_spec(table, args.settings, device=args.device)  # wrong before any cell is wrong
+    use_device(base.device)
+    task = experiment(base.experiment)
     folder = args.out or _folder(base.name, table, args.settings, args.vary)
     combinations = list(itertools.product(*axes.values()))
     cells = []
@@ -89,11 +66,13 @@ def main(args: argparse.Namespace) -> int:
             cells.append(cell)
             for offset in range(args.seeds):
                 bar.set_postfix_str(" ".join(combination))
-                _run(cell, table, args.settings, base.seed + offset)
+                _run(cell, table, args.settings, base.seed + offset, base.device)
                 bar.update()
             _write(folder / "comparison.json", base, axes, cells)
-    print(format_cells(cells, list(axes)))
-    print(f"\n{FOOTNOTE}\n\nresults: {folder}")
+    print(format_cells(cells, list(axes), task.columns))
+    save(plot_cells(cells, task.columns, title=f"{base.name}, {args.seeds} seeds"),
+         folder / "comparison.png")
+    print(f"\n{task.footnote}\n\nresults: {folder}")
     return 1 if any(cell.error for cell in cells) else 0
 
 
@@ -111,32 +90,15 @@ def parse_axis(text: str) -> tuple[str, list[str]]:
     return ".".join(keys), values
 
 
-def format_cells(cells: Sequence[Cell], keys: Sequence[str]) -> str:
-    """Return one line for each cell: what was varied, mean ± standard error; or the error."""
-    titles = [key.removesuffix(".name").rpartition(".")[2] for key in keys]
-    rows = [[*titles, *COLUMNS.values()]]
-    for cell in cells:
-        figures = cell.summary()
-        label = [_label(cell.label[key]) for key in keys]
-        rows.append([*label, *(_figure(figures, name) for name in COLUMNS)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row, error in zip(rows, ["", *(cell.error for cell in cells)], strict=True):
-        parts = [
-            f"{text:<{width}}" if index < len(keys) else f"{text:>{width}}"
-            for index, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join([*parts, f"failed: {error}" if error else ""]).rstrip())
-    return "\n".join(lines)
-
-
-def _run(cell: Cell, table: Plain, settings: Iterable[str], seed: int) -> None:
+def _run(
+    cell: Cell, table: Plain, settings: Iterable[str], seed: int, device: str
+) -> None:
     """Make one run of a cell; what goes wrong is kept in the cell and ends nothing else."""
     changes = [f"{key}={value}" for key, value in cell.label.items()]
     out = cell.folder / f"seed-{seed}"
     try:
-        spec = make_spec(table, [*settings, *changes], seed)
-        outcome = run_spec(spec, out)[1]
+        spec = make_spec(table, [*settings, *changes], seed, device)
+        outcome = run_spec(spec, out, draw=False)[1]
     except Exception as error:  # whatever it is, it is this cell's
         kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
         cell.error = cell.error or f"{kind}{' '.join(str(error).split())} (seed {seed})"
@@ -169,20 +131,5 @@ def _folder(name: str, *content: object) -> Path:
     return Path("runs") / f"compare-{name}-{digest}"
 
 
-def _label(value: str) -> str:
-    read = parse_value(value)
-    if isinstance(read, dict) and "name" in read:
-        rest = ", ".join(f"{k}={v}" for k, v in read.items() if k != "name")
-        return f"{read['name']}({rest})" if rest else str(read["name"])
-    return str(read)
-
-
 def _slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip("._")[:80]
-
-
-def _figure(figures: Mapping[str, float], name: str) -> str:
-    if name not in figures:
-        return "-"
-    error = figures.get(f"{name}_se")
-    return f"{figures[name]:.2f}" + (f" ± {error:.2f}" if error is not None else "")

@@ -13,10 +13,10 @@ from pyro.infer.inspect import get_model_relations
 from pyro.poutine.util import site_is_subsample
 from torch import nn
 
+from pyromodels.experiments.harness.experiment import experiment
 from pyromodels.experiments.runs.build import build
 from pyromodels.experiments.runs.runner import add_settings
 from pyromodels.experiments.runs.spec import load_spec
-from pyromodels.experiments.runs.to_python import to_python
 
 
 class Plate(NamedTuple):
@@ -49,20 +49,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print the graph, or the code."""
-    spec = load_spec(args.spec, settings=args.settings)
+    spec = load_spec(args.spec, settings=args.settings, device=args.device)
+    task = experiment(spec.experiment)
     if args.python:
-        print(to_python(spec), end="")
+        print(task.python(spec), end="")
         return 0
     built = build(spec)
-    guide = built.engine.guide
-    sections = [
-        format_graph(f"model  {type(built.model).__name__}", sites(built.model, built.batch)),
-        format_parameters(built.model),
-        format_graph(f"guide  {type(guide).__name__}", sites(guide, built.batch), "q"),
-        format_parameters(guide),
-        f"inference  {spec.inference['name']}, at most {built.engine.steps} steps",
-    ]
-    print("\n\n".join(sections))
+    sections = []
+    for title, program, arguments, symbol in task.programs(*built):
+        sections.append(format_graph(title, sites(program, *arguments), symbol))
+        sections.append(format_parameters(program))
+    print("\n\n".join([*sections, task.inference(spec, built.model)]))
     return 0
 
 

@@ -8,71 +8,71 @@ Components are named as the registries know them; no import path ever comes from
 
 from __future__ import annotations
 
-import inspect
-import itertools
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pyromodels.errors import SpecError, mismatch, shown, unknown
-from pyromodels.experiments.datasets import DATASETS
-from pyromodels.experiments.harness.plain_tables import Plain, component, nested, override, plain
+from pyromodels.experiments.harness.experiment import experiment
+from pyromodels.experiments.harness.plain_tables import Plain, override, plain
 from pyromodels.experiments.runs.shipped import shipped_folder, shipped_specs
-from pyromodels.experiments.tracking.model_spec import ModelSpec
-from pyromodels.inference.engines.by_name import STEPPERS
-from pyromodels.registry import GUIDES, Registry, check_call
+from pyromodels.registry import check_call
 
-EXPERIMENTS = {"mot": "mot_linear"}
-"""Experiment -> the shipped spec that its name stands for."""
-
-_PARTS = {"data": DATASETS, "guide": GUIDES, "inference": STEPPERS}
-"""The components of a spec, beside the model."""
-
-SUPPLIED = ("model", "guide", "batch")
-"""Leading arguments of a component that code supplies, where it has them."""
+TABLES = ("data", "model", "guide", "inference", "metrics")
+"""What a spec may have tables of; which of them it has, its experiment says."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """One run: data, model, guide, inference. Tables are plain data, checked when it is made.
+    """One run: data, model, guide, inference, metrics. Tables are checked when the spec is made.
 
     Args:
+        experiment: the task, as registered; it reads the tables, see `harness.experiment`.
         name: what the run is called; the file's name where it came from a file.
-        experiment: what the metrics are: "mot".
         seed: of everything random; also of data that can be seeded, unless `data.seed` is given.
-        dtype: precision of model and inference.
-        data: a data set, `{"name": ..., **options}`.
+        dtype: precision of model and inference; None is the experiment's own.
+        device: where model and inference run: cpu, cuda, cuda:1, ...; figures of another device
+            agree up to rounding only, so that none is ever chosen by itself.
+        data: the data set, as the experiment's table of that name has read it; here and below
+            None is the experiment's default.
         model: the program and what it needs beside the data.
-        guide: a guide, likewise.
-        inference: an inference engine, likewise.
+        guide: the guide.
+        inference: how it is fitted.
+        metrics: what is measured.
 
     Raises:
-        SpecError: an unknown experiment, component or key, or a value that does not fit.
+        SpecError: an unknown experiment, component, table or key, or a value that does not fit.
     """
 
+    experiment: str
     name: str = "run"
-    experiment: str = "mot"
     seed: int = 0
-    dtype: Literal["float32", "float64"] = "float64"
-    data: Plain = field(default_factory=lambda: {"name": "scene"})
-    model: ModelSpec = field(default_factory=ModelSpec)
-    guide: Plain = field(default_factory=lambda: {"name": "mean_field"})
-    inference: Plain = field(default_factory=lambda: {"name": "vem"})
+    dtype: Literal["float32", "float64"] | None = None
+    device: str = "cpu"
+    data: Any = None
+    model: Any = None
+    guide: Any = None
+    inference: Any = None
+    metrics: Any = None
 
     def __post_init__(self) -> None:
-        if self.experiment not in EXPERIMENTS:
-            raise SpecError(unknown("experiment", given=self.experiment, known=EXPERIMENTS))
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", self.name):
             expected = "letters, digits, '_', '-' and '.': results go into a folder of that name"
             raise SpecError(mismatch("name", given=shown(self.name), expected=expected))
         if not 0 <= self.seed < 2**32:
             raise SpecError(mismatch("seed", given=self.seed, expected="0 to 2^32 - 1"))
-        for part, registry in _PARTS.items():
-            table = getattr(self, part)
-            registry.check(table, *[None] * len(supplied(registry, table)))
+        task = experiment(self.experiment)
+        set_field = object.__setattr__  # of a frozen dataclass
+        set_field(self, "dtype", self.dtype or task.dtype)
+        for part in TABLES:
+            if part in task.tables:
+                set_field(self, part, task.tables[part].read(getattr(self, part), part))
+            elif getattr(self, part) is not None:
+                known = unknown("table", given=part, known=list(task.tables))
+                raise SpecError(f"experiment {self.experiment!r}: {known}")
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> Spec:
@@ -82,14 +82,6 @@ class Spec:
             SpecError: naming the place, what was given and what was expected.
         """
         keywords = plain(table)
-        for part, registry in _PARTS.items():
-            if part in keywords:
-                keywords[part] = component(keywords[part], part, registry)
-        data = keywords.get("data", {})
-        if "path" in data and "name" not in data:
-            keywords["data"] = {"name": "files", **data}
-        if "model" in keywords:
-            keywords["model"] = ModelSpec.from_table(nested(keywords["model"], "model"))
         check_call("spec", cls, (), keywords)
         return cls(**keywords)
 
@@ -97,63 +89,49 @@ class Spec:
         """Return the same run with another seed."""
         return replace(self, seed=seed)
 
-    def data_table(self) -> Plain:
-        """Return the data set's table, seeded by the spec where it can be seeded."""
-        parameters = inspect.signature(DATASETS[self.data["name"]]).parameters
-        return {"seed": self.seed, **self.data} if "seed" in parameters else dict(self.data)
-
     def to_table(self) -> Plain:
         """Return the resolved spec: what was said, and the defaults of what was not."""
-        parts = {"data": self.data_table(), "guide": self.guide, "inference": self.inference}
-        filled = {part: with_defaults(_PARTS[part], table) for part, table in parts.items()}
-        table = {key: getattr(self, key) for key in ("name", "experiment", "seed", "dtype")}
-        table |= {"data": filled["data"], "model": self.model.to_table()}
-        return plain(table | {"guide": filled["guide"], "inference": filled["inference"]})
-
-
-def supplied(registry: Registry, table: Mapping[str, Any]) -> list[str]:
-    """Return which of `SUPPLIED` a component takes first, e.g. model and batch."""
-    if not isinstance(table.get("name"), str):
-        return []  # the registry says so better
-    parameters = inspect.signature(registry[table["name"]]).parameters
-    return list(itertools.takewhile(lambda name: name in SUPPLIED, parameters))
-
-
-def with_defaults(registry: Registry, table: Mapping[str, Any]) -> Plain:
-    """Return a component's table with its constructor's defaults; None stays out, as in TOML."""
-    parameters = inspect.signature(registry[table["name"]]).parameters.values()
-    known = {
-        p.name: p.default
-        for p in parameters
-        if p.default is not p.empty and isinstance(p.default, (str, bool, int, float, list, tuple))
-    }
-    return {"name": table["name"], **known, **table}
+        tables = experiment(self.experiment).tables
+        table = {
+            key: getattr(self, key) for key in ("name", "experiment", "seed", "dtype", "device")
+        }
+        return plain(table | {k: tables[k].write(getattr(self, k), self.seed) for k in TABLES
+                              if k in tables})
 
 
 def load_spec(
-    source: str | Path, *, settings: Iterable[str] = (), seed: int | None = None
+    source: str | Path,
+    *,
+    settings: Iterable[str] = (),
+    seed: int | None = None,
+    device: str | None = None,
 ) -> Spec:
     """Read a spec, and change what `settings` say.
 
     Args:
-        source: a TOML file, the name of a shipped spec with or without `.toml`, or of an
-            experiment.
+        source: a TOML file, or the name of a shipped spec with or without `.toml`.
         settings: `"model.prior.dynamics.name=linear"`, as after `--set`.
         seed: in place of the spec's own.
+        device: likewise.
 
     Raises:
         SpecError: no such spec, no TOML, or a table that `Spec.from_table` refuses.
     """
-    return make_spec(read_table(source), settings, seed)
+    return make_spec(read_table(source), settings, seed, device)
 
 
-def make_spec(table: Mapping[str, Any], settings: Iterable[str], seed: int | None = None) -> Spec:
+def make_spec(
+    table: Mapping[str, Any],
+    settings: Iterable[str],
+    seed: int | None = None,
+    device: str | None = None,
+) -> Spec:
     """Return the spec of a table with settings applied in order."""
     table = plain(table)
     for setting in settings:
         table = override(table, setting)
-    spec = Spec.from_table(table)
-    return spec if seed is None else spec.with_seed(seed)
+    said = {"seed": seed, "device": device}
+    return Spec.from_table(table | {key: value for key, value in said.items() if value is not None})
 
 
 def read_table(source: str | Path) -> Plain:
@@ -161,8 +139,7 @@ def read_table(source: str | Path) -> Plain:
     path = Path(source)
     text = _shipped(str(source)) if not path.is_file() else path.read_bytes()
     table = parse_table(text, str(source))
-    stem = EXPERIMENTS.get(str(source), path.name.removesuffix(".toml"))
-    return {"name": stem, **table}
+    return {"name": path.name.removesuffix(".toml"), **table}
 
 
 def parse_table(text: bytes | str, where: str = "spec") -> Plain:
@@ -182,7 +159,7 @@ def parse_table(text: bytes | str, where: str = "spec") -> Plain:
 
 
 def _shipped(name: str) -> bytes:
-    stem = EXPERIMENTS.get(name, name.removesuffix(".toml"))
+    stem = name.removesuffix(".toml")
     known = shipped_specs()
     if stem not in known:
         if Path(name).parent != Path("."):

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from pyromodels.experiments.datasets.tracking.box_coordinates import corners_to_centres
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.harness.figures import PALE, TRUTH, line_style, new_figure, tidy
-from pyromodels.experiments.tracking.tracker import Fitted
+from pyromodels.experiments.tracking.marginals import Marginals
 
 MAP_RATIO = 3.6
 """Width over height of the map."""
@@ -23,14 +23,14 @@ ELLIPSE = 2.447747
 """Half-axis of a 95 % ellipse in two dimensions, in standard deviations."""
 
 
-def plot_trajectories(fitted: Fitted, data: TrackingData, index: int = 0) -> Figure:
+def plot_trajectories(found: Marginals, data: TrackingData, index: int = 0) -> Figure:
     """Draw the centres: a map with 95 % ellipses, and x, y and their uncertainty over time.
 
     Detections are dots in the colour of the source that most probably owns them, crosses where
     that is clutter; the truth, where known, is dashed. The view is that of the trajectories:
     clutter far from them lies outside.
     """
-    scene = _Scene.of(fitted, data, index)
+    scene = _Scene.of(found, data, index)
     figure = new_figure(f"Trajectories, {data.names[index]}")
     grid = figure.add_gridspec(2, 3, height_ratios=(1.25, 1.0))
     from_above = figure.add_subplot(grid[0, :])
@@ -68,13 +68,13 @@ class _Scene(NamedTuple):
     unit: str
 
     @classmethod
-    def of(cls, fitted: Fitted, data: TrackingData, index: int) -> "_Scene":
+    def of(cls, found: Marginals, data: TrackingData, index: int) -> "_Scene":
         sized = data.image_size is not None
         image = data.image_size[index].cpu().double() if sized else torch.ones(2).double()
-        mean, variance = (part[index, :, :, :2].detach().cpu() for part in fitted.centres)
-        present = fitted.batch.mask[index].cpu()
-        centres = fitted.batch.observations[index, ..., :2].cpu()[present]
-        owners = fitted.guide.responsibilities[index].argmax(-1).cpu()[present]
+        mean, variance = (part[index, :, :, :2].detach().cpu() for part in found[:2])
+        present = data.mask[index].cpu()
+        centres = corners_to_centres(data.detections[index])[..., :2].to(mean)[present]
+        owners = found.responsibilities[index].argmax(-1).cpu()[present]
         truth = None
         if data.truth is not None:
             truth = corners_to_centres(data.truth[index])[..., :2]

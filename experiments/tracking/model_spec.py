@@ -125,7 +125,7 @@ class ModelSpec:
     def __post_init__(self) -> None:
         _ = MODELS[self.name]
         if self.name != RUNS:
-            expected = f"{RUNS!r}, what the experiment 'mot' runs"
+            expected = f"{RUNS!r}, what the experiment 'tracking' runs"
             raise SpecError(mismatch("model.name", given=repr(self.name), expected=expected))
         for key in ("noise_ratio", "start_std"):
             for number in getattr(self, key):
@@ -165,6 +165,20 @@ class ModelSpec:
             "dynamics": dynamics,
         }
         return plain
+
+
+class ModelTable:
+    """The `[model]` table, as `harness.spec_tables.Table` has it."""
+
+    def read(self, value: Any, where: str) -> ModelSpec:
+        """Return the model that a table says."""
+        if isinstance(value, ModelSpec):
+            return value
+        return ModelSpec.from_table(nested({} if value is None else value, where))
+
+    def write(self, held: ModelSpec, seed: int) -> Plain:
+        """Return its table."""
+        return held.to_table()
 
 
 def _detector(value: Any) -> Detector | None:

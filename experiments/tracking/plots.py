@@ -4,7 +4,6 @@ Every function returns a matplotlib `Figure` of one size, made without pyplot an
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -26,59 +25,54 @@ from pyromodels.experiments.harness.figures import (
     line_style,
     name_ends,
     new_figure,
-    save,
     shades,
     tidy,
 )
 from pyromodels.experiments.tracking.figure_trajectories import plot_trajectories
-from pyromodels.experiments.tracking.tracker import Fitted
+from pyromodels.experiments.tracking.marginals import Marginals
 
 __all__ = [
+    "figures",
     "plot_bound",
     "plot_metric_curves",
     "plot_responsibilities",
     "plot_trajectories",
-    "save",
-    "write_figures",
 ]
 
 
-def write_figures(
-    folder: Path,
-    fitted: Fitted,
+def figures(
+    found: Marginals,
     trace: Mapping[str, Sequence[Tensor]],
     data: TrackingData,
     index: int = 0,
-) -> list[Path]:
-    """Write `trajectories.png`, `responsibilities.png` and, with a trace, `bound.png`.
+) -> dict[str, Figure]:
+    """Return "trajectories", "responsibilities" and, with a trace, "bound".
 
     Args:
-        folder: where to; it exists.
-        fitted: the result of `track` on `data`.
+        found: the posterior's marginals.
         trace: phase -> bounds after each sweep, tensors of shape (R * B,), from `Progress`.
         data: what was tracked.
         index: which sequence to draw.
     """
-    figures = {
-        "trajectories": plot_trajectories(fitted, data, index),
-        "responsibilities": plot_responsibilities(fitted, data, index),
+    drawn = {
+        "trajectories": plot_trajectories(found, data, index),
+        "responsibilities": plot_responsibilities(found, data, index),
     }
     if any(trace.values()):
-        num_sequences = fitted.batch.num_sequences
-        figures["bound"] = plot_bound(trace, num_sequences, index, name=data.names[index])
-    return [save(figure, Path(folder) / f"{name}.png") for name, figure in figures.items()]
+        name = data.names[index]
+        drawn["bound"] = plot_bound(trace, data.num_sequences, index, name=name)
+    return drawn
 
 
-def plot_responsibilities(fitted: Fitted, data: TrackingData, index: int = 0) -> Figure:
+def plot_responsibilities(found: Marginals, data: TrackingData, index: int = 0) -> Figure:
     """Draw over time how many detections each source and clutter own, who is seen, and the doubt.
 
     A slot of a frame says nothing about identity, so rows are sources: the responsibilities of a
     frame summed over its detections, 1 where a source owns one.
     """
-    guide = fitted.guide
-    owned = guide.responsibilities[index].sum(1).T.detach().cpu()  # (N [+ 1], T)
-    num_sources, num_frames = guide.loc.shape[1], owned.shape[1]
-    has_detector = fitted.model.detector is not None
+    owned = found.responsibilities[index].sum(1).T.detach().cpu()  # (N [+ 1], T)
+    num_sources, num_frames = found.mean.shape[2], owned.shape[1]
+    has_detector = found.visible is not None
     figure = new_figure(f"Who owns the detections, {data.names[index]}")
     heights = (num_sources + has_detector, num_sources, 2.2) if has_detector else (num_sources, 2.2)
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
@@ -91,11 +85,11 @@ def plot_responsibilities(fitted: Fitted, data: TrackingData, index: int = 0) ->
     figure.colorbar(scale, ax=panels[0], pad=0.01, extend="max", aspect=12, label="detections")
     if has_detector:
         panels[0].axhline(num_sources - 0.5, color=INK, linewidth=1)
-        visible = guide.visibility.mean[index].detach().cpu()
+        visible = found.visible[index].detach().cpu()
         _heat(panels[1], visible, names)
         panels[1].set_title("Seen by the detector: posterior probability", loc="left")
         figure.colorbar(scale, ax=panels[1], pad=0.01, aspect=12, label="probability")
-    doubt = _doubt(guide.responsibilities[index]).detach().cpu()
+    doubt = _doubt(found.responsibilities[index]).detach().cpu()
     bottom = panels[-1]
     bottom.bar(np.arange(num_frames), doubt.numpy(), width=1.0, color=DIM, linewidth=0)
     bottom.set_ylim(0, max(0.7, 1.1 * float(doubt.max())))

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,12 +14,15 @@ from pyromodels.experiments.datasets.tracking.files import load_tracking
 from pyromodels.experiments.datasets.tracking.scene import generate_scene
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.harness.devices import add_device_argument, use_device
-from pyromodels.experiments.harness.records import RunFolder, open_run, replacing, spec_of
+from pyromodels.experiments.harness.figures import save
+from pyromodels.experiments.harness.records import RunFolder, open_run, spec_of
 from pyromodels.experiments.metrics import tracking_metrics
+from pyromodels.experiments.tracking.marginals import marginals
 from pyromodels.experiments.tracking.methods import BASELINES, METHODS, Options, Tracked, run_method
-from pyromodels.experiments.tracking.plots import write_figures
+from pyromodels.experiments.tracking.plots import figures
 from pyromodels.experiments.tracking.presets import DEFAULT, PRESETS
 from pyromodels.experiments.tracking.table_rows import format_table
+from pyromodels.experiments.tracking.tracks import write_tracks
 from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.inference.training.progress import progress
 from pyromodels.inference.training.seeding import seed_all
@@ -89,17 +91,17 @@ def main(args: argparse.Namespace) -> int:
         spec["method"] = dataclasses.asdict(PRESETS[args.preset])
     folder = open_run(args.out, "mot", spec)
     datasets = load(args)
-    figures: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     for data in datasets:
         prefix = "" if len(datasets) == 1 else f"{data.name}/"
         rows = measure_all(data, args)
         for name, row in rows.items():
             inner = "" if name == args.preset else f"{name}/"
-            figures |= {f"{prefix}{inner}{key}": value for key, value in row.metrics.items()}
+            numbers |= {f"{prefix}{inner}{key}": value for key, value in row.metrics.items()}
         print(f"\n{data.name}: {data.num_sequences} sequences of {data.num_frames} frames")
         print(format_table({name: row.metrics for name, row in rows.items()}))
         keep(folder, prefix, data, rows[args.preset], args)
-    folder.write_metrics(figures)
+    folder.write_metrics(numbers)
     print(f"\nresults: {folder.path}")
     return 0
 
@@ -165,7 +167,7 @@ def keep(
     """Write the tracks, the posterior of the first sequences and the figures."""
     target = folder.path / prefix if prefix else folder.path
     target.mkdir(parents=True, exist_ok=True)
-    write_tracks(target / "tracks.npz", row.tracked)
+    write_tracks(target / "tracks.npz", row.tracked.boxes, row.tracked.covariance)
     if args.preset not in PRESETS:
         return
     head = data.subset(slice(0, 1 if args.data is not None else SCENE_SEQUENCES))
@@ -179,13 +181,6 @@ def keep(
     names = dict(batch_names=head.names, feature_names=FEATURES)
     posterior.to_netcdf(target / "posterior.nc", trace=trace, **names)
     if not args.no_plots:
-        write_figures(target, fitted, trace, head)
-
-
-def write_tracks(path: Path, tracked: Tracked) -> None:
-    """Write boxes and covariance as a plain `.npz`."""
-    arrays = {"boxes": tracked.boxes.numpy()}
-    if tracked.covariance is not None:
-        arrays["covariance"] = tracked.covariance.numpy()
-    with replacing(path) as part:
-        np.savez_compressed(part, **arrays)
+        found = marginals(fitted.model, fitted.guide, fitted.batch)
+        for name, figure in figures(found, trace, head).items():
+            save(figure, target / f"{name}.png")

@@ -74,6 +74,7 @@ def box_batch(
     noise_ratio: tuple[float, float] = (0.12, 0.05),
     start_std: tuple[float, float] = (0.15, 0.02),
     dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
 ) -> MixtureBatch:
     """Return the detections as a batch for a prior, the sources starting near the first ones.
 
@@ -84,18 +85,19 @@ def box_batch(
         noise_ratio: observation noise, see `own_size_variance`.
         start_std: deviations of p(s_1): positions in box sizes, velocities in box sizes a frame.
         dtype: precision of the numbers.
+        device: where they are to be.
 
     Raises:
         SpecError: for a prior of anything but a box in centre and size.
         ValueError: where no frame has enough detections to start from.
     """
-    detections = data.detections.to(dtype)
+    detections, mask = data.detections.to(device, dtype), data.mask.to(device)
     if num_sources is None:
         num_sources = data.num_objects
-    start = start_boxes(detections, data.mask, num_sources)
+    start = start_boxes(detections, mask, num_sources)
     return MixtureBatch(
         corners_to_centres(detections),
-        data.mask,
+        mask,
         own_size_variance(detections, noise_ratio),
         box_anchor(start, prior, start_std),
     )

@@ -10,9 +10,10 @@ from matplotlib.image import imread
 
 from pyromodels.experiments.datasets.tracking.scene import generate_scene
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
-from pyromodels.experiments.harness.figures import bulk, line_style
+from pyromodels.experiments.harness.figures import bulk, line_style, save
 from pyromodels.experiments.speech import plots as speech_plots
 from pyromodels.experiments.tracking import plots
+from pyromodels.experiments.tracking.marginals import marginals
 from pyromodels.experiments.tracking.presets import PRESETS
 from pyromodels.experiments.tracking.tracker import track
 
@@ -30,14 +31,14 @@ def tracked():
         trace.setdefault(phase, []).append(elbo)
 
     fitted = track(data.detections, data.mask, PRESETS["linear"], progress=progress)
-    return fitted, trace, data
+    return marginals(fitted.model, fitted.guide, fitted.batch), trace, data
 
 
-def test_write_figures_writes_three_images_of_one_size(tracked, tmp_path):
-    paths = plots.write_figures(tmp_path, *tracked, index=1)
-    assert [p.name for p in paths] == ["trajectories.png", "responsibilities.png", "bound.png"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in paths)
-    images = [imread(p) for p in paths]
+def test_figures_are_three_images_of_one_size(tracked, tmp_path):
+    drawn = plots.figures(*tracked, index=1)
+    assert list(drawn) == ["trajectories", "responsibilities", "bound"]
+    images = [imread(save(figure, tmp_path / f"{name}.png")) for name, figure in drawn.items()]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(f"{name}.png" for name in drawn)
     assert len({image.shape for image in images}) == 1
     assert all(image[..., :3].std() > 0.05 for image in images)
 
@@ -50,15 +51,14 @@ def test_figures_leave_pyplot_alone(tracked):
     assert pyplot.get_fignums() == []
 
 
-def test_without_a_trace_there_is_no_bound(tracked, tmp_path):
-    fitted, _, data = tracked
-    names = [p.stem for p in plots.write_figures(tmp_path, fitted, {}, data)]
-    assert names == ["trajectories", "responsibilities"]
+def test_without_a_trace_there_is_no_bound(tracked):
+    found, _, data = tracked
+    assert list(plots.figures(found, {}, data)) == ["trajectories", "responsibilities"]
 
 
 def test_trajectories_hold_every_source_truth_and_detection(tracked):
-    fitted, _, data = tracked
-    figure = plots.plot_trajectories(fitted, data, index=1)
+    found, _, data = tracked
+    figure = plots.plot_trajectories(found, data, index=1)
     in_image, x_time, y_time, radius = figure.axes
     ellipses = [c for c in in_image.collections if isinstance(c, EllipseCollection)]
     assert len(ellipses) == NUM_SOURCES
@@ -72,10 +72,10 @@ def test_trajectories_hold_every_source_truth_and_detection(tracked):
 
 
 def test_bands_are_95_percent_of_the_posterior(tracked):
-    fitted, _, data = tracked
-    x_time = plots.plot_trajectories(fitted, data, index=0).axes[1]
+    found, _, data = tracked
+    x_time = plots.plot_trajectories(found, data, index=0).axes[1]
     band = [c for c in x_time.collections if len(c.get_paths()) and c.get_alpha() == 0.3][0]
-    mean, variance = (part[0, 10, 0, 0].item() for part in fitted.centres)
+    mean, variance = (part[0, 10, 0, 0].item() for part in found[:2])
     drawn = band.get_paths()[0].vertices
     at = drawn[drawn[:, 0] == 10, 1]
     width = data.image_size[0, 0].item()
@@ -84,20 +84,20 @@ def test_bands_are_95_percent_of_the_posterior(tracked):
 
 
 def test_data_without_truth_or_size_is_drawn_in_parts_of_the_image(tracked):
-    fitted, _, data = tracked
+    found, _, data = tracked
     bare = TrackingData(name="bare", detections=data.detections, mask=data.mask)
-    in_image = plots.plot_trajectories(fitted, bare).axes[0]
+    in_image = plots.plot_trajectories(found, bare).axes[0]
     assert "image sizes" in in_image.get_xlabel()
     assert "truth" not in in_image.get_legend_handles_labels()[1]
 
 
 def test_responsibilities_are_summed_over_the_slots(tracked):
-    fitted, _, data = tracked
-    figure = plots.plot_responsibilities(fitted, data, index=1)
+    found, _, data = tracked
+    figure = plots.plot_responsibilities(found, data, index=1)
     owned, seen = (
         np.concatenate([image.get_array() for image in axes.images]) for axes in figure.axes[:2]
     )
-    expected = fitted.guide.responsibilities[1].sum(1).T
+    expected = found.responsibilities[1].sum(1).T
     np.testing.assert_allclose(owned, expected)
     np.testing.assert_allclose(owned.sum(0), data.mask[1].sum(-1), rtol=1e-5)
     assert seen.shape == (NUM_SOURCES, NUM_FRAMES)
@@ -105,9 +105,9 @@ def test_responsibilities_are_summed_over_the_slots(tracked):
 
 
 def test_responsibilities_have_the_colours_of_their_sources(tracked):
-    fitted, _, data = tracked
-    owned, seen = plots.plot_responsibilities(fitted, data, index=1).axes[:2]
-    map_lines = plots.plot_trajectories(fitted, data, index=1).axes[0].lines
+    found, _, data = tracked
+    owned, seen = plots.plot_responsibilities(found, data, index=1).axes[:2]
+    map_lines = plots.plot_trajectories(found, data, index=1).axes[0].lines
     colours = {line.get_label(): line.get_color() for line in map_lines}
     for panel in (owned, seen):
         for n in range(NUM_SOURCES):
@@ -116,17 +116,17 @@ def test_responsibilities_have_the_colours_of_their_sources(tracked):
             assert image.cmap(0.0) == pytest.approx((1, 1, 1, 1))
             bottom, top = image.get_extent()[2:]
             assert (bottom, top) == (n + 0.5, n - 0.5)  # the row beside its name
-    (doubt,) = {bar.get_facecolor() for bar in _doubt_panel(fitted, data).patches}
+    (doubt,) = {bar.get_facecolor() for bar in _doubt_panel(found, data).patches}
     assert doubt not in {to_rgba(colour) for colour in colours.values()}
 
 
-def _doubt_panel(fitted, data):
-    return next(axes for axes in plots.plot_responsibilities(fitted, data).axes
+def _doubt_panel(found, data):
+    return next(axes for axes in plots.plot_responsibilities(found, data).axes
                 if axes.get_title(loc="left").startswith("Doubt"))
 
 
 def test_bound_highlights_the_best_start(tracked):
-    fitted, trace, _ = tracked
+    found, trace, _ = tracked
     (axes,) = plots.plot_bound(trace, NUM_SEQUENCES, index=1).axes
     starts = [line for line in axes.lines if len(line.get_xdata()) > 2]
     assert len(starts) == len(PRESETS["linear"].starts)

@@ -18,14 +18,17 @@ from pyromodels.dynamics.srnn import SRNN
 from pyromodels.errors import SpecError
 from pyromodels.experiments.command.cli import main
 from pyromodels.experiments.runs.build import build
-from pyromodels.experiments.runs.compare import Cell, format_cells
+from pyromodels.experiments.runs.cells import Cell, format_cells
+from pyromodels.experiments.runs.compare_figure import plot_cells
 from pyromodels.experiments.runs.runner import fit, run_spec
 from pyromodels.experiments.runs.show import format_graph, sites
 from pyromodels.experiments.runs.spec import load_spec, make_spec, shipped_specs
-from pyromodels.experiments.runs.to_python import to_python
+from pyromodels.experiments.tracking.experiment import Tracking
 from pyromodels.experiments.tracking.setup import box_anchor, trained_prior, walker_prior
+from pyromodels.experiments.tracking.to_python import to_python
 from pyromodels.experiments.tracking.trained_priors import save_prior
 
+COLUMNS = {"mota": "MOTA", "idf1": "IDF1"}
 SMALL = ["data.num_frames=12", "inference.steps=2"]
 
 
@@ -39,7 +42,7 @@ def small(*settings, name="mot_smoke"):
 def test_run_by_file_keeps_spec_metrics_tracks_and_posterior(tmp_path, capsys):
     spec = tmp_path / "mine.toml"
     spec.write_text(
-        "[data]\nname = 'scene'\nnum_frames = 10\nnum_sources = 2\n"
+        "experiment = 'tracking'\n[data]\nname = 'scene'\nnum_frames = 10\nnum_sources = 2\n"
         "[inference]\nname = 'vem'\nsteps = 2\n"
     )
     out = tmp_path / "out"
@@ -55,6 +58,8 @@ def test_run_by_file_keeps_spec_metrics_tracks_and_posterior(tmp_path, capsys):
     posterior = arviz.from_netcdf(out / "posterior.nc")
     assert posterior["bound_trace"] is not None
     assert {"s", "v", "w"} <= set(posterior["posterior"].data_vars)
+    for name in ("trajectories", "responsibilities", "bound"):
+        assert (out / f"{name}.png").stat().st_size > 10_000
 
 
 def test_a_resolved_spec_runs_again_to_the_same_bound(tmp_path):
@@ -71,7 +76,7 @@ def test_shipped_specs_are_found_by_name_with_and_without_suffix(tmp_path):
 
 
 def test_the_default_spec_tracks_its_scene():
-    metrics = fit(build(load_spec("mot"))).metrics
+    metrics = fit(build(load_spec("tracking"))).metrics
     assert metrics["mota"] > 99
     assert metrics["nees"] < 8
 
@@ -82,7 +87,7 @@ def test_every_engine_takes_every_prior(dynamics, inference):
     settings = [f"model.prior={dynamics}", f"inference={inference}", "inference.steps=2"]
     outcome = fit(build(small(*settings)))
     assert math.isfinite(outcome.metrics["bound"])
-    assert len(outcome.trace) == 2
+    assert len(outcome.fitted.trace) == 2
 
 
 MIXTURE = 'model.prior.dynamics={name="tvgmm", num_components=3}'
@@ -162,7 +167,11 @@ def test_every_guide_of_the_model_runs_from_the_common_start(guide):
     svi = 'inference={name="svi", steps=3, learning_rate=1e-4}'
     outcome = fit(build(small(f"guide={guide}", "model.detector=false", svi)))
     assert math.isfinite(outcome.metrics["bound"])
-    assert (outcome.covariance is None) == (guide == "point")
+    found = outcome.fitted.marginals
+    owned = found.responsibilities.sum(-1)
+    torch.testing.assert_close(owned, outcome.model.batch.mask.to(owned))
+    assert len(Tracking().figures(outcome)) == 3
+    assert (outcome.fitted.covariance is None) == (guide == "point")
     assert outcome.metrics["mota"] > 50
 
 
@@ -198,6 +207,7 @@ def test_compare_runs_every_cell_and_tells_the_one_that_fails(tmp_path, capsys):
     ]
     assert all("±" in row for row in (*rows[:2], *rows[4:]))
     assert all("failed: unknown inference engine 'nope'" in row for row in rows[2:4])
+    assert (tmp_path / "comparison.png").stat().st_size > 10_000
     content = json.loads((tmp_path / "comparison.json").read_text())
     cell = content["cells"][0]
     assert [run["seed"] for run in cell["runs"]] == [0, 1]
@@ -212,8 +222,32 @@ def test_compare_runs_every_cell_and_tells_the_one_that_fails(tmp_path, capsys):
 def test_a_cell_of_one_seed_has_no_standard_error(tmp_path):
     cell = Cell({"inference": "vem"}, tmp_path, [{"seed": 0, "metrics": {"mota": 50.0}}])
     assert cell.summary() == {"mota": 50.0}
-    row = format_cells([cell], ["inference"]).splitlines()[1]
-    assert row.split() == ["vem", "50.00", "-", "-", "-", "-"]
+    row = format_cells([cell], ["inference"], COLUMNS).splitlines()[1]
+    assert row.split() == ["vem", "50.00", "-"]
+
+
+def test_the_figure_of_a_comparison_has_a_bar_for_every_cell_and_metric(tmp_path):
+    def cell(inference, dynamics, motas, error=""):
+        runs = [{"metrics": {"mota": mota, "idf1": None}} for mota in motas]
+        return Cell({"inference": inference, "dynamics": dynamics}, tmp_path, runs, error)
+
+    cells = [cell("vem", "linear", [80.0, 90.0]), cell("vem", "srnn", [70.0, 70.0]),
+             cell("svi", "linear", [], "no")]
+    (axes,) = plot_cells(cells, COLUMNS, title="t").axes  # no cell has IDF1
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "vem, linear", "vem, srnn", "svi, linear"
+    ]
+    bars = [bar.lines[2][0].get_segments()[0][:, 0] for bar in axes.containers]
+    np.testing.assert_allclose(bars, [[80.0, 90.0], [70.0, 70.0]])  # one standard error is 5
+    texts = [text.get_text() for text in axes.texts]
+    assert {"85", "70", "failed"} <= set(texts)
+    first, second, third = axes.get_yticks()
+    assert third - second > second - first  # another engine, another group
+
+
+def test_without_any_figure_the_comparison_is_drawn_still(tmp_path):
+    (axes,) = plot_cells([Cell({"a": "1"}, tmp_path, [], "no")], COLUMNS, title="t").axes
+    assert axes.get_xlabel() == "no cell has a figure"
 
 
 @pytest.mark.parametrize(
@@ -225,7 +259,7 @@ def test_a_cell_of_one_seed_has_no_standard_error(tmp_path):
     ],
 )
 def test_compare_refuses_in_one_line(capsys, arguments, message):
-    assert main(["compare", "mot", *arguments]) == 2
+    assert main(["compare", "tracking", *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -282,7 +316,7 @@ def test_the_printed_python_makes_the_same_run(case):
 
 def test_the_printed_python_keeps_hostile_text():
     path = 'two  spaces/"; import os #' + "\\n\n é" + "x" * 90
-    code = to_python(make_spec({"data": {"path": path}}, []))
+    code = to_python(make_spec({"experiment": "tracking", "data": {"path": path}}, []))
     constants = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
     assert path in constants
 
@@ -297,7 +331,20 @@ def test_a_shipped_spec_runs_by_its_bare_name(tmp_path, capsys):
     assert main(arguments) == 0
     assert "mot_smoke" in capsys.readouterr().out
     assert main(["run", "mot_smoek"]) == 2
-    assert "unknown 'run' name 'mot_smoek'" in capsys.readouterr().err
+    assert "unknown 'run' name 'mot_smoek'; did you mean 'mot_smoke'?" in capsys.readouterr().err
+    assert main(["report", "mot_srn"]) == 2
+    assert "did you mean 'mot_srnn'?" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_told_before_anything_is_built(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    out = tmp_path / "out"
+    for command in (["run", "mot_smoke"], ["compare", "mot_smoke", "--seeds", "1"]):
+        assert main([*command, "--device", "cuda:1", "--out", str(out)]) == 2
+        error = capsys.readouterr().err
+        assert "--device: given cuda:1; expected a machine with a GPU" in error
+        assert error.count("\n") == 1
+    assert not out.exists()
 
 
 def test_resuming_in_the_folder_of_another_spec_is_refused(tmp_path, capsys):

@@ -21,6 +21,13 @@ from pyromodels.experiments.runs.spec import (
 from pyromodels.models.mixdvae import Detector
 
 
+def tracking(table):
+    """The spec of a table that need not say that it is a tracking one."""
+    if isinstance(table, dict):
+        table = {"experiment": "tracking", **table}
+    return Spec.from_table(table)
+
+
 def one_line(error) -> str:
     message = str(error.value)
     assert message and "\n" not in message
@@ -42,12 +49,13 @@ def test_shipped_specs_load_by_name_and_resolve_to_themselves(name):
 
 
 def test_an_experiment_stands_for_its_spec():
-    assert load_spec("mot") == load_spec("mot_linear")
+    for name in ("tracking",):
+        assert load_spec(name).experiment == name
 
 
 def test_an_empty_spec_is_the_default_one():
-    assert Spec.from_table({}) == Spec()
-    assert Spec().model.detector == Detector()
+    assert tracking({}) == Spec("tracking")
+    assert tracking({}).model.detector == Detector()
 
 
 def test_a_string_is_short_for_a_component():
@@ -57,42 +65,53 @@ def test_a_string_is_short_for_a_component():
         "inference": {"name": "svi"},
         "guide": {"name": "mean_field"},
     }
-    assert Spec.from_table(short) == Spec.from_table(long)
-    assert Spec.from_table({"model": {"prior": "srnn"}}).model.prior.trained == "srnn_mot"
+    assert tracking(short) == tracking(long)
+    assert tracking({"model": {"prior": "srnn"}}).model.prior.trained == "srnn_mot"
 
 
 def test_a_path_is_data_from_files():
-    assert Spec.from_table({"data": {"path": "a.npz"}}).data == {"name": "files", "path": "a.npz"}
+    assert tracking({"data": {"path": "a.npz"}}).data == {"name": "files", "path": "a.npz"}
 
 
 def test_a_detector_is_a_table_or_yes_or_no():
     detectors = [
-        Spec.from_table({"model": {"detector": value}}).model.detector
+        tracking({"model": {"detector": value}}).model.detector
         for value in (False, True, {"hide": 0.5})
     ]
     assert detectors == [None, Detector(), Detector(hide=0.5)]
 
 
 def test_the_resolved_spec_has_the_defaults_and_the_seed():
-    table = Spec.from_table({"seed": 3}).to_table()
+    table = tracking({"seed": 3}).to_table()
     assert table["data"]["seed"] == 3
     assert table["inference"]["damping"] == 1.0
     assert table["model"]["prior"]["dynamics"]["scale"] == "centre_box"
 
 
+def test_a_spec_says_its_experiment():
+    with pytest.raises(SpecError, match="missing a required argument: 'experiment'"):
+        Spec.from_table({"seed": 3})
+
+
+def test_a_spec_is_on_the_processor_until_it_says_otherwise():
+    assert tracking({}).to_table()["device"] == "cpu"
+    assert make_spec({"experiment": "tracking"}, [], device="cuda:1").device == "cuda:1"
+
+
 def test_a_seed_of_the_data_stays():
-    spec = Spec.from_table({"data": {"name": "scene", "seed": 7}})
-    assert spec.with_seed(2).data_table()["seed"] == 7
+    spec = tracking({"data": {"name": "scene", "seed": 7}})
+    assert spec.with_seed(2).to_table()["data"]["seed"] == 7
 
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_linear_dynamics_have_defaults_for_boxes(order):
-    spec = Spec.from_table({"model": {"prior": {"dynamics": {"name": "linear", "order": order}}}})
+    spec = tracking({"model": {"prior": {"dynamics": {"name": "linear", "order": order}}}})
     assert spec.model.prior.complete_dynamics["scale"] == "centre_box"
 
 
 def test_a_spec_is_read_from_a_file_and_named_for_it(tmp_path):
-    (tmp_path / "mine.toml").write_text("seed = 4\n[inference]\nname = 'vem'\nsteps = 2\n")
+    lines = ["experiment = 'tracking'", "seed = 4", "[inference]", "name = 'vem'", "steps = 2"]
+    (tmp_path / "mine.toml").write_text("\n".join(lines))
     spec = load_spec(tmp_path / "mine.toml")
     assert (spec.name, spec.seed, spec.inference["steps"]) == ("mine", 4, 2)
 
@@ -170,7 +189,7 @@ def test_a_setting_cannot_go_into_a_number():
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"modle": {}}, "unknown key 'modle'; did you mean 'model'\\? Known: data, dtype"),
+        ({"modle": {}}, "unknown key 'modle'; did you mean 'model'\\? Known: data, device, dtype"),
         ({"model": {"prior": {"dinamics": "srnn"}}}, "model.prior: unknown key 'dinamics'; did"),
         ({"model": {"detector": {"hid": 1}}}, "model.detector: unknown key 'hid'; did.*'hide'"),
         ({"model": {"detector": {"hide": 2}}}, "model.detector: hide: given 2; expected"),
@@ -195,11 +214,12 @@ def test_a_setting_cannot_go_into_a_number():
         ({"inference": {"name": "vem", "stepz": 3}}, "'vem': unknown key 'stepz'; did.*'steps'"),
         ({"inference": {"name": "vem", "steps": 2.5}}, "steps: given 2.5 \\(float\\); expected"),
         ({"inference": {"name": "svi", "steps": True}}, "steps: given True"),
-        ({"data": {"shuffle": True}}, 'data set: given .*"name"'),
+        ({"data": {"shuffle": True}}, 'data: given .*expected a "name"; known: files, scene'),
         ({"data": {"name": "files"}}, "missing a required.*'path'"),
         ({"data": {"name": "scene", "model": 1}}, "unknown key 'model'"),
         ({"data": "scenes"}, "unknown data set 'scenes'; did you mean 'scene'"),
-        ({"experiment": "mto"}, "unknown experiment 'mto'; did you mean 'mot'"),
+        ({"experiment": "trakcing"}, "unknown experiment 'trakcing'; did you mean 'tracking'"),
+        ({"metrics": {"mota": True}}, "'tracking': unknown table 'metrics'. Known: data"),
         ({"dtype": "float16"}, "dtype: given 'float16'"),
         ({"seed": -1}, "seed: given -1"),
         ({"name": "../up"}, "name: given '../up'; expected letters"),
@@ -210,7 +230,7 @@ def test_a_setting_cannot_go_into_a_number():
 )
 def test_a_wrong_spec_is_one_line(table, message):
     with pytest.raises(SpecError, match=message) as caught:
-        Spec.from_table(table)
+        tracking(table)
     one_line(caught)
 
 
@@ -239,7 +259,7 @@ def test_what_is_no_toml_is_one_line(text, message):
 
 def test_a_long_value_is_cut():
     with pytest.raises(SpecError) as caught:
-        Spec.from_table({"inference": {"name": "x" * 10**6}})
+        tracking({"inference": {"name": "x" * 10**6}})
     assert len(one_line(caught)) < 300
 
 
@@ -258,8 +278,9 @@ def test_a_spec_that_is_nowhere_is_told(name, message):
 # ---- no other way out
 
 words = st.sampled_from(
-    "name experiment seed data model guide inference prior dynamics weights detector path steps "
-    "noise_ratio num_sources linear srnn vem svi mean_field mixdvae scene files hide none".split()
+    "name experiment tracking device seed data model guide inference prior dynamics weights path "
+    "detector steps noise_ratio num_sources linear srnn vem svi mean_field mixdvae "
+    "scene files hide none".split()
 )
 text = words | st.text(max_size=8)
 scalars = (
@@ -277,7 +298,7 @@ def spec_or_spec_error(make):
         message = str(error)
         assert message and "\n" not in message and len(message) < 2000
         return
-    assert Spec.from_table(spec.to_table()).to_table() == spec.to_table()
+    assert tracking(spec.to_table()).to_table() == spec.to_table()
 
 
 patient = settings(deadline=None)  # the machine may be busy with other tests
@@ -286,7 +307,7 @@ patient = settings(deadline=None)  # the machine may be busy with other tests
 @given(trees | st.dictionaries(text, trees, max_size=6))
 @patient
 def test_arbitrary_data_is_a_spec_or_a_spec_error(tree):
-    spec_or_spec_error(lambda: Spec.from_table(tree))
+    spec_or_spec_error(lambda: tracking(tree))
 
 
 @given(st.data())
@@ -302,7 +323,7 @@ def test_a_damaged_spec_is_a_spec_or_a_spec_error(data):
         here[data.draw(text)] = here.pop(keys[-1])
     else:
         here[keys[-1]] = data.draw(trees)
-    spec_or_spec_error(lambda: Spec.from_table(table))
+    spec_or_spec_error(lambda: tracking(table))
 
 
 @given(st.binary(max_size=60), st.integers(0, 400), st.integers(0, 40))
@@ -311,11 +332,12 @@ def test_truncated_and_overwritten_toml_is_a_spec_or_a_spec_error(junk, at, cut)
     whole = to_toml(read_table("mot_srnn")).encode()
     broken = whole[:at] + junk + whole[at + cut :]
     for damaged in (broken, whole[:at]):
-        spec_or_spec_error(lambda damaged=damaged: Spec.from_table(parse_table(damaged)))
+        spec_or_spec_error(lambda damaged=damaged: tracking(parse_table(damaged)))
 
 
 @given(st.text(max_size=30), st.text(max_size=30))
 @patient
 def test_hostile_settings_are_a_spec_or_a_spec_error(key, value):
-    spec_or_spec_error(lambda: make_spec({}, [f"{key}={value}"]))
-    spec_or_spec_error(lambda: make_spec({}, [f"inference.{key}={value}"]))
+    table = {"experiment": "tracking"}
+    spec_or_spec_error(lambda: make_spec(table, [f"{key}={value}"]))
+    spec_or_spec_error(lambda: make_spec(table, [f"inference.{key}={value}"]))
