@@ -9,12 +9,13 @@ and all of them are followed frame by frame.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyromodels.distributions.message import Anchor
+from pyromodels.dynamics.unroll import Frame, unroll
 from pyromodels.emissions.base import Outputs
 from pyromodels.networks.mlp import rows
 
@@ -53,8 +54,8 @@ def predictions(
     mask: Tensor | None = None,  # shape: broadcastable to (*batch, T)
 ) -> Tensor:  # shape: (*batch, T, D)
     """Return s with the model's own predictions in some frames, each told of those before."""
-    steps = _frame_by_frame(networks, s, z, own, anchor=anchor, mask=mask)
-    return torch.stack([frame for _, _, frame in steps], 1).reshape(s.shape)
+    frames = _frame_by_frame(networks, s, z, own, anchor=anchor, mask=mask)
+    return torch.stack([frame.fed for frame in frames], 1).reshape(s.shape)
 
 
 def feed_back(
@@ -81,12 +82,10 @@ def feed_back(
         mask: True where a frame counts.
     """
     if hops is None:
-        steps = _frame_by_frame(networks, s, z, own, anchor=anchor, mask=mask)
-        states, outputs, frames = zip(*steps, strict=True)
-        latents = (networks.latent_step(state) for state in states)
+        frames = _frame_by_frame(networks, s, z, own, anchor=anchor, mask=mask)
+        each = [(f.fed, *networks.latent_step(f.state), *f.outputs) for f in frames]
         history, mean, log_variance, *said = (
-            torch.stack(parts, 1).reshape(*s.shape[:-1], -1)
-            for parts in (frames, *zip(*latents, strict=True), *zip(*outputs, strict=True))
+            torch.stack(parts, 1).reshape(*s.shape[:-1], -1) for parts in zip(*each, strict=True)
         )
         return Fed(history, (mean, log_variance), tuple(said))
     history = predictions(networks, s, z, own, anchor=anchor, mask=mask)
@@ -106,16 +105,11 @@ def _frame_by_frame(
     *,
     anchor: Anchor | None,
     mask: Tensor | None,
-) -> Iterator[tuple[Any, Outputs, Tensor]]:
-    """Yield the state before a frame, the decoder's outputs and what is fed, as rows."""
-    z = z.expand(*s.shape[:-1], -1)
-    emission, given, latents, own = networks.emission, rows(s), rows(z), rows(own)
-    state, last = networks.foresee(networks.start(s.shape[:-2], s), z, mask), None
-    for t in range(given.shape[1]):
-        following, latent = given[:, t], latents[:, t]
-        outputs = networks.emission_step(state, latent)
-        if t > 0 or anchor is None:
-            following = torch.where(own[:, t], emission.expected(outputs, last), following)
-        yield state, outputs, following
-        state = networks.advance(state, latent, emission.relative(following, last))
-        last = following
+) -> Iterator[Frame]:
+    """Yield frames of z and s given, predictions fed back; rows flat."""
+    z, given = z.expand(*s.shape[:-1], -1), rows(s)
+    state = networks.foresee(networks.start(s.shape[:-2], s), z, mask)
+    return unroll(
+        networks, networks.emission, state, s.shape[-2], z=rows(z), s=given, own=rows(own),
+        first=None if anchor is None else given[:, 0],
+    )

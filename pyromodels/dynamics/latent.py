@@ -13,6 +13,7 @@ from pyromodels.dynamics.base import Statement
 from pyromodels.dynamics.encoded import EncodedPrior
 from pyromodels.dynamics.feedback import frames_of_its_own, predictions
 from pyromodels.dynamics.latent_paths import EncoderPath, LatentPaths
+from pyromodels.dynamics.unroll import unroll
 from pyromodels.emissions.base import Outputs, refuse_no_anchor
 from pyromodels.networks.encoders import Encoder, Inferred
 from pyromodels.networks.mlp import rows
@@ -287,35 +288,17 @@ class LatentPrior(EncodedPrior):
         horizon: int,
     ) -> Tensor:  # shape: (*batch, horizon, D)
         """Return the mean trajectory after the history: encoder means in it, prior means after."""
-        emission, x = self.emission, rows(self.emission.see(s_history))
-        z = rows(self.infer(s_history, noise=None).z)
+        given, z = rows(s_history), rows(self.infer(s_history, noise=None).z)
+        num_steps = given.shape[1] + horizon
         state = self.start(s_history.shape[:-2], s_history)
-        if self.decoder_looks_ahead:
-            state = self.foresee(state, self._continued(z, horizon))
-        for t in range(x.shape[1]):
-            state = self.advance(state, z[:, t], x[:, t])
-        s, future = rows(s_history)[:, -1], []
-        for _ in range(horizon):
-            latent, _ = self.latent_step(state)
-            following = emission.expected(self.emission_step(state, latent), s)
-            state = self.advance(state, latent, emission.relative(following, s))
-            future.append(following)
-            s = following
-        return torch.stack(future, -2).reshape(*s_history.shape[:-2], horizon, self.source_dim)
-
-    def _continued(
-        self,
-        z: Tensor,  # shape: (rows, T, L)
-        horizon: int,
-    ) -> Tensor:  # shape: (rows, T + horizon, L)
-        """Append the means of a p(z) that reads no s."""
-        state, unread = self.start(z.shape[:1], z), z.new_zeros(len(z), self.source_dim)
-        path = list(z.unbind(1))
-        for t in range(z.shape[1] + horizon):
-            if t >= z.shape[1]:
-                path.append(self.latent_step(state)[0])
-            state = self.advance(state, path[t], unread)
-        return torch.stack(path, 1)
+        if self.decoder_looks_ahead:  # p(z) reads no s: any will do
+            unread = given.new_zeros(len(given), num_steps, self.source_dim)
+            frames = unroll(self, self.emission, state, num_steps, z=z, s=unread)
+            z = torch.stack([frame.z for frame in frames], 1)
+            state = self.foresee(state, z)
+        frames = list(unroll(self, self.emission, state, num_steps, z=z, s=given))
+        future = torch.stack([frame.s for frame in frames[-horizon:]], 1)
+        return future.reshape(*s_history.shape[:-2], horizon, self.source_dim)
 
 
 def standard_normal(

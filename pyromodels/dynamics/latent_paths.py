@@ -12,8 +12,9 @@ from pyromodels.distributions.latent_and_source_paths import CoupledPaths, RollO
 from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.path import PathDistribution, diagonal_normal
 from pyromodels.dynamics.feedback import Fed, feed_back, frames_of_its_own
+from pyromodels.dynamics.unroll import unroll
 from pyromodels.networks.encoders import Encoder, Inferred
-from pyromodels.networks.mlp import driven, rows
+from pyromodels.networks.mlp import rows
 
 if TYPE_CHECKING:
     from pyromodels.dynamics.latent import LatentPrior
@@ -114,47 +115,32 @@ class LatentPaths(CoupledPaths):
     def roll_out_latent(self, noise: Tensor, s: Tensor) -> Tensor:
         """Return z driven by the noise, s given."""
         networks, wide = self.networks, noise.shape[:-1]
-        draws, given = rows(noise), rows(s.expand(*wide, s.shape[-1]))
+        given = rows(s.expand(*wide, s.shape[-1]))
         # where the decoder looks ahead p(z) reads no s, and nothing can be expected of s yet
         own = None if networks.decoder_looks_ahead else self._rows_of_its_own(s, wide)
-        state, path, last = networks.start(wide[:-1], noise), [], None
-        for t in range(self.num_steps):
-            z = driven(*networks.latent_step(state), draws[:, t])
-            fed = given[:, t]
-            if own is not None and (t > 0 or self.anchor is None):
-                expected = networks.emission.expected(networks.emission_step(state, z), last)
-                fed = torch.where(own[:, t], expected, fed)
-            state = networks.advance(state, z, networks.emission.relative(fed, last))
-            last = fed
-            path.append(z)
-        return torch.stack(path, 1).reshape(noise.shape)
+        frames = unroll(
+            networks, networks.emission, networks.start(wide[:-1], noise), self.num_steps,
+            z_noise=rows(noise), s=given, own=own,
+            first=None if self.anchor is None else given[:, 0],
+        )
+        return torch.stack([frame.z for frame in frames], 1).reshape(noise.shape)
 
     def roll_out(self, z: Tensor, source_noise: Tensor, *, z_is_known: bool) -> RollOut:
         """Return z and s, interleaved frame by frame; all of z first where the decoder asks."""
-        networks, emission = self.networks, self.networks.emission
+        networks = self.networks
         state = networks.start(source_noise.shape[:-2], source_noise)
         if networks.decoder_looks_ahead:
             if not z_is_known:  # p(z) reads no s: any will do
                 z, z_is_known = self.roll_out_latent(z, torch.zeros_like(source_noise)), True
             state = networks.foresee(state, z, self.mask)
-        noise, given = rows(source_noise), rows(z)
-        own = self._rows_of_its_own(source_noise, source_noise.shape[:-1])
-        latents, sources, last = [], [], None
-        for t in range(self.num_steps):
-            z_t = given[:, t]
-            if not z_is_known:
-                z_t = driven(*networks.latent_step(state), z_t)
-            if t == 0 and self.anchor is not None:
-                fed = drawn = self._first(source_noise[..., 0, :])
-            else:
-                outputs = networks.emission_step(state, z_t)
-                fed = drawn = emission.draw(outputs, noise[:, t], last)
-                if own is not None:
-                    fed = torch.where(own[:, t], emission.expected(outputs, last), drawn)
-            state = networks.advance(state, z_t, emission.relative(fed, last))
-            last = fed
-            latents.append(z_t)
-            sources.append(drawn)
+        frames = unroll(
+            networks, networks.emission, state, self.num_steps,
+            **{"z" if z_is_known else "z_noise": rows(z)},
+            s_noise=rows(source_noise),
+            own=self._rows_of_its_own(source_noise, source_noise.shape[:-1]),
+            first=None if self.anchor is None else self._first(source_noise[..., 0, :]),
+        )
+        latents, sources = zip(*((frame.z, frame.s) for frame in frames), strict=True)
         return RollOut(
             z if z_is_known else torch.stack(latents, 1).reshape(z.shape),
             torch.stack(sources, 1).reshape(source_noise.shape),
