@@ -67,6 +67,14 @@ class AnchoredFrames(TorchDistribution):
         return _joined(self.first.rsample(sample_shape), self.frames.rsample(sample_shape))
 
 
+def anchored(
+    frames: TorchDistribution,  # batch (*, T), event (D,)
+    anchor: Anchor | None,
+) -> TorchDistribution:  # batch (*, T), event (D,)
+    """Return the law of frames that start at an anchor, where there is one."""
+    return frames if anchor is None else AnchoredFrames(frames, anchor)
+
+
 def _joined(
     first: Tensor,  # shape: (*, D)
     frames: Tensor,  # shape: (*, T, D)

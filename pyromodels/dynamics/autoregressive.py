@@ -1,23 +1,39 @@
-"""Priors without latents: every frame has a law that a summary of the past says."""
+"""Priors without latents: every frame has a law that a memory of the past says."""
 
-from abc import abstractmethod
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyromodels.distributions.anchored import AnchoredFrames
 from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution
 from pyromodels.dynamics.base import SourcePrior, Statement
+from pyromodels.dynamics.unroll import Frame, unroll
+from pyromodels.emissions.base import Emission, make_emission, refuse_no_anchor
 from pyromodels.errors import SpecError, mismatch
-from pyromodels.networks.memory import Kind, make_past
+from pyromodels.networks.memory import Kind, Memory, make_memory
 from pyromodels.networks.side_by_side import check_members, from_members, to_members
+from pyromodels.registry import DYNAMICS
+
+OLD_NAMES = {
+    "past.": "memory.",
+    "recurrence.": "memory.recurrence.",
+    **{f"{name}.": f"head.{name}." for name in ("flow", "hidden", "heads", "weights", "decoder")},
+}
+"""Parameters of weights that were written before 0.2 -> what they are called now."""
 
 
+@DYNAMICS.register("autoregressive")
 class Autoregressive(SourcePrior):
-    r"""p(x) = \prod_t p(x_t | e_t), e_t = Phi(e_{t-1}, x_{t-1}), e_1 = 0.
+    r"""p(x) = \prod_t p(x_t | e_t), a memory times an emission.
+
+        e_t = Phi(e_{t-1}, x_{t-1})            the memory
+        x_t | e_t ~ emission(head(e_t))
 
     With several members it is several models at once, e.g. one for every class: the last batch
     dimension of a trajectory then counts them, as a batch of normals has a mean for each. Members
@@ -28,22 +44,44 @@ class Autoregressive(SourcePrior):
     Args:
         source_dim: D.
         past_dim: N, size of e.
-        past: what e is made by: "gru" (the paper's), "lstm" or "convolution".
+        past: what e is made by, "gru", "lstm" or "convolution", or a `Memory`.
+        emission: see `pyromodels.emissions`; it brings the networks that read e.
+        decoder_dims: tanh layers of these, where the emission has none of its own.
         num_members: M.
         tied_dim: size of the vector of each member where they are tied; 0: they are not.
 
     Raises:
         SpecError: a size below 1.
+
+    Example:
+        >>> prior = Autoregressive(source_dim=3, past="convolution", emission="spectral")
+        >>> prior.path(20).rsample().shape
+        torch.Size([20, 3])
     """
 
-    needs_anchor = False
     block_dim = 1
     message_is_exact = False
-    noise_is_unique = True
-    """Whether a trajectory tells the noise that drove it."""
+    contract_specs = tuple(
+        {"past_dim": 3, **more}
+        for more in (
+            {"source_dim": 1},
+            {"source_dim": 2, "past": "convolution", "emission": "spectral"},
+            {"source_dim": 4, "past": "lstm", "decoder_dims": (4,),
+             "emission": {"name": "gaussian", "predicts": "increment"}},
+            {"source_dim": 2, "emission": {"name": "mixture", "num_components": 2}},
+        )
+    )  # fmt: skip
 
     def __init__(
-        self, *, source_dim: int, past_dim: int, past: Kind, num_members: int, tied_dim: int
+        self,
+        *,
+        source_dim: int = 4,
+        past_dim: int = 64,
+        past: Kind | Memory = "gru",
+        emission: str | Mapping[str, Any] | Emission = "gaussian",
+        decoder_dims: Sequence[int] = (),
+        num_members: int = 1,
+        tied_dim: int = 0,
     ) -> None:
         super().__init__()
         sizes = {"source_dim": source_dim, "past_dim": past_dim, "num_members": num_members}
@@ -54,48 +92,116 @@ class Autoregressive(SourcePrior):
             raise SpecError(mismatch("tied_dim", given=tied_dim, expected="0 or more"))
         self.source_dim, self.num_members = source_dim, num_members
         self.num_networks = 1 if tied_dim else num_members
-        self.context_dim = past_dim + tied_dim
-        self.past = make_past(past, self.num_networks, source_dim, past_dim)
+        self.emission = make_emission(emission)
+        self.emission.check_source_dim(source_dim)
+        self.memory = make_memory(past, self.num_networks, source_dim, past_dim)
         names = torch.randn(1, num_members, tied_dim) if tied_dim else None
         self.names = None if names is None else nn.Parameter(names)
+        self.head = self.emission.head(
+            source_dim, self.memory.dim + tied_dim, dims=decoder_dims, num_members=self.num_networks
+        )
 
     @property
-    def noise_dim(self) -> int:
-        """Size of the noise that drives a frame."""
-        return self.source_dim
+    def needs_anchor(self) -> bool:
+        """Whether its frames are increments."""
+        return self.emission.needs_anchor
 
-    @abstractmethod
-    def frames(
-        self,
-        e: Tensor,  # shape: (*batch, T, context_dim)
-    ) -> dist.TorchDistribution:  # batch (*batch, T), event (D,)
-        """Return p(x_t | e_t) of every frame."""
+    @property
+    def takes_anchor(self) -> bool:
+        """Whether its trajectories can start at a Gaussian: a spectrogram cannot."""
+        return self.emission.takes_anchor
 
-    @abstractmethod
-    def driven(
-        self,
-        noise: Tensor,  # shape: (M, R, noise_dim)
-        e: Tensor,  # shape: (M, R, context_dim)
-    ) -> Tensor:  # x_t, shape: (M, R, D)
-        """Return the frame that the noise drives."""
+    @property
+    def has_gaussian_message(self) -> bool:
+        """Whether its frames are Gaussian."""
+        return self.emission.has_gaussian_message
+
+    # ---- all frames at once
 
     def summary(
         self,
-        x: Tensor,  # shape: (*, T, D), broadcastable to batch_shape + (T, D)
-        batch_shape: torch.Size | None = None,  # (*batch); None: that of x
+        s: Tensor,  # shape: (*, T, D), broadcastable to batch_shape + (T, D)
+        batch_shape: torch.Size | None = None,  # (*batch); None: that of s
     ) -> Tensor:  # e, shape: (*batch, T, context_dim)
         """Return what is known of the past at every frame, and, if tied, whose frame it is."""
-        batch_shape = x.shape[:-2] if batch_shape is None else batch_shape
+        batch_shape = s.shape[:-2] if batch_shape is None else batch_shape
         check_members(batch_shape, self.num_members)
         if self.num_networks > 1:
-            x = x.expand(*batch_shape, *x.shape[-2:])
-        e = from_members(self.past(to_members(x, self.num_networks, 2)), x.shape[:-2])
-        e = e.expand(*batch_shape, *e.shape[-2:])
-        return e if self.names is None else self._named(e, self.names.squeeze(0).unsqueeze(-2))
+            s = s.expand(*batch_shape, *s.shape[-2:])
+        x = to_members(self.head.see(s), self.num_networks, 2)
+        e = from_members(self.memory(x), s.shape[:-2]).expand(*batch_shape, s.shape[-2], -1)
+        return e if self.names is None else _named(e, self.names.squeeze(0).unsqueeze(-2))
 
-    @staticmethod
-    def _named(e: Tensor, names: Tensor) -> Tensor:
-        return torch.cat((e, names.expand(*e.shape[:-1], -1)), -1)
+    def laws(
+        self,
+        s: Tensor,  # what the memory reads, shape: (*, T, D)
+        history: Tensor,  # what increments are added to, shape: (*, T, D)
+        anchor: Anchor | None,
+        batch_shape: torch.Size | None = None,  # (*batch); None: that of s
+    ) -> dist.TorchDistribution:  # batch (*batch, T), event (D,)
+        """Return p(s_t | s_<t) of every frame; the anchor takes the place of the first."""
+        return self.head.laws(self.summary(s, batch_shape), history, anchor)
+
+    # ---- frame by frame: members first, rows flat
+
+    def start(self, like: Tensor, batch_shape: torch.Size) -> Past:
+        """Return what is known before the first frame; `like` has shape (M, R, ...)."""
+        names = None
+        if self.names is not None:
+            names = self.names.expand(*batch_shape, -1).reshape(*like.shape[:2], -1)
+        return Past(*self.memory.start(like), names)
+
+    def emission_step(self, state: Past, z: Tensor) -> Tensor:
+        """Return what the head reads."""
+        return state.e if state.names is None else _named(state.e, state.names)
+
+    def advance(self, state: Past, z: Tensor, x: Tensor) -> Past:
+        """Return what is known after x."""
+        return Past(*self.memory.step(x, state.memory), state.names)
+
+    def unroll(
+        self,
+        like: Tensor,  # s, or the noise that drives it; shape: (*batch, T, X)
+        num_steps: int,
+        *,
+        first: Tensor | None = None,  # s_1, shape: (*batch, D)
+        **given: Tensor,  # of `unroll`; shape: (*batch, T, X)
+    ) -> Iterator[Frame]:
+        """Yield frames, members first and rows flat."""
+        rows = to_members(like, self.num_networks, 2)
+        given = {name: to_members(v, self.num_networks, 2) for name, v in given.items()}
+        return unroll(
+            self, self.head, self.start(rows, like.shape[:-2]), num_steps,
+            z=rows.new_zeros(*rows.shape[:2], num_steps, 0),
+            first=None if first is None else to_members(first, self.num_networks, 1), **given,
+        )
+
+    @torch.no_grad()
+    def predict(
+        self,
+        s_history: Tensor,  # shape: (*batch, T, D)
+        horizon: int,
+    ) -> Tensor:  # shape: (*batch, horizon, D)
+        """Return the mean trajectory after the history, means fed back."""
+        frames = list(self.unroll(s_history, s_history.shape[-2] + horizon, s=s_history))
+        future = torch.stack([frame.s for frame in frames[-horizon:]], 2)
+        return from_members(future, s_history.shape[:-2])
+
+    @torch.no_grad()
+    def own_history(
+        self,
+        s: Tensor,  # shape: (*batch, T, D)
+        *,
+        probability: float = 1.0,
+        anchor: Anchor | None = None,
+    ) -> Tensor:  # shape: (*batch, T, D)
+        """Replace frames by the model's predictions from what came before, replaced or not."""
+        own = torch.rand((*s.shape[:-1], 1), dtype=s.dtype, device=s.device) < probability
+        first = None if anchor is None else s[..., 0, :]
+        frames = self.unroll(s, s.shape[-2], s=s, own=own, first=first)
+        return from_members(torch.stack([frame.fed for frame in frames], 2), s.shape[:-2])
+
+    # ---- Pyro statements
 
     def path(
         self,
@@ -104,7 +210,7 @@ class Autoregressive(SourcePrior):
         batch_shape: torch.Size | None = None,
         anchor: Anchor | None = None,
         mask: Tensor | None = None,  # shape: broadcastable to (*batch, T)
-    ) -> "AutoregressivePath":
+    ) -> AutoregressivePath:
         """Return p(x_{1:T}), a distribution of batch shape (*batch) and event (T, D).
 
         Args:
@@ -113,6 +219,7 @@ class Autoregressive(SourcePrior):
             anchor: p(x_1) in place of the model's.
             mask: True where a frame counts.
         """
+        refuse_no_anchor(self.emission, anchor)
         if batch_shape is None:
             several = torch.Size([self.num_members] if self.num_members > 1 else [])
             batch_shape = several if anchor is None else anchor.loc.shape[:-1]
@@ -142,16 +249,19 @@ class Autoregressive(SourcePrior):
     def gaussian_message(
         self, s: Tensor, *, anchor: Anchor, z_noise: Tensor | None = None
     ) -> GaussianMessage:
-        """Raise: frames are not Gaussian, unless a subclass says that they are.
+        """Return p(s_t | s_<t) at the iterate; row t depends on s_<t only.
 
         Raises:
-            NotImplementedError: with the inference that fits.
+            NotImplementedError: where frames are not Gaussian, with the inference that fits.
         """
-        raise NotImplementedError(
-            f"frames of this {type(self).__name__} are not Gaussian, so it sends no message; fit "
-            "programs that hold it by SVI with a reparametrised guide (inference 'svi' with elbo "
-            "'trace_enum'), or by NUTS"
-        )
+        if not self.has_gaussian_message:
+            raise NotImplementedError(
+                f"frames of this {type(self).__name__} are not Gaussian, so it sends no message; "
+                "fit programs that hold it by SVI with a reparametrised guide (inference 'svi' "
+                "with elbo 'trace_enum'), or by NUTS"
+            )
+        self.check(s, anchor)
+        return self.head.message(self.summary(s), s, anchor)
 
     def elbo(
         self,
@@ -159,11 +269,45 @@ class Autoregressive(SourcePrior):
         *,
         anchor: Anchor | None = None,
         mask: Tensor | None = None,  # shape: broadcastable to (*batch, T)
+        history: Tensor | None = None,  # shape: (*batch, T, D)
+        use_prediction: float = 0.0,
     ) -> Tensor:  # nats a sequence, shape: (*batch)
-        """Return log p(s): exact, there is nothing to bound."""
+        """Return log p(s): exact, there is nothing to bound.
+
+        Args:
+            s: the trajectories.
+            anchor: p(s_1) in place of the model's.
+            mask: True where a frame counts.
+            history: what the memory is fed with in place of s, e.g. a tracker's estimate of s; the
+                increments that it is to predict stay those of s.
+            use_prediction: scheduled sampling: the probability, drawn for every frame of every
+                sequence, that the memory is fed with the model's own detached prediction.
+        """
         self.check(s, anchor)
-        shape = s.shape[:-2]
-        return self.path(s.shape[-2], batch_shape=shape, anchor=anchor, mask=mask).log_prob(s)
+        refuse_no_anchor(self.emission, anchor)
+        fed, before = s if history is None else history, s
+        if use_prediction > 0:
+            fed = before = self.own_history(fed, probability=use_prediction, anchor=anchor)
+        per_frame = self.laws(fed, before, anchor).log_prob(s)
+        return (per_frame if mask is None else torch.where(mask, per_frame, 0.0)).sum(-1)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: Any
+    ) -> None:
+        """Take over weights that were written under the names of before."""
+        for key in [key for key in state_dict if key.startswith(prefix)]:
+            for old, new in OLD_NAMES.items():
+                if key.startswith(prefix + old):
+                    state_dict[prefix + new + key[len(prefix + old) :]] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class Past(NamedTuple):
+    """What an `Autoregressive` knows before frame t."""
+
+    e: Tensor  # shape: (M, R, N)
+    memory: Any  # of `Memory`
+    names: Tensor | None  # of the members, where they are tied; shape: (1, R, tied_dim)
 
 
 class AutoregressivePath(PathDistribution):
@@ -179,17 +323,17 @@ class AutoregressivePath(PathDistribution):
     ) -> None:
         like = next(prior.parameters())
         super().__init__(batch_shape, num_steps, prior.source_dim, like=like, mask=mask)
-        self.prior, self.anchor, self.noise_is_unique = prior, anchor, prior.noise_is_unique
+        self.prior, self.anchor = prior, anchor
+        self.noise_is_unique = prior.emission.noise_is_unique
 
     def conditionals(self, value: Tensor) -> dist.TorchDistribution:
         """Return p(x_t | x_<t) of every frame."""
         shape = torch.broadcast_shapes(value.shape[:-2], self.batch_shape)
-        frames = self.prior.frames(self.prior.summary(value, shape))
-        return frames if self.anchor is None else AnchoredFrames(frames, self.anchor)
+        return self.prior.laws(value, value, self.anchor, shape)
 
     def noise(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         """Draw the noise of `rsample`."""
-        shape = self._extended_shape(torch.Size(sample_shape))[:-1] + (self.prior.noise_dim,)
+        shape = self._extended_shape(torch.Size(sample_shape))[:-1] + (self.prior.head.noise_dim,)
         return torch.randn(shape, dtype=self._like.dtype, device=self._like.device)
 
     def noise_of(self, value: Tensor) -> Tensor:
@@ -206,21 +350,13 @@ class AutoregressivePath(PathDistribution):
 
     def roll_out(self, noise: Tensor) -> Tensor:
         """Feed the model with what it draws."""
-        prior, batch = self.prior, noise.shape[:-2]
-        rows = to_members(noise, prior.num_networks, 2)
-        e = rows.new_zeros(*rows.shape[:2], prior.past.past_dim)
-        names = None
-        if prior.names is not None:
-            names = prior.names.expand(*batch, -1).reshape(*rows.shape[:2], -1)
-        memory, path = prior.past.start(rows), []
-        for t in range(rows.shape[-2]):
-            if t == 0 and self.anchor is not None:
-                loc, variance = (v.expand(*batch, -1) for v in self.anchor)
-                first = loc + variance.sqrt() * noise[..., 0, : prior.source_dim]
-                x = to_members(first, prior.num_networks, 1)
-            else:
-                x = prior.driven(rows[:, :, t], e if names is None else prior._named(e, names))
-            if t + 1 < rows.shape[-2]:
-                e, memory = prior.past.step(x, memory)
-            path.append(x)
-        return from_members(torch.stack(path, 2), batch)
+        first = None
+        if self.anchor is not None:
+            loc, variance = (v.expand(*noise.shape[:-2], -1) for v in self.anchor)
+            first = loc + variance.sqrt() * noise[..., 0, : self.prior.source_dim]
+        frames = self.prior.unroll(noise, noise.shape[-2], s_noise=noise, first=first)
+        return from_members(torch.stack([frame.s for frame in frames], 2), noise.shape[:-2])
+
+
+def _named(e: Tensor, names: Tensor) -> Tensor:
+    return torch.cat((e, names.expand(*e.shape[:-1], -1)), -1)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 from torch import Tensor
 
 from pyromodels.dynamics.base import SourcePrior
-from pyromodels.emissions.base import Emission, Outputs, make_emission
+from pyromodels.emissions.base import DecodedEmission, Emission, Outputs, make_emission
 from pyromodels.errors import SpecError, unknown
 from pyromodels.networks.encoders import Encoder, make_encoder
 from pyromodels.pyro_support.shared_work import once
@@ -44,7 +44,7 @@ class EncodedPrior(SourcePrior):
     ) -> None:
         super().__init__()
         self.source_dim, self.latent_dim = source_dim, latent_dim
-        self.emission = make_emission(emission)
+        self.emission = make_emission(emission, DecodedEmission)
         self.emission.check_source_dim(source_dim)
 
     @classmethod

@@ -1,20 +1,9 @@
 """TVGMM: a Gaussian mixture whose parameters a recurrent network says at every frame."""
 
-import pyro.distributions as dist
-import torch
-from torch import Tensor
-from torch.nn.functional import softplus
-
-from pyromodels.distributions.message import Anchor, GaussianMessage
-from pyromodels.distributions.mixture import DiagonalMixture
-from pyromodels.distributions.path import diagonal_normal
 from pyromodels.dynamics.autoregressive import Autoregressive
+from pyromodels.emissions.mixture import Mixture
 from pyromodels.networks.memory import Kind
-from pyromodels.networks.side_by_side import MemberLinear, from_members, to_members
 from pyromodels.registry import DYNAMICS
-
-MIN_SCALE = 1e-3
-"""Smallest deviation: a density without bound is no likelihood to compare."""
 
 
 @DYNAMICS.register("tvgmm")
@@ -77,72 +66,7 @@ class TVGMM(Autoregressive):
         tied_dim: int = 0,
     ) -> None:
         super().__init__(
-            source_dim=source_dim, past_dim=past_dim, past=past, num_members=num_members,
-            tied_dim=tied_dim,
+            source_dim=source_dim, past_dim=past_dim, past=past,
+            emission=Mixture(num_components, hidden_dim, bounded),
+            num_members=num_members, tied_dim=tied_dim,
         )
-        self.num_components, self.bounded = num_components, bounded
-        wide = num_components * source_dim
-        networks = self.num_networks
-        self.hidden = MemberLinear(networks, self.context_dim, hidden_dim)
-        self.heads = MemberLinear(networks, hidden_dim, 2 * wide)
-        self.weights = (
-            MemberLinear(networks, hidden_dim, num_components) if num_components > 1 else None
-        )
-
-    @property
-    def has_gaussian_message(self) -> bool:
-        """Whether it has one component."""
-        return self.num_components == 1
-
-    @property
-    def noise_is_unique(self) -> bool:
-        """Whether it has one component."""
-        return self.num_components == 1
-
-    @property
-    def noise_dim(self) -> int:
-        """D, and one more that picks the component where there are several."""
-        return self.source_dim + (self.num_components > 1)
-
-    def parameters_of(
-        self,
-        e: Tensor,  # shape: (M, R, context_dim)
-    ) -> tuple[Tensor | None, Tensor, Tensor]:
-        """Return logits (M, R, K), means and deviations (M, R, K, D); no logits for K = 1."""
-        q = torch.relu(self.hidden(e))
-        loc, spread = self.heads(q).unflatten(-1, (2, self.num_components, -1)).unbind(-3)
-        scale = spread.sigmoid().sqrt() if self.bounded else softplus(spread)
-        return None if self.weights is None else self.weights(q), loc, scale + MIN_SCALE
-
-    def frames(self, e: Tensor) -> dist.TorchDistribution:
-        """Return p(x_t | e_t) of every frame."""
-        rows = to_members(e, self.num_networks, 2)
-        logits, loc, scale = (
-            v if v is None else from_members(v.unflatten(1, rows.shape[1:3]), e.shape[:-2])
-            for v in self.parameters_of(rows.flatten(1, 2))
-        )
-        if logits is None:
-            return diagonal_normal(loc.squeeze(-2), scale.squeeze(-2))
-        return DiagonalMixture(logits, loc, scale)
-
-    def driven(self, noise: Tensor, e: Tensor) -> Tensor:
-        """Return the frame that the noise drives."""
-        logits, loc, scale = self.parameters_of(e)
-        if logits is None:
-            return loc.squeeze(-2) + scale.squeeze(-2) * noise
-        return DiagonalMixture(logits, loc, scale).driven(noise)
-
-    def gaussian_message(
-        self, s: Tensor, *, anchor: Anchor, z_noise: Tensor | None = None
-    ) -> GaussianMessage:
-        """Return p(s_t | s_<t) at the iterate; row t depends on s_<t only.
-
-        Raises:
-            NotImplementedError: for several components, with the inference that fits.
-        """
-        if not self.has_gaussian_message:
-            return super().gaussian_message(s, anchor=anchor)
-        self.check(s, anchor)
-        law = self.path(s.shape[-2], batch_shape=s.shape[:-2], anchor=anchor).conditionals(s)
-        offset, covariance = law.mean[..., None], law.variance[..., None, None]
-        return GaussianMessage(torch.zeros_like(covariance), offset, covariance)

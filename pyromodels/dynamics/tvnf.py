@@ -1,13 +1,10 @@
 """TVNF: a time-varying normalizing flow."""
 
-import pyro.distributions as dist
-from torch import Tensor
-
-from pyromodels.distributions.flow import FlowFrames
 from pyromodels.dynamics.autoregressive import Autoregressive
+from pyromodels.emissions.flow import Flow
 from pyromodels.networks.memory import Kind
 from pyromodels.registry import DYNAMICS
-from pyromodels.transforms.coupling import Coupling, CouplingFlow
+from pyromodels.transforms.coupling import Coupling
 
 
 @DYNAMICS.register("tvnf")
@@ -63,7 +60,6 @@ class TVNF(Autoregressive):
         torch.Size([5])
     """
 
-    has_gaussian_message = False
     contract_specs = tuple(
         {"past_dim": 3, "hidden_dim": 4, "num_layers": 2, **more}
         for more in (
@@ -91,25 +87,7 @@ class TVNF(Autoregressive):
         tied_dim: int = 0,
     ) -> None:
         super().__init__(
-            source_dim=source_dim, past_dim=past_dim, past=past, num_members=num_members,
-            tied_dim=tied_dim,
+            source_dim=source_dim, past_dim=past_dim, past=past,
+            emission=Flow(hidden_dim, num_hidden, num_layers, coupling, mixing, split),
+            num_members=num_members, tied_dim=tied_dim,
         )
-        self.flow = CouplingFlow(
-            self.num_networks,
-            source_dim,
-            self.context_dim,
-            num_layers=num_layers,
-            hidden_dim=hidden_dim,
-            num_hidden=num_hidden,
-            coupling=coupling,
-            mixing=mixing,
-            split=split,
-        )
-
-    def frames(self, e: Tensor) -> dist.TorchDistribution:
-        """Return p(x_t | e_t) of every frame."""
-        return FlowFrames(self.flow, e, self.num_networks)
-
-    def driven(self, noise: Tensor, e: Tensor) -> Tensor:
-        """Return g(z_t; e_t)."""
-        return self.flow.from_noise(noise, e)

@@ -1,40 +1,153 @@
 """What a network sees of a frame, and how its outputs become the law of the next one."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyromodels.distributions.message import Anchor, GaussianMessage
-from pyromodels.errors import ShapeError, mismatch
+from pyromodels.errors import ShapeError, SpecError, mismatch
+from pyromodels.networks.mlp import Heads
 from pyromodels.registry import EMISSIONS
 
 Outputs = tuple[Tensor, ...]
-"""What a decoder says of frames, in the order of `Emission.outputs`; each (*, D)."""
+"""What a decoder says of frames, in the order of `DecodedEmission.outputs`; each (*, D)."""
 
 
 class Emission(ABC):
-    """p(s_t | what the decoder says, s_{t-1}): the last step of every deep model of a signal.
+    """p(s_t | e_t, s_{t-1}): the last step of every deep model of a signal, as plain data.
 
-    It has no parameters. Networks live in the coordinates x: `see` shows them x of a trajectory s,
-    and `conditionals` reads their outputs as laws of s. An anchor, where there is one, is the law
-    of s_1 in place of the network's.
+    It has no parameters. `head` makes the networks that read a context e_t, what a model knows
+    before frame t, and say the law of that frame. An anchor, where there is one, is the law of s_1
+    in place of theirs.
     """
 
-    outputs: ClassVar[tuple[str, ...]]
-    """Names of what a decoder must say."""
     needs_anchor: bool = False
     """Whether the first frame has no law but the anchor's."""
-    has_gaussian_message: ClassVar[bool] = False
-    """Whether a frame is Gaussian given the outputs, so that `message` exists."""
+    takes_anchor: bool = True
+    """Whether a trajectory can start at a Gaussian."""
+    has_gaussian_message: bool = False
+    """Whether a frame is Gaussian given its context, so that `message` exists."""
+    noise_is_unique: bool = True
+    """Whether a frame tells the noise that drove it."""
 
     def check_source_dim(self, source_dim: int) -> None:
         """Raise `ShapeError` where frames of this size mean nothing here."""
         if source_dim < 1:
             raise ShapeError(mismatch("source_dim", given=source_dim, expected="1 or more"))
+
+    @abstractmethod
+    def head(
+        self,
+        source_dim: int,
+        context_dim: int,
+        *,
+        dims: Sequence[int] = (),  # tanh layers between context and outputs
+        num_members: int = 1,  # models side by side
+    ) -> "Head":
+        """Return new networks from a context to the law of a frame.
+
+        Raises:
+            SpecError: layers or members where the networks cannot have them.
+        """
+
+    def refuse_layers(self, dims: Sequence[int]) -> None:
+        """Raise `SpecError` where layers are asked of networks that have their own."""
+        if dims:
+            name, hint = type(self).__name__, "It has hidden layers of its own."
+            raise SpecError(mismatch(f"layers before {name}", given=dims, expected=(), hint=hint))
+
+
+class Head(nn.Module, ABC):
+    """The networks of an emission: a context in, the law of a frame out.
+
+    Frame by frame, contexts and frames have members first and rows flat; see
+    `pyromodels.networks.side_by_side`.
+    """
+
+    noise_dim: int
+    """Size of the noise that drives a frame."""
+
+    def see(
+        self,
+        s: Tensor,  # shape: (*, T, D)
+    ) -> Tensor:  # x, shape: (*, T, D)
+        """Return what a memory sees of a whole trajectory."""
+        return s
+
+    def relative(
+        self,
+        s: Tensor,  # s_t, shape: (*, D)
+        previous: Tensor | None,  # s_{t-1}, shape: (*, D); None at the first frame
+    ) -> Tensor:  # x_t, shape: (*, D)
+        """Return what a memory sees of one frame."""
+        return s
+
+    @abstractmethod
+    def laws(
+        self,
+        context: Tensor,  # e, shape: (*batch, T, E)
+        history: Tensor,  # s, shape: (*, T, D)
+        anchor: Anchor | None,
+    ) -> dist.TorchDistribution:  # batch (*batch, T), event (D,)
+        """Return p(s_t | e_t, s_{t-1}) of every frame."""
+
+    @abstractmethod
+    def draw(
+        self,
+        context: Tensor,  # e_t, shape: (M, R, E)
+        noise: Tensor,  # standard normal, shape: (M, R, noise_dim)
+        previous: Tensor | None,  # s_{t-1}, shape: (M, R, D); None at the first frame
+    ) -> Tensor:  # s_t, shape: (M, R, D)
+        """Return one frame driven by the noise, with pathwise gradients."""
+
+    def expected(
+        self,
+        context: Tensor,  # e_t, shape: (M, R, E)
+        previous: Tensor | None,  # s_{t-1}, shape: (M, R, D); None at the first frame
+    ) -> Tensor:  # E[s_t], shape: (M, R, D)
+        """Return the mean of one frame: what a model fed with its own predictions is fed with.
+
+        Raises:
+            NotImplementedError: where there is no formula for it.
+        """
+        raise NotImplementedError(f"{type(self).__name__}: no formula for the mean of a frame")
+
+    def message(
+        self,
+        context: Tensor,  # e, shape: (*batch, T, E)
+        history: Tensor,  # s, shape: (*batch, T, D)
+        anchor: Anchor,
+    ) -> GaussianMessage:
+        """Return the law of every frame as a linear-Gaussian message.
+
+        Raises:
+            NotImplementedError: where frames are not Gaussian.
+        """
+        raise NotImplementedError(f"frames of {type(self).__name__} are not Gaussian")
+
+
+class DecodedEmission(Emission):
+    """p(s_t | a decoder's outputs, s_{t-1}): an emission that is a function of what is said of it.
+
+    Networks live in the coordinates x: `see` shows them x of a trajectory s, and `conditionals`
+    reads their outputs as laws of s.
+    """
+
+    outputs: ClassVar[tuple[str, ...]]
+    """Names of what a decoder must say."""
+
+    def head(
+        self, source_dim: int, context_dim: int, *, dims: Sequence[int] = (), num_members: int = 1
+    ) -> "DecoderHead":
+        """Return a new decoder."""
+        if num_members != 1:
+            hint = "Only mixtures and flows have networks side by side."
+            raise SpecError(mismatch("num_members", given=num_members, expected=1, hint=hint))
+        return DecoderHead(self, Heads((context_dim,), dims, source_dim, self.outputs))
 
     @abstractmethod
     def see(
@@ -100,19 +213,64 @@ class Emission(ABC):
         raise NotImplementedError(f"frames of the emission {type(self).__name__} are not Gaussian")
 
 
-def make_emission(given: str | Mapping[str, Any] | Emission) -> Emission:
+class DecoderHead(Head):
+    """What a decoder says of frames, read as an emission reads it."""
+
+    def __init__(self, emission: DecodedEmission, decoder: Heads) -> None:
+        super().__init__()
+        self.emission, self.decoder = emission, decoder
+        self.noise_dim = decoder.heads()[0].out_features
+
+    def see(self, s: Tensor) -> Tensor:
+        """Return x of a whole trajectory."""
+        return self.emission.see(s)
+
+    def relative(self, s: Tensor, previous: Tensor | None) -> Tensor:
+        """Return x_t."""
+        return self.emission.relative(s, previous)
+
+    def laws(
+        self, context: Tensor, history: Tensor, anchor: Anchor | None
+    ) -> dist.TorchDistribution:
+        """Return p(s_t | e_t, s_{t-1}) of every frame."""
+        return self.emission.conditionals(self.decoder(context), history, anchor)
+
+    def draw(self, context: Tensor, noise: Tensor, previous: Tensor | None) -> Tensor:
+        """Return s_t."""
+        return self.emission.draw(self.decoder(context), noise, previous)
+
+    def expected(self, context: Tensor, previous: Tensor | None) -> Tensor:
+        """Return the mean of s_t."""
+        return self.emission.expected(self.decoder(context), previous)
+
+    def message(self, context: Tensor, history: Tensor, anchor: Anchor) -> GaussianMessage:
+        """Return the law of every frame as a linear-Gaussian message."""
+        return self.emission.message(self.decoder(context), history, anchor)
+
+
+def make_emission(
+    given: str | Mapping[str, Any] | Emission, kind: type[Emission] = Emission
+) -> Emission:
     """Return an emission from an object, a registered name, or a table with a name.
 
+    Args:
+        given: the object, the name or the table.
+        kind: what it must be: a dynamical VAE reads a `DecodedEmission`.
+
     Raises:
-        SpecError: unknown name or keyword.
+        SpecError: unknown name or keyword, or an emission of another kind.
 
     Example:
         >>> make_emission("gaussian").outputs
         ('mean', 'log_variance')
     """
-    if isinstance(given, Emission):
-        return given
-    return EMISSIONS.build({"name": given} if isinstance(given, str) else given)
+    emission = given
+    if not isinstance(given, Emission):
+        emission = EMISSIONS.build({"name": given} if isinstance(given, str) else given)
+    if not isinstance(emission, kind):
+        expected = "one that is a function of a decoder's outputs, e.g. gaussian or spectral"
+        raise SpecError(mismatch("emission", given=type(emission).__name__, expected=expected))
+    return emission
 
 
 def at_anchor(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import diagonal_normal
-from pyromodels.emissions.base import Emission, Outputs, at_anchor
+from pyromodels.emissions.base import DecodedEmission, Outputs, at_anchor
 from pyromodels.errors import ShapeError, mismatch
 from pyromodels.registry import EMISSIONS
 
@@ -20,7 +20,7 @@ LARGEST_MOVE = 20.0
 
 @EMISSIONS.register("gaussian")
 @dataclass(frozen=True)
-class Gaussian(Emission):
+class Gaussian(DecodedEmission):
     r"""Gaussian frames, s_t ~ N(o_t + c_t mu_t, (c_t sigma_t)^2).
 
         x_t = (s_t - o_t) / c_t

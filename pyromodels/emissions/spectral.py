@@ -7,14 +7,14 @@ from torch import Tensor
 
 from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.spectral import PowerSpectrum
-from pyromodels.emissions.base import Emission, Outputs
+from pyromodels.emissions.base import DecodedEmission, Outputs
 from pyromodels.errors import mismatch
 from pyromodels.registry import EMISSIONS
 
 
 @EMISSIONS.register("spectral")
 @dataclass(frozen=True)
-class Spectral(Emission):
+class Spectral(DecodedEmission):
     r"""Powers |s_t|^2 of s_t ~ N_c(0, v_t).
 
     A trajectory is a power spectrogram (*, T, F), linear, not in decibels. With `sees="power"`, as
@@ -38,6 +38,7 @@ class Spectral(Emission):
     """
 
     outputs: ClassVar[tuple[str, ...]] = ("log_variance",)
+    takes_anchor: ClassVar[bool] = False
 
     sees: Literal["power", "log_power"] = "power"
     floor: float = 1e-8

@@ -11,23 +11,24 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from pyromodels.errors import SpecError, unknown
+from pyromodels.networks.mlp import Recurrence, State
 from pyromodels.networks.side_by_side import MemberLinear
 
 Kind = Literal["gru", "lstm", "convolution"]
 
 
-class Past(nn.Module, ABC):
-    """e_t = Phi(e_{t-1}, x_{t-1}) with e_1 = 0, for several models side by side.
+class Memory(nn.Module, ABC):
+    """e_t = Phi(e_{t-1}, x_{t-1}), mostly with e_1 = 0, for several models side by side.
 
     Args:
         num_members: M.
         in_dim: D.
-        past_dim: N, size of e.
+        dim: N, size of e.
     """
 
-    def __init__(self, num_members: int, in_dim: int, past_dim: int) -> None:
+    def __init__(self, num_members: int, in_dim: int, dim: int) -> None:
         super().__init__()
-        self.num_members, self.in_dim, self.past_dim = num_members, in_dim, past_dim
+        self.num_members, self.in_dim, self.dim = num_members, in_dim, dim
 
     def forward(
         self,
@@ -35,7 +36,7 @@ class Past(nn.Module, ABC):
     ) -> Tensor:  # e, shape: (M, R, T, N)
         """Return every summary; row t knows x_{<t} only, and the last frame is not read."""
         if x.shape[-2] == 1:
-            return x.new_zeros(*x.shape[:-1], self.past_dim)
+            return x.new_zeros(*x.shape[:-1], self.dim)
         return pad(self.read(x[..., :-1, :]), (0, 0, 1, 0))
 
     @abstractmethod
@@ -49,8 +50,8 @@ class Past(nn.Module, ABC):
     def start(
         self,
         like: Tensor,  # for number of rows, dtype and device; shape: (M, R, *)
-    ) -> Any:
-        """Return the memory before the first frame."""
+    ) -> tuple[Tensor, Any]:  # e_1, shape: (M, R, N), and the memory before the first frame
+        """Return what is known of nothing."""
 
     @abstractmethod
     def step(
@@ -61,17 +62,17 @@ class Past(nn.Module, ABC):
         """Read one frame."""
 
 
-class Recurrent(Past):
+class Recurrent(Memory):
     """A gated recurrent network of one layer: GRU (the paper's) or LSTM."""
 
     def __init__(
-        self, num_members: int, in_dim: int, past_dim: int, *, kind: Literal["gru", "lstm"]
+        self, num_members: int, in_dim: int, dim: int, *, kind: Literal["gru", "lstm"]
     ) -> None:
-        super().__init__(num_members, in_dim, past_dim)
+        super().__init__(num_members, in_dim, dim)
         self.kind = kind
-        gates, reach = (3 if kind == "gru" else 4) * past_dim, 1 / math.sqrt(past_dim)
+        gates, reach = (3 if kind == "gru" else 4) * dim, 1 / math.sqrt(dim)
         shapes = {
-            "input_weight": (gates, in_dim), "state_weight": (gates, past_dim),
+            "input_weight": (gates, in_dim), "state_weight": (gates, dim),
             "input_bias": (gates,), "state_bias": (gates,),
         }  # fmt: skip
         for name, shape in shapes.items():
@@ -93,7 +94,7 @@ class Recurrent(Past):
         """
         if self.kind == "gru" and self.num_members > 1 and x.device.type == "cpu":
             return self._read_together(x)
-        zeros = x.new_zeros(1, x.shape[1], self.past_dim)
+        zeros = x.new_zeros(1, x.shape[1], self.dim)
         hx, run = (zeros, torch.gru) if self.kind == "gru" else ((zeros, zeros), torch.lstm)
         # biases, layers, dropout, train (cuDNN keeps what gradients need), directions, batch first
         options = (True, 1, 0.0, True, False, True)
@@ -103,12 +104,12 @@ class Recurrent(Past):
 
     def _read_together(self, x: Tensor) -> Tensor:
         """Return every hidden state of several GRUs, a frame of all members at a time."""
-        sizes = (2 * self.past_dim, self.past_dim)  # of the two gates; of the new state
+        sizes = (2 * self.dim, self.dim)  # of the two gates; of the new state
         told = torch.baddbmm(
             self.input_bias.unsqueeze(1), x.flatten(1, 2), self.input_weight.mT
         ).unflatten(1, x.shape[1:3])
         bias, weight = self.state_bias.unsqueeze(1), self.state_weight.mT
-        h, states = told.new_zeros(*x.shape[:2], self.past_dim), []
+        h, states = told.new_zeros(*x.shape[:2], self.dim), []
         frames = (part.unbind(2) for part in told.split(sizes, -1))
         for gates_told, new_told in zip(*frames, strict=True):
             gates_known, new_known = torch.baddbmm(bias, h, weight).split(sizes, -1)
@@ -118,10 +119,10 @@ class Recurrent(Past):
             states.append(h)
         return torch.stack(states, 2)
 
-    def start(self, like: Tensor) -> tuple[Tensor, ...]:
+    def start(self, like: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return zero states."""
-        zeros = like.new_zeros(*like.shape[:2], self.past_dim)
-        return (zeros,) if self.kind == "gru" else (zeros, zeros)
+        zeros = like.new_zeros(*like.shape[:2], self.dim)
+        return zeros, (zeros,) if self.kind == "gru" else (zeros, zeros)
 
     def step(self, x: Tensor, memory: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Read one frame, by one native call for each member."""
@@ -135,21 +136,21 @@ class Recurrent(Past):
         return memory[0], memory
 
 
-class Convolution(Past):
+class Convolution(Memory):
     """Causal convolutions of two taps each, dilated by 1, 2, 4, ...: it knows 2^layers frames."""
 
     def __init__(
-        self, num_members: int, in_dim: int, past_dim: int, *, num_layers: int = 5
+        self, num_members: int, in_dim: int, dim: int, *, num_layers: int = 5
     ) -> None:
-        super().__init__(num_members, in_dim, past_dim)
-        self.input = MemberLinear(num_members, in_dim, past_dim)
+        super().__init__(num_members, in_dim, dim)
+        self.input = MemberLinear(num_members, in_dim, dim)
         self.layers = nn.ModuleList(
-            MemberLinear(num_members, 2 * past_dim, past_dim) for _ in range(num_layers)
+            MemberLinear(num_members, 2 * dim, dim) for _ in range(num_layers)
         )
 
     def read(self, x: Tensor) -> Tensor:
         """Return every summary, all frames at once."""
-        shape = (*x.shape[:-1], self.past_dim)
+        shape = (*x.shape[:-1], self.dim)
         h = self.input(x.flatten(1, 2)).view(shape)
         for level, layer in enumerate(self.layers):
             before = pad(h, (0, 0, 2**level, 0))[..., : h.shape[-2], :]
@@ -157,10 +158,11 @@ class Convolution(Past):
             h = h + torch.tanh(layer(both)).view(shape)
         return h
 
-    def start(self, like: Tensor) -> list[Tensor]:
+    def start(self, like: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return what each layer read before the first frame: zeros."""
-        shape = (*like.shape[:2], self.past_dim)
-        return [like.new_zeros(2**level, *shape) for level in range(len(self.layers))]
+        shape = (*like.shape[:2], self.dim)
+        read = [like.new_zeros(2**level, *shape) for level in range(len(self.layers))]
+        return like.new_zeros(shape), read
 
     def step(self, x: Tensor, memory: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Read one frame."""
@@ -171,14 +173,42 @@ class Convolution(Past):
         return h, after
 
 
-def make_past(kind: Kind, num_members: int, in_dim: int, past_dim: int) -> Past:
-    """Return a new summary of the past.
+class SingleRecurrence(Memory):
+    """A `Recurrence` as the memory of one model: it has read x_0 = 0 before the first frame."""
+
+    def __init__(self, recurrence: Recurrence) -> None:
+        super().__init__(1, recurrence.input.in_dim, recurrence.lstm.hidden_size)
+        self.recurrence = recurrence
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return every hidden state by one fused call."""
+        return self.recurrence(x)
+
+    def read(self, x: Tensor) -> Tensor:
+        """Return what is known after each frame."""
+        return self.recurrence(pad(x, (0, 0, 0, 1)))[..., 1:, :]
+
+    def start(self, like: Tensor) -> tuple[Tensor, State]:
+        """Return what is known after x_0 = 0."""
+        nothing = like.new_zeros(*like.shape[:2], self.in_dim)
+        return self.step(nothing, self.recurrence.initial_state(nothing[0]))
+
+    def step(self, x: Tensor, memory: State) -> tuple[Tensor, State]:
+        """Read one frame."""
+        memory = self.recurrence.step(x[0], memory)
+        return memory[0].unsqueeze(0), memory
+
+
+def make_memory(kind: Kind | Memory, num_members: int, in_dim: int, dim: int) -> Memory:
+    """Return a new memory, or the one given.
 
     Raises:
         SpecError: unknown kind.
     """
+    if isinstance(kind, Memory):
+        return kind
     if kind == "convolution":
-        return Convolution(num_members, in_dim, past_dim)
+        return Convolution(num_members, in_dim, dim)
     if kind not in ("gru", "lstm"):
         raise SpecError(unknown("past", given=str(kind), known=("gru", "lstm", "convolution")))
-    return Recurrent(num_members, in_dim, past_dim, kind=kind)
+    return Recurrent(num_members, in_dim, dim, kind=kind)

@@ -24,7 +24,7 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(
             nn.Linear(*sizes) for sizes in zip([in_dim, *dims], dims, strict=False)
         )
-        self.out_dim = dims[-1] if len(dims) else in_dim
+        self.in_dim, self.out_dim = in_dim, dims[-1] if len(dims) else in_dim
 
     def forward(
         self,
@@ -216,14 +216,6 @@ class Recurrence(nn.Module):
     ) -> Tensor:  # h, shape: (*, T, hidden_dim)
         """Return every hidden state by one fused LSTM call; the last frame of x is not read."""
         return run_lstm(self.lstm, self.input(before(x)))
-
-    def summary(
-        self,
-        x: Tensor,  # shape: (*, T, in_dim)
-    ) -> State:  # rows flat
-        """Return the state after x_{T-1}, from which `step(x_T, state)` continues."""
-        _, (last, cell) = self.lstm(rows(self.input(before(x))))
-        return last[0], cell[0]
 
     def initial_state(
         self,

@@ -4,10 +4,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Transform, constraints
 from zuko.transforms import MonotonicRQSTransform
 
 from pyromodels.errors import ShapeError, SpecError, mismatch, unknown
-from pyromodels.networks.side_by_side import MemberLinear
+from pyromodels.networks.side_by_side import MemberLinear, from_members, to_members
 
 Coupling = Literal["affine", "spline"]
 
@@ -74,7 +75,8 @@ class CouplingFlow(nn.Module):
         self.register_buffer("order", order, persistent=False)
         self.register_buffer("place", order.argsort(), persistent=False)
         sizes = (int((~second).sum()), int(second.sum()))
-        self.sizes, self.hidden_dim, self.dim = sizes, hidden_dim, dim
+        self.sizes, self.hidden_dim = sizes, hidden_dim
+        self.dim, self.num_members = dim, num_members
         outputs = 2 if coupling == "affine" else 3 * NUM_BINS - 1
         self.maps = {"affine": (affine, affine_inverse), "spline": (spline, spline_inverse)}[
             coupling
@@ -123,6 +125,15 @@ class CouplingFlow(nn.Module):
             halves[moved] = self.maps[1](halves[moved], parameters)
         return torch.cat(halves, -1).index_select(-1, self.place)
 
+    def given(
+        self,
+        e: Tensor,  # shape: (*batch, N), or (*batch, T, N) with `frames`
+        *,
+        frames: bool = False,
+    ) -> "CouplingTransform":
+        """Return g(.; e), from noise to x, as a transform of torch."""
+        return CouplingTransform(self, e, frames=frames)
+
     def _told(self, e: Tensor) -> tuple[Tensor, ...]:
         return self.told(e).split(self.hidden_dim, -1)
 
@@ -133,6 +144,84 @@ class CouplingFlow(nn.Module):
         """Return the map that precedes a move in the direction of sampling."""
         layer, second = divmod(number, 2)
         return None if second or not layer or not self.mixings else self.mixings[layer - 1]
+
+
+class CouplingTransform(Transform):
+    """x = g(z; e) of a `CouplingFlow`, with its exact log-determinant: torch's and Pyro's compose.
+
+    Members of the flow, if several, are the last batch dimension of e, before the frames.
+
+    Args:
+        flow: the networks.
+        e: what they are told, shape (*batch, N); a batch of z or x may have more dims on the left.
+        frames: whether the last batch dimension counts frames.
+        cache_size: 1 keeps the last pair (z, x) with its log-determinant.
+
+    Example:
+        >>> flow = CouplingFlow(1, 2, 3, num_layers=2, hidden_dim=4, num_hidden=0)
+        >>> base = torch.distributions.Normal(torch.zeros(5, 2), 1.0)
+        >>> law = torch.distributions.TransformedDistribution(base, [flow.given(torch.zeros(5, 3))])
+        >>> law.log_prob(law.sample()).shape
+        torch.Size([5])
+    """
+
+    domain = codomain = constraints.real_vector
+    bijective = True
+
+    def __init__(
+        self, flow: CouplingFlow, e: Tensor, *, frames: bool = False, cache_size: int = 0
+    ) -> None:
+        super().__init__(cache_size)
+        self.flow, self.e, self.frames = flow, e, frames
+        self._known: tuple[Tensor, Tensor] | None = None  # x, log |det dz/dx|
+
+    def with_cache(self, cache_size: int = 1) -> "CouplingTransform":
+        """Return the same transform with another cache."""
+        if cache_size == self._cache_size:
+            return self
+        return CouplingTransform(self.flow, self.e, frames=self.frames, cache_size=cache_size)
+
+    def to_noise(
+        self,
+        x: Tensor,  # shape: (*, D)
+    ) -> tuple[Tensor, Tensor]:  # z, shape: (*, D); log |det dz/dx|, nats, shape: (*)
+        """Return z with its log-determinant, by one pass."""
+        rows, e, batch = self._rows(x)
+        z, log_det = self.flow.to_noise(rows, e)
+        return self._back(z, batch), self._back(log_det.unsqueeze(-1), batch).squeeze(-1)
+
+    def _call(self, x: Tensor) -> Tensor:  # the names that torch gives: from z to x
+        rows, e, batch = self._rows(x)
+        return self._back(self.flow.from_noise(rows, e), batch)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        z, log_det = self.to_noise(y)
+        if self._cache_size:
+            self._known = y, log_det
+        return z
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return log |det dy/dx|, shape (*); x is what torch calls the noise z, y is x."""
+        known = self._known
+        return -(known[1] if known is not None and known[0] is y else self.to_noise(y)[1])
+
+    def _rows(self, v: Tensor) -> tuple[Tensor, Tensor, torch.Size]:
+        """Return v and e with members first and rows flat, and the shape they came with."""
+        batch = torch.broadcast_shapes(v.shape[:-1], self.e.shape[:-1])
+        v, e = (
+            to_members(w.expand(*batch, w.shape[-1]), self.flow.num_members, 1 + self.frames)
+            for w in (v, self.e)
+        )
+        return (v.flatten(1, 2), e.flatten(1, 2), batch) if self.frames else (v, e, batch)
+
+    def _back(
+        self,
+        v: Tensor,  # shape: (M, R, X)
+        batch: torch.Size,
+    ) -> Tensor:  # shape: (*batch, X)
+        if self.frames:
+            return from_members(v.unflatten(1, (-1, batch[-1])), batch[:-1])
+        return from_members(v, batch)
 
 
 class Conditioner(nn.Module):

@@ -73,7 +73,7 @@ def test_deep_ar_fed_with_its_predictions_only_is_fed_with_its_mean_trajectory(p
     s = values(run_prior(prior))["s"]
     anchor = example_anchor(prior)
     mean = torch.cat((s[..., :1, :], prior.predict(s[..., :1, :], 4)), -2)
-    p = prior.emission.conditionals(prior.decode(mean), mean, anchor)
+    p = prior.laws(mean, mean, anchor)
     torch.testing.assert_close(
         prior.elbo(s, anchor=anchor, use_prediction=1.0), p.log_prob(s).sum(-1)
     )

@@ -12,7 +12,7 @@ from pyromodels.distributions.mixture import DiagonalMixture
 from pyromodels.dynamics.tvgmm import TVGMM
 from pyromodels.dynamics.tvnf import TVNF
 from pyromodels.errors import ShapeError, SpecError
-from pyromodels.networks.memory import make_past
+from pyromodels.networks.memory import make_memory
 
 FLOWS = [
     {"source_dim": 1},
@@ -83,7 +83,7 @@ def test_moments_of_draws_are_those_of_the_density_given_the_past(make):
 @pytest.mark.parametrize("kind", ["gru", "lstm"])
 def test_past_is_torchs_network_of_every_member(kind):
     torch.manual_seed(0)
-    past = make_past(kind, 3, 2, 5).double()
+    past = make_memory(kind, 3, 2, 5).double()
     x = torch.randn(3, 4, 6, 2, dtype=torch.float64)
     for member in range(3):
         network = {"gru": nn.GRU, "lstm": nn.LSTM}[kind](2, 5, batch_first=True).double()

@@ -167,7 +167,7 @@ def test_a_class_that_has_stopped_does_not_end_the_others(data):
     run.until_next_look()
     run.num_worse[0] = SHORT.patience
     with torch.no_grad():
-        run.bank.flow.told.bias[0].fill_(float("nan"))
+        run.bank.head.flow.told.bias[0].fill_(float("nan"))
     run.until_next_look()
     run.result("updates")
     assert class_log_prob(run.bank, data.valid).isfinite().all()
@@ -286,6 +286,6 @@ def test_bad_input_is_named(data):
         fit_bank(built(), data.train, data.valid, SHORT, resume=True)
     bank = built()
     with torch.no_grad():
-        bank.flow.told.bias.fill_(float("nan"))
+        bank.head.flow.told.bias.fill_(float("nan"))
     with pytest.raises(FitError, match="update 1"):
         fit_bank(bank, data.train, data.valid, SHORT)
