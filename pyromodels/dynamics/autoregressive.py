@@ -61,15 +61,10 @@ class Autoregressive(SourcePrior):
 
     block_dim = 1
     message_is_exact = False
-    contract_specs = tuple(
-        {"past_dim": 3, **more}
-        for more in (
-            {"source_dim": 1},
-            {"source_dim": 2, "past": "convolution", "emission": "spectral"},
-            {"source_dim": 4, "past": "lstm", "decoder_dims": (4,),
-             "emission": {"name": "gaussian", "predicts": "increment"}},
-            {"source_dim": 2, "emission": {"name": "mixture", "num_components": 2}},
-        )
+    contract_specs = (
+        {"source_dim": 1, "past_dim": 3},
+        {"source_dim": 2, "past_dim": 3, "past": "convolution", "emission": "spectral",
+         "decoder_dims": (4,)},
     )  # fmt: skip
 
     def __init__(

@@ -82,7 +82,7 @@ def feed_back(
         mask: True where a frame counts.
     """
     if hops is None:
-        frames = _frame_by_frame(networks, s, z, own, anchor=anchor, mask=mask)
+        frames = list(_frame_by_frame(networks, s, z, own, anchor=anchor, mask=mask))
         each = [(f.fed, *networks.latent_step(f.state), *f.outputs) for f in frames]
         history, mean, log_variance, *said = (
             torch.stack(parts, 1).reshape(*s.shape[:-1], -1) for parts in zip(*each, strict=True)

@@ -296,7 +296,8 @@ class LatentPrior(EncodedPrior):
             frames = unroll(self, self.emission, state, num_steps, z=z, s=unread)
             z = torch.stack([frame.z for frame in frames], 1)
             state = self.foresee(state, z)
-        frames = list(unroll(self, self.emission, state, num_steps, z=z, s=given))
+        x = rows(self.see(s_history))
+        frames = list(unroll(self, self.emission, state, num_steps, z=z, s=given, x=x))
         future = torch.stack([frame.s for frame in frames[-horizon:]], 1)
         return future.reshape(*s_history.shape[:-2], horizon, self.source_dim)
 

@@ -57,6 +57,7 @@ def unroll(
     z: Tensor | None = None,  # shape: (*, T', L)
     z_noise: Tensor | None = None,  # shape: (*, T, L)
     s: Tensor | None = None,  # shape: (*, T', D)
+    x: Tensor | None = None,  # shape: (*, T', D)
     s_noise: Tensor | None = None,  # shape: (*, T, D)
     own: Tensor | None = None,  # bool, shape: (*, T, 1)
     first: Tensor | None = None,  # shape: (*, D)
@@ -71,6 +72,7 @@ def unroll(
         z: the latents as far as they are known; later ones are drawn, or means without a noise.
         z_noise: standard normal noise that drives z.
         s: the frames as far as they are known; later ones are drawn, or expected without a noise.
+        x: what the networks see of these s, where somebody has asked already.
         s_noise: standard normal noise that drives s.
         own: in which frames the networks are fed with what they expect in place of s_t.
         first: s_1 where an anchor says it: it is neither drawn nor expected.
@@ -97,4 +99,6 @@ def unroll(
             fed = torch.where(own[..., t, :], emission.expected(outputs, last), s_t)
         yield Frame(state, z_t, outputs, s_t, fed)
         if t + 1 < num_steps:
-            state, last = cell.advance(state, z_t, emission.relative(fed, last)), fed
+            seen = x is not None and t < x.shape[-2]
+            x_t = x[..., t, :] if seen else emission.relative(fed, last)
+            state, last = cell.advance(state, z_t, x_t), fed

@@ -33,6 +33,8 @@ class Emission(ABC):
     """Whether a frame is Gaussian given its context, so that `message` exists."""
     noise_is_unique: bool = True
     """Whether a frame tells the noise that drove it."""
+    contract_specs: ClassVar[tuple[dict[str, Any], ...]] = ({},)
+    """Keyword arguments of the variants that the contract suite checks."""
 
     def check_source_dim(self, source_dim: int) -> None:
         """Raise `ShapeError` where frames of this size mean nothing here."""

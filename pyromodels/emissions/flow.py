@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 from torch import Tensor
@@ -35,7 +35,10 @@ class Flow(Emission):
         torch.Size([7])
     """
 
-    has_gaussian_message: ClassVar[bool] = False
+    contract_specs: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"num_layers": 2, "hidden_dim": 4},
+        {"num_layers": 2, "hidden_dim": 4, "coupling": "spline", "mixing": True},
+    )
 
     hidden_dim: int = 30
     num_hidden: int = 2

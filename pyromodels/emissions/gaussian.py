@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import pyro.distributions as dist
 import torch
@@ -50,6 +50,12 @@ class Gaussian(DecodedEmission):
 
     outputs: ClassVar[tuple[str, ...]] = ("mean", "log_variance")
     has_gaussian_message: ClassVar[bool] = True
+    contract_specs: ClassVar[tuple[dict[str, Any], ...]] = (
+        {},
+        {"predicts": "increment", "scale": "unit"},
+        {"predicts": "increment", "scale": "box"},
+        {"predicts": "increment", "scale": "centre_box"},
+    )
 
     predicts: Literal["position", "increment"] = "position"
     scale: Literal["box", "centre_box", "unit"] = "box"

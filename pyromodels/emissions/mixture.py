@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -41,6 +42,11 @@ class Mixture(Emission):
         >>> head.laws(torch.zeros(7, 5), torch.zeros(7, 2), None).mean.shape
         torch.Size([7, 2])
     """
+
+    contract_specs: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"hidden_dim": 4},
+        {"num_components": 3, "hidden_dim": 4, "bounded": True},
+    )
 
     num_components: int = 1
     hidden_dim: int = 8

@@ -1,7 +1,7 @@
 """Power spectrograms: frames of a zero-mean circular complex Gaussian."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -39,6 +39,7 @@ class Spectral(DecodedEmission):
 
     outputs: ClassVar[tuple[str, ...]] = ("log_variance",)
     takes_anchor: ClassVar[bool] = False
+    contract_specs: ClassVar[tuple[dict[str, Any], ...]] = ({}, {"sees": "log_power"})
 
     sees: Literal["power", "log_power"] = "power"
     floor: float = 1e-8

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributions import Transform
 
 from pyromodels.batch import MixtureBatch, SequenceBatch
 from pyromodels.distributions.message import Anchor
@@ -18,12 +19,14 @@ from pyromodels.distributions.path import PathDistribution
 from pyromodels.dynamics.base import SourcePrior
 from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.dynamics.vae import VAE
+from pyromodels.emissions.base import Emission
 from pyromodels.errors import SpecError
 from pyromodels.guides.point import Point
 from pyromodels.models.dvae import DynamicalVAE
 from pyromodels.models.mixdvae import MixDVAE
 from pyromodels.registry import GUIDES
 from pyromodels.testing import guide as of_guides
+from pyromodels.testing.emission import EMISSION_CHECKS
 from pyromodels.testing.paths import (
     check_path_causality,
     check_path_noise,
@@ -32,11 +35,15 @@ from pyromodels.testing.paths import (
 )
 from pyromodels.testing.runs import amplified
 from pyromodels.testing.source_prior import SOURCE_PRIOR_CHECKS
+from pyromodels.testing.transform import check_transform
 
 Check = Callable[[], None]
 """Raises `AssertionError` where the contract is broken."""
 
-KINDS = "a source prior, a path distribution, or a guide with its model and batch"
+KINDS = (
+    "a source prior, an emission, a path distribution, a transform with a tensor to try it on, or "
+    "a guide with its model and batch"
+)
 
 
 def check(component: Any, *problem: Any) -> None:
@@ -44,9 +51,9 @@ def check(component: Any, *problem: Any) -> None:
 
     Args:
         component: a source prior or its class, which is then built by its `contract_specs`; a path
-            distribution; a guide, or the class of a registered one, which is built for a small
-            model.
-        *problem: of a guide: its model and their batch.
+            distribution; an emission or its class; a transform; a guide, or the class of a
+            registered one, which is built for a small model.
+        *problem: of a guide: its model and their batch; of a transform: vectors to try it on.
 
     Raises:
         AssertionError: naming the check that failed.
@@ -69,6 +76,13 @@ def contract(component: Any, *problem: Any) -> list[tuple[str, Check]]:
         return list(_of_priors(makers))
     if isinstance(component, SourcePrior):
         return list(_of_priors({"": partial(copy.deepcopy, component)}))
+    if inspect.isclass(component) and issubclass(component, Emission):
+        made = {_words(spec): component(**spec) for spec in component.contract_specs}
+        return [(_label(w, t), partial(t, e)) for w, e in made.items() for t in EMISSION_CHECKS]
+    if isinstance(component, Emission):
+        return [(_label("", test), partial(test, component)) for test in EMISSION_CHECKS]
+    if isinstance(component, Transform) and len(problem) == 1:
+        return [("transform", partial(check_transform, component, *problem))]
     if isinstance(component, PathDistribution):
         return list(_of_path(component))
     if isinstance(component, nn.Module) and len(problem) == 2:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.base import SourcePrior
+from pyromodels.errors import SpecError, mismatch
 from pyromodels.pyro_support.plates import batch_plate, source_plate
 from pyromodels.registry import DYNAMICS
 
@@ -18,13 +19,25 @@ BATCH = (2, 1, 3)
 
 
 def source_prior_specs() -> list[dict[str, Any]]:
-    """Specs of all registered source priors, one for each of their `contract_specs`."""
-    return [
-        {"name": name, **keywords}
-        for name in DYNAMICS.names()
-        if inspect.isclass(DYNAMICS[name]) and issubclass(DYNAMICS[name], SourcePrior)
-        for keywords in DYNAMICS[name].contract_specs
-    ]
+    """Specs of all registered source priors, one for each of their `contract_specs`.
+
+    Raises:
+        SpecError: naming a registered component that is no source prior.
+    """
+    specs = []
+    for name in DYNAMICS.names():
+        component = DYNAMICS[name]
+        if not (inspect.isclass(component) and issubclass(component, SourcePrior)):
+            raise SpecError(
+                mismatch(
+                    f"dynamics {name!r}",
+                    given=f"{component.__module__}.{component.__qualname__}",
+                    expected="a SourcePrior",
+                    hint="Derive it from pyromodels.dynamics.base.SourcePrior.",
+                )
+            )
+        specs += [{"name": name, **keywords} for keywords in component.contract_specs]
+    return specs
 
 
 def build_source_prior(spec: dict[str, Any]) -> SourcePrior:
