@@ -27,6 +27,7 @@ from pyromodels.inference.adequacy.verdict import (
     Word,
     judge,
 )
+from pyromodels.pyro_support.random_state import restored_random_state
 
 ONE_GUIDE = (
     "one fitted guide was given, not a function that fits: no R-hat, no calibration by "
@@ -124,7 +125,7 @@ def guide_report(
         'cannot say'
     """
     found = Evidence()
-    with torch.random.fork_rng():
+    with restored_random_state():
         torch.manual_seed(seed)
         refit = None if hasattr(fit, "sample") else lambda d, i: with_sequences(fit(d, i))
         posterior = with_sequences(fit) if refit is None else refit(data, seed)

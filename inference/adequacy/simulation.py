@@ -197,14 +197,14 @@ def repeated_fits(
     mean = torch.stack([draws["s"].mean(0) for draws in runs])  # (fits, B, N, T, D)
     order = torch.stack(
         [torch.as_tensor(align_sources(mean[:, b])) for b in range(mean.shape[1])], 1
-    )  # (fits, B, N)
+    ).to(mean.device)  # (fits, B, N)
     return Agreement(as_labelled, table([_ordered(d, o) for d, o in zip(runs, order, strict=True)]))
 
 
 def _ordered(draws: dict[str, Tensor], order: Tensor) -> dict[str, Tensor]:
     """Relabel the sources of one fit, order (B, N)."""
     ordered, num_sources = dict(draws), order.shape[-1]
-    rows = torch.arange(len(order)).unsqueeze(-1)
+    rows = torch.arange(len(order), device=order.device).unsqueeze(-1)
     for name, value in draws.items():
         if value.dim() >= 4 and name != "w":
             ordered[name] = value[:, rows, order]

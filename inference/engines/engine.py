@@ -10,6 +10,7 @@ from torch import nn
 
 from pyromodels.inference.engines.ascend import Ascent, AscentOptions, OnStep, Stepper, ascend
 from pyromodels.inference.mixture.bound import closed_form_elbo, has_closed_form
+from pyromodels.pyro_support.random_state import restored_random_state
 
 
 @dataclass
@@ -65,7 +66,7 @@ def mean_bound(model: nn.Module, engine: Engine, batch: Any) -> float:
     """
     if has_closed_form(model, engine.guide):
         return closed_form_elbo(model, engine.guide, batch).mean().item()
-    with torch.random.fork_rng():
+    with restored_random_state():
         torch.manual_seed(0)  # the same estimate whatever was drawn before
         losses = [engine.evaluate_loss(batch) for _ in range(20)]
     return -fmean(losses) / batch.num_sequences

@@ -15,6 +15,7 @@ from pyromodels.guides.factorised import FactorisedGuide
 from pyromodels.inference.mixture.bound import closed_form_elbo
 from pyromodels.inference.training.finite import FitError, guilty_parameter
 from pyromodels.inference.training.optimizer_state import load_optimizer_tensors, optimizer_tensors
+from pyromodels.pyro_support.random_state import restored_random_state
 from pyromodels.pyro_support.vectorised_runs import Program
 
 
@@ -108,15 +109,18 @@ class SVI:
         gradients = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
         for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
             parameter.grad = gradient
-        finite = all(g.isfinite().all() for g in gradients if g is not None)
-        if not (finite and math.isfinite(loss.item())):
-            what = f"SVI: loss {loss.item()} at step {self.steps_made + 1}"
+        checked = [loss.detach(), *(g for g in gradients if g is not None)]
+        finite = torch.stack([part.isfinite().all() for part in checked]).all()
+        # one transfer for both, which is the step's only wait for the device
+        value, all_finite = torch.stack((loss.detach().double(), finite.double())).tolist()
+        if not all_finite:
+            what = f"SVI: loss {value} at step {self.steps_made + 1}"
             raise FitError(what + guilty_parameter(self.parameters))
         if self.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm)
         self.optimizer.step()
         self.steps_made += 1
-        return loss.item()
+        return value
 
     @torch.no_grad()
     def evaluate_loss(self, batch: Any, num_draws: int = 1) -> float:
@@ -167,7 +171,7 @@ class SVI:
         """Run the functions once to see which parameters they declare; no draw is lost by it."""
         for program in self.functions:
             local = pyro.settings.context(module_local_params=self._local)
-            with local, torch.random.fork_rng(), poutine.trace(param_only=True) as capture:
+            with local, restored_random_state(), poutine.trace(param_only=True) as capture:
                 with torch.no_grad():
                     program(batch)
             for name, site in capture.trace.nodes.items():

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyromodels.errors import ShapeError, mismatch
 from pyromodels.inference.posterior.model_and_guide import Pair, auxiliary_drawn
+from pyromodels.pyro_support.random_state import restored_random_state
 from pyromodels.pyro_support.vectorised_runs import Program, Site, quietly, random_nodes, run, total
 
 BROADCAST = (
@@ -43,7 +44,7 @@ def check_broadcast(pair: Pair) -> None:
     `x[0]` is the first part of one draw, and the first of many draws: nothing else would say.
     Guides without a density and those with auxiliary sites (Pyro's own) are not checked.
     """
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), quietly():
+    with torch.no_grad(), restored_random_state(), quietly():
         _check_broadcast(pair, "model", pair.model, pair.latents.values())
         if pair.has_density:
             _check_broadcast(pair, "guide", pair.guide, pair.guided.values())

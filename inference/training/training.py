@@ -73,18 +73,19 @@ class Training:
         for number, rows in enumerate(bar):
             for group in self.adam.param_groups:
                 group["lr"] = rate * options.warmth(self.num_steps + 1)
-            loss = self._gradient(train, rows, weights)
-            gradients = [p.grad for p in self.parameters if p.grad is not None]
-            norm = nn.utils.get_total_norm(gradients)
-            overflowed = not math.isfinite(norm.item()) and self.precision.may_overflow()
-            if not (math.isfinite(loss) and (math.isfinite(norm.item()) or overflowed)):
+            loss, norm = self._gradient(train, rows, weights), self._norm()
+            # one transfer for both, which is the step's only wait for the device
+            loss, length = torch.stack((loss.double(), norm.double())).tolist()
+            loss = distributed.sum_number(loss)
+            overflowed = not math.isfinite(length) and self.precision.may_overflow()
+            if not (math.isfinite(loss) and (math.isfinite(length) or overflowed)):
                 self._refuse(loss, epoch, number, rows, finite)
             nn.utils.clip_grads_with_norm_(self.parameters, options.max_grad_norm, norm)
             self.precision.step(self.adam)
             self.num_steps += 1
             finite = loss
             num_overflows += overflowed
-            total, norms = total + finite * len(rows), norms + (0 if overflowed else norm.item())
+            total, norms = total + finite * len(rows), norms + (0 if overflowed else length)
             bar.set_postfix(loss=f"{finite:.3f}")
         valid_loss = self._validate(valid, finite)
         self.num_epochs = epoch
@@ -103,17 +104,21 @@ class Training:
         self.history.append(record)
         return record
 
-    def _gradient(self, train: Data, rows: Tensor, weights: Weights) -> float:
-        """Leave the joined minibatch's gradient in the parameters; return its loss."""
+    def _gradient(self, train: Data, rows: Tensor, weights: Weights) -> Tensor:
+        """Leave the joined minibatch's gradient in the parameters; return this process' loss."""
         self.adam.zero_grad(set_to_none=True)
-        own, loss = distributed.local_rows(rows), 0.0
+        own, loss = distributed.local_rows(rows), self.parameters[0].new_zeros(())
         if len(own):
             part = self._losses(train, own, weights).mean() * (len(own) / len(rows))
             self.precision.backward(part)
-            loss = part.item()
+            loss = part.detach()
         distributed.sum_gradients(self.parameters)
         self.precision.unscale(self.adam)
-        return distributed.sum_number(loss)
+        return loss
+
+    def _norm(self) -> Tensor:
+        """Return the norm of the gradient, shape ()."""
+        return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
 
     def _losses(self, data: Data, rows: Tensor, weights: Weights) -> Tensor:
         with self.precision.context():

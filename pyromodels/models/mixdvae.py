@@ -71,8 +71,10 @@ class Detector:
 
     def visibility(self, num_steps: int, like: Tensor) -> BinaryChain:
         """Return p(v_{1:T}): every source starts visible."""
-        transition = like.new_tensor([self.reappear, 1 - self.hide]).expand(num_steps - 1, 2)
-        return BinaryChain(like.new_tensor(1.0), transition, validate_args=False)
+        # filled there, not copied there: on a GPU a copy from the host could not be captured
+        rates = [like.new_full((), rate) for rate in (self.reappear, 1 - self.hide)]
+        transition = torch.stack(rates).expand(num_steps - 1, 2)
+        return BinaryChain(like.new_ones(()), transition, validate_args=False)
 
 
 @MODELS.register("mixdvae")

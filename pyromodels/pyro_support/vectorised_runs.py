@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyromodels.errors import ShapeError, mismatch
+from pyromodels.pyro_support.random_state import restored_random_state
 
 Program = Callable[[Any], Any]
 Draws = dict[str, Tensor]
@@ -86,7 +87,7 @@ def sites_of(program: Program, batch: Any) -> dict[str, Site]:  # noqa: ANN401
 
     Auxiliary variables of a guide are left out.
     """
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), quietly():
+    with restored_random_state(), torch.no_grad(), quietly():
         trace = poutine.trace(program).get_trace(batch)
     return {
         name: Site(
