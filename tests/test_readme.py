@@ -1,45 +1,47 @@
-"""The README's Python runs as it stands there."""
+"""The Python of README and docs runs as it stands there, and their commands and links exist."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pyro
 import pytest
 import torch
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-SPEECH, DENSITIES, CLASSES, YOURS, TRACKING = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+from pyromodels.experiments.command import cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+         for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))}
+PROGRAMS = [(name, number, code) for name, text in PAGES.items()
+            for number, code in enumerate(re.findall(r"```python\n(.*?)```", text, re.DOTALL))]
+SPANS = re.compile(r"```bash\n(.*?)```|`(pyromodels [^`]*)`", re.DOTALL)
 
 
-def test_the_example_runs_and_its_bound_rises():
-    names: dict[str, object] = {}
-    exec(TRACKING, names)
-    losses = names["losses"]
-    assert losses[-1] < losses[0]
+def two_that_cross(names, shown):
+    where = names["vem"].guide.sources.loc[0, ..., 0]
+    torch.testing.assert_close(where, names["walks"].T, atol=0.3, rtol=0.0)
+    assert "tensor([[" in shown
+
+
+def several_sources(names, shown):
+    assert names["losses"][-1] < names["losses"][0]
     assert {"posterior", "log_likelihood", "observed_data"} <= set(names["data"].groups())
 
 
-def test_a_speech_model_is_built_of_three_parts_and_learns():
-    names: dict[str, object] = {}
-    torch.manual_seed(0)
-    exec(SPEECH, names)
+def a_speech_model_learns(names, shown):
     assert names["losses"][-1] < 0.7 * names["losses"][0]
     assert names["new"].shape == (8, 1, 1, 20, 65)
     other = names["PathELBO"]()(names["model"], names["other"])
     assert torch.isfinite(other(names["batch"]))
-    pyro.clear_param_store()
 
 
-def test_five_classes_are_one_batch():
-    names: dict[str, object] = {}
-    exec(DENSITIES, names)
+def five_classes_are_one_batch(names, shown):
     assert names["x"].shape == (8, 5, 12, 2)
     torch.testing.assert_close(names["posterior"].sum(-1), torch.ones(8))
 
 
-def test_a_bank_is_trained_calibrated_and_decides():
-    names: dict[str, object] = {}
-    exec(CLASSES, names)
+def a_bank_decides(names, shown):
     labels, decision = names["data"].test.labels, names["decision"]
     made = decision.label >= 0
     assert 0.5 < made.double().mean() < 1
@@ -48,9 +50,73 @@ def test_a_bank_is_trained_calibrated_and_decides():
     assert right > max(everyone, 0.95)
 
 
-def test_your_own_program_is_fitted_and_judged():
-    names: dict[str, object] = {}
-    exec(YOURS, names)
+def your_own_program_is_judged(names, shown):
     draws, x = names["posterior"].sample(2000)["mean"], names["x"]
     assert draws.mean().item() == pytest.approx(x.sum().item() / 12.25, abs=0.1)
     assert names["report"].overall == "trust"
+
+
+CHECKS = {
+    ("README.md", 0): two_that_cross,
+    ("docs/models.md", 0): several_sources,
+    ("docs/speech.md", 0): a_speech_model_learns,
+    ("docs/classification.md", 0): five_classes_are_one_batch,
+    ("docs/classification.md", 1): a_bank_decides,
+    ("docs/posteriors.md", 0): your_own_program_is_judged,
+}
+
+
+@pytest.mark.parametrize(("page", "number", "code"), PROGRAMS,
+                         ids=[f"{page}-{number}" for page, number, _ in PROGRAMS])
+def test_a_program_does_what_its_page_says(page, number, code, capsys):
+    names: dict[str, object] = {}
+    torch.manual_seed(0)
+    exec(code, names)
+    CHECKS[page, number](names, capsys.readouterr().out)
+    pyro.clear_param_store()
+
+
+def test_every_check_has_its_program():
+    assert CHECKS.keys() == {(page, number) for page, number, _ in PROGRAMS}
+
+
+def test_the_readme_is_short_and_its_program_has_twelve_lines():
+    assert len(PAGES["README.md"].splitlines()) <= 150
+    (program,) = [code for page, _, code in PROGRAMS if page == "README.md"]
+    assert len([line for line in program.splitlines() if line]) == 12
+
+
+def commands(text):
+    """What follows `pyromodels` in a page's shell blocks and code spans."""
+    for block, span in SPANS.findall(text):
+        lines = block.replace("\\\n", " ") if block else span.replace("\n", " ")
+        for line in lines.splitlines():
+            for part in line.split("&&"):
+                words = shlex.split(part, comments=True)
+                at = [i for i, w in enumerate(words) if w.rpartition("/")[2] == "pyromodels"]
+                if at and len(words) > at[0] + 1:
+                    yield words[at[0] + 1 :]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_a_page_is_one(page):
+    for words in commands(PAGES[page]):
+        if words[0] not in ("EXAMPLE", "PAGE") and "PAGE" not in words:
+            assert callable(cli._parse(words).main), words
+
+
+def test_commands_are_found_in_the_pages():
+    found = [words for text in PAGES.values() for words in commands(text)]
+    assert len(found) > 40 and ["run", "mot"] in found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_of_a_page_leads_somewhere(page):
+    folder = (ROOT / page).parent
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", PAGES[page]):
+        assert (folder / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_page_names_a_place_on_a_machine(page):
+    assert not re.search(r"/(tmp|home|work|root|Users)/", PAGES[page])
