@@ -195,6 +195,14 @@ def test_an_anchor_is_in_the_coordinates_of_its_prior():
 # ---- compare
 
 
+def test_compare_says_that_a_point_has_no_bound(tmp_path, capsys):
+    few = ["--set", "inference={name='svi',steps=3}", "--set", "model.detector=false"]
+    few += ["--seeds", "1", "--out", str(tmp_path)]
+    assert main(["compare", "mot_smoke", "--vary", "guide=point,mean_field", *few]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "of the guide `point` it is no bound but the log density at the mode" in shown
+
+
 def test_compare_runs_every_cell_and_tells_the_one_that_fails(tmp_path, capsys):
     arguments = ["compare", "mot_smoke", "--vary", "inference=vem,nope,svi_natural", "--seeds", "2"]
     arguments += ["--vary", "model.prior.dynamics=linear,srnn", "--set", "data.num_frames=12"]
