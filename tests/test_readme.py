@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from pyromodels.experiments.command import cli
+from pyromodels.experiments.runs.compare import parse_axis
+from pyromodels.experiments.runs.spec import make_spec, read_table
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
@@ -101,8 +103,14 @@ def commands(text):
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_of_a_page_is_one(page):
     for words in commands(PAGES[page]):
-        if words[0] not in ("EXAMPLE", "PAGE") and "PAGE" not in words:
-            assert callable(cli._parse(words).main), words
+        if not {"NAME", "PAGE"} & set(words):
+            args = cli._parse(words)
+            assert callable(args.main), words
+            if args.verb in ("compare", "show") or args.name == cli.SPEC:
+                make_spec(read_table(args.spec), args.settings)
+                for key, values in map(parse_axis, getattr(args, "vary", [])):
+                    for value in values:
+                        make_spec(read_table(args.spec), [*args.settings, f"{key}={value}"])
 
 
 def test_commands_are_found_in_the_pages():

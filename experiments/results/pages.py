@@ -56,6 +56,7 @@ def column_only(key: str) -> tuple[str, str]:
 
 SETS = ("MOT17-hard", "TUD-Stadtmitte", "MOT16-11", "MOT17-sim")
 BESIDE = "srnn deep_ar kalman kalman_gated hold vkf"
+HOW = "--seed 0 --device cpu"
 
 
 def _tracking() -> Page:
@@ -64,9 +65,9 @@ def _tracking() -> Page:
         data = f"--data {DATA}/mot/{name}_T60.npz"
         runs += [
             Run(name, "linear",
-                f"run mot {data} --shuffle --baselines {BESIDE} --seed 0 --no-plots"),
+                f"run mot {data} --shuffle --baselines {BESIDE} {HOW} --no-plots"),
             Run(name, "reference", f"run mot {data} --preset reference --weights "
-                f"{DATA}/mot/model_mot.pt --baselines --seed 0 --no-plots"),
+                f"{DATA}/mot/model_mot.pt --baselines {HOW} --no-plots"),
         ]
     return Page(
         "Tracking",
@@ -123,6 +124,6 @@ PAGES: dict[str, Page] = {
          "nats_per_frame_recorded": ("as recorded", ".3f"),
          "cross_entropy": ("cross-entropy", ".4f"),
          "calibration_error": ("miscalibration", ".2f"), "strangers": ("strangers", ".3f")},
-        (Run("", "", "run phones --seed 0"),), row_first,
+        (Run("", "", f"run phones {HOW}"),), row_first,
     ),
 }
