@@ -81,7 +81,7 @@ def write_page(
         rows = tables.setdefault(run.table, {})
         for key, value in {**figures[run.command], **verdict_of(folders[run])}.items():
             row, column = page.split(key)
-            if column in page.columns and value is not None:
+            if column.removesuffix("_se") in page.columns and value is not None:
                 rows.setdefault(row or run.row, {})[column] = value
     if empty := [run.command for run in page.runs if not figures[run.command]]:
         raise SpecError(f"page {name!r}: no figures of {empty}")
@@ -121,11 +121,15 @@ def verdict_of(folder: Path) -> dict[str, str]:
 
 
 def markdown(rows: Rows, page: Page) -> list[str]:
-    """A table with the columns that have a figure; a dash where a row has none."""
+    """A table with the columns that have a figure, ± its standard error; a dash for none."""
     columns = [c for c in page.columns if any(c in row for row in rows.values())]
     lines = [["", *(page.columns[c][0] for c in columns)], ["---"] * (len(columns) + 1)]
-    lines += [[name, *(format(row[c], page.columns[c][1]) if c in row else "-" for c in columns)]
-              for name, row in rows.items()]
+    for name, row in rows.items():
+        cells = []
+        for column in columns:
+            found = [row[key] for key in (column, f"{column}_se") if key in row]
+            cells.append(" ± ".join(format(v, page.columns[column][1]) for v in found) or "-")
+        lines.append([name, *cells])
     return [f"| {' | '.join(line)} |" for line in lines]
 
 

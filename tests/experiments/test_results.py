@@ -60,6 +60,13 @@ def test_a_page_holds_the_figures_of_its_runs_and_their_commands(tmp_path):
     assert "seconds" not in text and "2026" not in text and str(tmp_path) not in text
 
 
+def test_standard_errors_stand_beside_their_means(tmp_path):
+    page = tracking_page(("tvnf", "table tvnf-1"))
+    folder = finished(tmp_path / "1", {"a/mota": 97.0, "a/mota_se": 1.04, "b/mota": 95.0})
+    text = write.write_page("t", page, {page.runs[0]: folder}, tmp_path, None).read_text()
+    assert "| a | 97.0 ± 1.0 |" in text and "| b | 95.0 |" in text
+
+
 def test_runs_of_other_versions_are_not_joined(tmp_path):
     page = tracking_page(("a", "run mot"), ("b", "run mot --seed 1"))
     folders = {run: finished(tmp_path / run.row, {"mota": 1.0}, torch=f"2.{n}")
@@ -100,7 +107,7 @@ def test_keys_name_a_row_and_a_column(split, key, expected):
 def test_every_run_of_every_page_is_a_command_with_a_seed(name):
     for run in PAGES[name].runs:
         words = shlex.split(run.command)
-        assert "--seed" in words and "--out" not in words
+        assert {"--seed", "--seeds"} & set(words) and "--out" not in words
         args = cli._parse([*words, "--out", "x"])
         assert callable(args.main)
 
