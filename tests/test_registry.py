@@ -11,7 +11,7 @@ import pytest
 
 from pyromodels.components import described
 from pyromodels.errors import SpecError
-from pyromodels.experiments.command.listing import REGISTRIES
+from pyromodels.experiments.runs.listing import REGISTRIES
 from pyromodels.registry import Registry
 
 

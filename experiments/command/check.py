@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print a line for every check; 0 if all passed, 1 if one failed."""
-    from pyromodels.experiments.command.listing import REGISTRIES
+    from pyromodels.experiments.runs.listing import REGISTRIES
     from pyromodels.testing import contract
 
     name, refusals, failures, found = args.component, [], 0, []

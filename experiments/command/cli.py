@@ -50,7 +50,7 @@ SPEC = "spec"
 # (verb, name); the name is "" where the verb stands alone.
 COMMANDS: dict[tuple[str, str], Command] = {
     ("doctor", ""): Command("command.doctor", VERBS["doctor"]),
-    ("list", ""): Command("command.listing", VERBS["list"]),
+    ("list", ""): Command("runs.listing", VERBS["list"]),
     ("check", ""): Command("command.check", VERBS["check"]),
     **{
         ("completion", shell): Command("command.completion", f"for {shell}: {how}")

@@ -60,7 +60,7 @@ def completions(verb: str) -> list[str]:
     """Return the words that may follow a verb; none where only files and options do."""
     from pyromodels.components import installed
     from pyromodels.experiments.command.cli import SPEC, names
-    from pyromodels.experiments.command.listing import REGISTRIES
+    from pyromodels.experiments.runs.listing import REGISTRIES
     from pyromodels.experiments.runs.shipped import shipped_specs
 
     words = set(names(verb)) - {SPEC}

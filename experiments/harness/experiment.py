@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 EXPERIMENTS = Registry("experiment", "pyromodels.experiments", module="experiment")
 """Name -> class; `experiment` makes it."""
 
+STAGES = Registry("stage", "pyromodels.experiments", module="stages")
+"""Name -> stage(fit, **options), which changes a fit that goes by stages; see `tracking.stages`."""
+
 
 class Outcome(NamedTuple):
     """A run after its last step."""

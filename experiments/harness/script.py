@@ -35,7 +35,7 @@ class Script:
         said = [
             f"{key}={value.text if isinstance(value, Code) else literal(value)}"
             for key, value in keywords.items()
-            if key not in parameters or not _same(value, parameters[key].default)
+            if key not in parameters or not same(value, parameters[key].default)
         ]
         parts, name = [*args, *said], self.name(component)
         if len(name) + sum(len(part) + 2 for part in parts) < WIDTH - MARGIN:
@@ -70,7 +70,8 @@ class Code:
         self.text = text
 
 
-def _same(value: Any, default: Any) -> bool:
+def same(value: Any, default: Any) -> bool:
+    """Whether plain data say what a default says."""
     if isinstance(value, Code):
         return value.text == str(default)
     if isinstance(value, (list, tuple)) and isinstance(default, (list, tuple)):

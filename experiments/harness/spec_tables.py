@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from pyromodels.experiments.harness.plain_tables import Plain, component, nested
 from pyromodels.registry import Registry
 
-SUPPLIED = ("model", "guide", "batch")
+SUPPLIED = ("model", "guide", "batch", "fit")
 """Leading arguments of a component that code supplies, where it has them."""
 
 

@@ -29,8 +29,8 @@ from pyromodels.experiments.harness.devices import (
     use_device,
 )
 from pyromodels.experiments.harness.records import write_rows
-from pyromodels.experiments.tracking.presets import DEFAULT, PRESETS
-from pyromodels.experiments.tracking.tracker import track
+from pyromodels.experiments.tracking.methods import Options, run_method
+from pyromodels.experiments.tracking.run import DEFAULT
 from pyromodels.inference.published.method import published_vem
 from pyromodels.inference.published.options import PublishedOptions
 
@@ -165,8 +165,8 @@ def measure(
 
 def _runner(sizes: Sizes, device: torch.device, schedule: str) -> Callable[[], None]:
     torch.manual_seed(0)
-    if schedule in PRESETS:
-        return _preset_runner(sizes, device, schedule)
+    if schedule == DEFAULT:
+        return _preset_runner(sizes, device)
     prior = SRNN().to(device)
     slots = (sizes.batch, sizes.frames, sizes.observations)
     arguments = {
@@ -181,13 +181,13 @@ def _runner(sizes: Sizes, device: torch.device, schedule: str) -> Callable[[], N
     return lambda: published_vem(prior, observations, **arguments)
 
 
-def _preset_runner(sizes: Sizes, device: torch.device, name: str) -> Callable[[], None]:
-    """One run of a preset on a generated scene: all its starts, to the end."""
+def _preset_runner(sizes: Sizes, device: torch.device) -> Callable[[], None]:
+    """One run of the default preset on a generated scene: all its starts, to the end."""
     data = generate_scene(
         num_sources=sizes.sources, num_frames=sizes.frames, num_sequences=sizes.batch
     )
-    detections, mask = data.detections.to(device), data.mask.to(device)
-    return lambda: track(detections, mask, PRESETS[name], num_sources=sizes.sources)
+    options = Options(num_sources=sizes.sources, device=str(device), chunk=sizes.batch)
+    return lambda: run_method(DEFAULT, data, options)
 
 
 def peak_megabytes(iterations: int) -> float:

@@ -17,8 +17,8 @@ from pyromodels.experiments.harness.devices import add_device_argument, use_devi
 from pyromodels.experiments.harness.records import write_rows
 from pyromodels.experiments.metrics import tracking_metrics
 from pyromodels.experiments.tracking.methods import Options, chunks, run_method
-from pyromodels.experiments.tracking.presets import DEFAULT
-from pyromodels.experiments.tracking.run import load
+from pyromodels.experiments.tracking.run import DEFAULT, load
+from pyromodels.experiments.tracking.stages import TUNED
 
 TOLERANCES = (None, 0.03, 0.01, 0.003)
 
@@ -64,6 +64,14 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def _stopping(method: str, tolerance: float | None) -> dict[str, object]:
+    """Return the changes to a method that make it stop."""
+    if method != DEFAULT:
+        return {"tolerance": tolerance}
+    stops = {} if tolerance is None else {"tolerance": tolerance}
+    return {"stages": [s | stops if s["name"] == "sweeps" else s for s in TUNED]}
+
+
 def _data(args: argparse.Namespace) -> tuple[TrackingData, ...]:
     if args.data is None:
         return (generate_scene(num_sequences=args.sequences, seed=args.seed),)
@@ -75,7 +83,7 @@ def _measure(
 ) -> list[dict[str, float | None]]:
     options = {
         tolerance: Options(
-            weights=weights, device=args.device, seed=args.seed, changes={"tolerance": tolerance}
+            weights=weights, device=args.device, seed=args.seed, changes=_stopping(name, tolerance)
         )
         for tolerance in TOLERANCES
     }

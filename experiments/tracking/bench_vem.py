@@ -18,8 +18,8 @@ from pyromodels.experiments.harness.devices import (
     use_device,
 )
 from pyromodels.experiments.harness.records import write_rows
-from pyromodels.experiments.tracking.presets import DEFAULT, PRESETS
-from pyromodels.experiments.tracking.tracker import track
+from pyromodels.experiments.tracking.methods import Options, run_method
+from pyromodels.experiments.tracking.run import DEFAULT
 from pyromodels.inference.engines.coordinate_ascent import VEM
 from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate, VisibilityUpdate
 
@@ -55,7 +55,8 @@ def measure(
 ) -> dict[str, float]:
     """Seconds of a sweep, bare and through `VEM.step`, and the median of their ratios."""
     data = generate_scene(num_sequences=num_sequences, num_frames=num_frames)
-    fitted = track(data.detections.to(device), data.mask.to(device), PRESETS[DEFAULT])
+    options = Options(device=str(device), chunk=num_sequences)
+    fitted = run_method(DEFAULT, data, options).fitted
     updates = [SourceUpdate(), VisibilityUpdate(), AssignmentUpdate()]
     vem = VEM(fitted.model, fitted.guide, updates)
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyromodels.batch import MixtureBatch
-from pyromodels.dynamics.base import SourcePrior
 from pyromodels.errors import SpecError, mismatch
 from pyromodels.experiments.datasets import DATASETS
-from pyromodels.experiments.datasets.tracking.box_coordinates import (
-    centres_to_corners,
-    corner_covariance,
-)
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.harness.devices import use_device
 from pyromodels.experiments.harness.experiment import (
@@ -28,17 +24,35 @@ from pyromodels.experiments.harness.experiment import (
 )
 from pyromodels.experiments.harness.records import RunFolder
 from pyromodels.experiments.harness.spec_tables import ComponentTable, seeded
-from pyromodels.experiments.metrics import tracking_metrics
+from pyromodels.experiments.tracking.inference_table import (
+    TUNED_NAME,
+    InferenceTable,
+    chunk_of,
+    stage_line,
+    stages_of,
+)
 from pyromodels.experiments.tracking.marginals import Marginals, marginals
-from pyromodels.experiments.tracking.model_spec import ModelTable, PriorSpec
-from pyromodels.experiments.tracking.setup import DTYPES, box_batch, started_guide, trained_prior
+from pyromodels.experiments.tracking.methods import (
+    UNFITTED,
+    MetricsTable,
+    Options,
+    corners_of,
+    judged_boxes,
+    measured,
+    run_method,
+)
+from pyromodels.experiments.tracking.model_spec import ModelTable
+from pyromodels.experiments.tracking.setup import DTYPES, box_program, started_guide
 from pyromodels.experiments.tracking.table_rows import format_table
+from pyromodels.experiments.tracking.tracker import joined, parts, track
 from pyromodels.experiments.tracking.tracks import write_tracks
+from pyromodels.guides.mean_field import MeanField
 from pyromodels.inference.engines.by_name import STEPPERS
 from pyromodels.inference.engines.engine import Engine, mean_bound
 from pyromodels.inference.posterior.posterior import Posterior
+from pyromodels.inference.training.progress import progress
 from pyromodels.models.mixdvae import MixDVAE
-from pyromodels.registry import DYNAMICS, GUIDES
+from pyromodels.registry import GUIDES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,20 +65,23 @@ MOST_DRAWS = 1600
 
 
 class Ready(NamedTuple):
-    """A fit before its first step."""
+    """A fit before its first step; all None of a method that brings a model of its own."""
 
-    batch: MixtureBatch
-    model: MixDVAE
-    engine: Engine
+    batch: MixtureBatch | None
+    model: MixDVAE | None
+    guide: nn.Module | None
+    engine: Engine | None  # None also where the fit goes by stages
 
 
-class Tracked(NamedTuple):
-    """A fit after its last step."""
+class Result(NamedTuple):
+    """What came of it."""
 
-    marginals: Marginals
     boxes: Tensor  # [left, top, right, bottom], shape: (B, T, N, 4)
-    covariance: Tensor | None  # of the corners, shape: (B, T, N, 4, 4); None of a point
-    trace: list[Tensor]  # the mean bound of each step, nats, for every sequence, each (B,)
+    covariance: Tensor | None  # of the corners, shape: (B, T, N, 4, 4); None where none is claimed
+    marginals: Marginals | None = None  # None of a method without a posterior
+    posterior: Posterior | None = None  # of the first sequences
+    trace: dict[str, list[Tensor]] = {}  # phase -> bounds after each step, nats, each (R * B',)
+    bound: float | None = None  # nats a sequence
 
 
 @EXPERIMENTS.register("tracking")
@@ -75,7 +92,8 @@ class Tracking(Experiment):
         "data": ComponentTable(DATASETS, {"name": "scene"}, path_means="files"),
         "model": ModelTable(),
         "guide": ComponentTable(GUIDES, {"name": "mean_field"}),
-        "inference": ComponentTable(STEPPERS, {"name": "vem"}),
+        "inference": InferenceTable(UNFITTED),
+        "metrics": MetricsTable(),
     }
     dtype = "float64"
     columns = {
@@ -103,72 +121,114 @@ class Tracking(Experiment):
 
     def model(self, spec: Spec, data: TrackingData) -> Ready:
         """Return batch, program and engine, the guide at its start."""
-        dtype, said = DTYPES[spec.dtype], spec.model
-        device = use_device(spec.device)
-        with naming("model.prior"):
-            prior = build_prior(said.prior).to(device, dtype)
-        batch = box_batch(
-            data,
-            prior,
-            num_sources=said.num_sources,
-            noise_ratio=said.noise_ratio,
-            start_std=said.start_std,
-            dtype=dtype,
-            device=device,
+        if spec.inference["name"] in UNFITTED:
+            return Ready(None, None, None, None)
+        batch, model = box_program(
+            data, spec.model, dtype=DTYPES[spec.dtype], device=use_device(spec.device)
         )
-        model = MixDVAE(prior, detector=said.detector, noise_scale=said.noise_scale)
-        model = model.to(device, dtype)
+        if spec.inference["name"] == TUNED_NAME:
+            if spec.guide != {"name": "mean_field"}:
+                expected = "mean_field, without options: its stages set the factors"
+                raise SpecError(mismatch("guide", given=spec.guide, expected=expected))
+            return Ready(batch, model, MeanField(model, batch), None)
         with naming("guide"):
-            guide = started_guide(spec.guide, model, batch, start_std=said.start_std)
+            guide = started_guide(spec.guide, model, batch, start_std=spec.model.start_std)
         with naming("inference"):
             engine = STEPPERS.build(spec.inference, model, guide, batch)
-        return Ready(batch, model, engine)
+        return Ready(batch, model, engine.guide, engine)
 
     def fit(
         self, spec: Spec, data: TrackingData, model: Ready, *, folder: Path | None, resume: bool
-    ) -> Tracked:
-        """Step until done."""
-        batch, program, engine = model
+    ) -> Result:
+        """Fit as `[inference]` says: step an engine, go by stages, or call a method."""
+        name = spec.inference["name"]
+        if name in UNFITTED:
+            options = Options(
+                num_sources=spec.model.num_sources, device=spec.device, seed=spec.seed,
+                weights=spec.model.prior.trained,
+            )
+            return Result(*run_method(name, data, options)[:2])
+        if name == TUNED_NAME:
+            return self._fit_by_stages(spec, data, model)
+        batch, program, guide, engine = model
         ascent = engine.run(batch, folder=folder, resume=resume)
-        with torch.no_grad():
-            found = marginals(program, engine.guide, batch)
-            boxes = centres_to_corners(found.mean).to(data.detections)
-            certain = (found.variance <= 0).any()  # a point has no ellipse
-            covariance = None if certain else corner_covariance(found.variance).to(data.detections)
         mean_loss = [loss / batch.num_sequences for loss in ascent.losses]
-        trace = [torch.full((batch.num_sequences,), -loss) for loss in mean_loss]
-        return Tracked(found, boxes, covariance, trace)
+        trace = {"inference": [torch.full((batch.num_sequences,), -loss) for loss in mean_loss]}
+        found = marginals(program, guide, batch)
+        posterior = Posterior.from_fitted(program, guide, batch)
+        bound = mean_bound(program, engine, batch)
+        return Result(*corners_of(found, data), found, posterior, trace, bound)
+
+    def _fit_by_stages(self, spec: Spec, data: TrackingData, model: Ready) -> Result:
+        stages, chunk = stages_of(spec.inference), chunk_of(spec.inference)
+        found, elbo, trace, first = [], [], {}, None
+        with progress(desc=data.name, unit="sweep") as bar:
+
+            def tell(phase: str, sweep: int, bound: Tensor) -> None:
+                bar.set_postfix_str(f"{phase}, bound {bound.mean():.1f} nats", refresh=False)
+                bar.update()
+                if first is None:
+                    trace.setdefault(phase, []).append(bound.cpu())
+
+            for part in parts(model.batch, chunk):
+                std = spec.model.start_std
+                with naming("inference"):
+                    fitted = track(model.model, part, stages, start_std=std, progress=tell)
+                found.append(fitted.marginals)
+                elbo.append(fitted.elbo)
+                first = first or fitted
+        posterior = Posterior.from_fitted(first.model, first.guide, first.batch)
+        whole, bound = joined(found), torch.cat(elbo).mean().item()
+        return Result(*corners_of(whole, data), whole, posterior, trace, bound)
 
     def metrics(self, outcome: Outcome) -> dict[str, float]:
-        """Return bound, steps and, where the truth is known, the measures of tracking."""
-        data, (batch, model, engine), tracked = outcome.data, outcome.model, outcome.fitted
-        metrics = {"bound": mean_bound(model, engine, batch), "steps": len(tracked.trace)}
-        metrics["seconds_per_sequence"] = outcome.seconds / batch.num_sequences
-        if data.truth is not None:
-            metrics |= tracking_metrics(
-                data.truth, data.truth_mask, tracked.boxes, variance=tracked.covariance
-            )
+        """Return bound, steps, the measures of tracking where the truth is known; baselines too."""
+        data, tracked, spec = outcome.data, outcome.fitted, outcome.spec
+        metrics = judged_boxes(data, tracked.boxes, tracked.covariance, outcome.seconds)
+        if tracked.bound is not None:
+            steps = sum(map(len, tracked.trace.values()))
+            metrics = {"bound": tracked.bound, "steps": steps, **metrics}
+        options = Options(
+            num_sources=spec.model.num_sources, device=spec.device, seed=spec.seed
+        )
+        for name in spec.metrics["baselines"]:
+            try:
+                figures = measured(name, data, options)
+            except ValueError as error:
+                print(f"{name} left out: {error}", file=sys.stderr)
+            else:
+                metrics |= {f"{name}/{key}": value for key, value in figures.items()}
         return metrics
 
     def summary(self, outcome: Outcome) -> str:
         """Return the figures in a table, and what the fit came to."""
         data, metrics = outcome.data, outcome.metrics
-        return "\n".join([
+        rows = {outcome.spec.name: {k: v for k, v in metrics.items() if "/" not in k}}
+        for key, value in metrics.items():
+            name, slash, measure = key.partition("/")
+            if slash:
+                rows.setdefault(name, {})[measure] = value
+        lines = [
             f"{data.name}: {data.num_sequences} sequences of {data.num_frames} frames",
-            format_table({outcome.spec.name: metrics}),
-            f"bound {metrics['bound']:.2f} nats a sequence, {metrics['steps']} steps in "
-            f"{metrics['seconds']:.2f} s",
-        ])
+            format_table(rows),
+        ]
+        if "bound" in metrics:
+            lines.append(f"bound {metrics['bound']:.2f} nats a sequence, {metrics['steps']} steps "
+                         f"in {metrics['seconds']:.2f} s")
+        return "\n".join(lines)
 
     def keep(self, folder: RunFolder, outcome: Outcome) -> None:
-        """Write tracks and posterior."""
-        data, (batch, model, engine), tracked = outcome.data, outcome.model, outcome.fitted
+        """Write tracks, and the posterior of the first sequences."""
+        tracked = outcome.fitted
         write_tracks(folder.path / "tracks.npz", tracked.boxes, tracked.covariance)
-        Posterior.from_fitted(model, engine.guide, batch).to_netcdf(
+        if tracked.posterior is None:
+            return
+        count = tracked.posterior.batch.num_sequences
+        tracked.posterior.to_netcdf(
             folder.path / "posterior.nc",
-            max(10, min(100, MOST_DRAWS // batch.num_sequences)),
-            trace={"inference": tracked.trace},
-            batch_names=data.names,
+            max(10, min(100, MOST_DRAWS // count)),
+            trace=tracked.trace,
+            batch_names=outcome.data.names[:count],
             feature_names=FEATURES,
         )
 
@@ -177,19 +237,31 @@ class Tracking(Experiment):
         from pyromodels.experiments.tracking.plots import figures  # matplotlib is for runs alone
 
         tracked = outcome.fitted
-        return figures(tracked.marginals, {"inference": tracked.trace}, outcome.data)
+        if tracked.marginals is None:
+            return {}
+        first = outcome.data.subset(slice(0, tracked.posterior.batch.num_sequences))
+        return figures(tracked.marginals, tracked.trace, first)
 
     def programs(self, spec: Spec, data: TrackingData, model: Ready) -> list[Program]:
         """Return model and guide."""
-        program, guide, args = model.model, model.engine.guide, (model.batch,)
+        if spec.inference["name"] in UNFITTED:
+            return []
+        program, guide, args = model.model, model.guide, (model.batch,)
         return [
             Program(f"model  {type(program).__name__}", program, args),
             Program(f"guide  {type(guide).__name__}", guide, args, "q"),
         ]
 
     def inference(self, spec: Spec, model: Ready) -> str:
-        """Return engine and steps."""
-        return f"inference  {spec.inference['name']}, at most {model.engine.steps} steps"
+        """Return engine and steps, or the stages with their options."""
+        name = spec.inference["name"]
+        if model.engine is not None:
+            return f"inference  {name}, at most {model.engine.steps} steps"
+        if name in UNFITTED:
+            return f"inference  {name}: a method that brings its own model"
+        lines = [stage_line(stage) for stage in stages_of(spec.inference)]
+        return "\n".join([f"inference  {name}, {chunk_of(spec.inference)} sequences at a time",
+                          *lines])
 
     def python(self, spec: Spec) -> str:
         """Return constructors and a fit."""
@@ -199,6 +271,11 @@ class Tracking(Experiment):
 
     def judged(self, spec: Spec, data: TrackingData, model: Ready) -> Judged:
         """Return a fit from the start with a seed of its own, and the batch."""
+        if model.engine is None:
+            raise SpecError(
+                f"report: inference {spec.inference['name']!r} ends with another model than it "
+                "began with; the report is on one engine: --set inference=vem"
+            )
 
         def fit(batch: MixtureBatch, seed: int) -> Posterior:
             torch.manual_seed(seed)
@@ -209,14 +286,3 @@ class Tracking(Experiment):
             return Posterior(model.model, engine.guide, batch)
 
         return Judged(fit, model.batch)
-
-
-def build_prior(said: PriorSpec) -> SourcePrior:
-    """Return the prior of one source, with its weights."""
-    if said.trained is not None:
-        return trained_prior(said.trained, said.dynamics["name"], least_std=said.least_std)
-    prior = DYNAMICS.build(said.complete_dynamics)
-    if not isinstance(prior, SourcePrior):
-        given, expected = type(prior).__name__, "a source prior, e.g. linear"
-        raise SpecError(mismatch("model.prior.dynamics", given=given, expected=expected))
-    return prior

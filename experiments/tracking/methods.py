@@ -1,26 +1,31 @@
 """Every tracker of the tables under one signature: detections in, boxes and covariance out."""
 
-import dataclasses
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyromodels.dynamics.base import SourcePrior
-from pyromodels.errors import SpecError, unknown
+from pyromodels.errors import SpecError, mismatch, shown, unknown
 from pyromodels.experiments.baselines import hold_last_box, kalman_tracker
 from pyromodels.experiments.datasets.tracking.box_coordinates import (
     centres_to_corners,
     corner_covariance,
 )
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
-from pyromodels.experiments.tracking.presets import PRESETS, TrackingPreset
+from pyromodels.experiments.harness.plain_tables import Plain, nested
+from pyromodels.experiments.metrics import tracking_metrics
+from pyromodels.experiments.tracking.marginals import Marginals
+from pyromodels.experiments.tracking.model_spec import ModelSpec, PriorSpec
 from pyromodels.experiments.tracking.published import track_published
-from pyromodels.experiments.tracking.tracker import Fitted, Progress, track
+from pyromodels.experiments.tracking.setup import box_program
+from pyromodels.experiments.tracking.stages import TUNED, Progress
+from pyromodels.experiments.tracking.tracker import Fitted, joined, parts, track
 from pyromodels.experiments.tracking.trained_priors import load_prior
 from pyromodels.experiments.tracking.vkf import track_vkf
+from pyromodels.inference.training.progress import progress
 
 
 class Tracked(NamedTuple):
@@ -42,8 +47,9 @@ class Options:
         device: where MixDVAE runs.
         seed: of whatever a method draws.
         chunk: sequences tracked at once.
-        progress: see `tracker.Progress`.
-        changes: fields of the preset or of the published options to replace.
+        progress: see `stages.Progress`.
+        changes: "stages", or fields of `ModelSpec`, of the tuned tracker to replace; fields of the
+            published options of the published one.
     """
 
     num_sources: int | None = None
@@ -52,7 +58,7 @@ class Options:
     seed: int = 0
     chunk: int = 64
     progress: Progress | None = None
-    changes: dict[str, object] = field(default_factory=dict)
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 Method = Callable[[TrackingData, Options], Tracked]
@@ -64,9 +70,49 @@ def run_method(name: str, data: TrackingData, options: Options | None = None) ->
     Raises:
         SpecError: where there is no such method.
     """
+    check_method(name)
+    return METHODS[name](data, options or Options())
+
+
+def check_method(name: str) -> None:
+    """Raise `SpecError`, with the nearest name, where there is no such method."""
     if name not in METHODS:
         raise SpecError(unknown("method", given=name, known=METHODS))
-    return METHODS[name](data, options or Options())
+
+
+def measured(name: str, data: TrackingData, options: Options) -> dict[str, float]:
+    """Run a method, with a progress bar where somebody is looking; return its figures."""
+    with progress(desc=f"{data.name} {name}", unit="sweep") as bar:
+
+        def tell(phase: str, sweep: int, elbo: Tensor) -> None:
+            bar.set_postfix_str(f"{phase}, bound {elbo.mean():.1f} nats", refresh=False)
+            bar.update()
+
+        started = time.perf_counter()
+        tracks = run_method(name, data, replace(options, progress=tell))
+        seconds = time.perf_counter() - started
+    return judged_boxes(data, tracks.boxes, tracks.covariance, seconds)
+
+
+def judged_boxes(
+    data: TrackingData,
+    boxes: Tensor,                    # shape: (S, T, N, 4)
+    covariance: Tensor | None,        # shape: (S, T, N, 4, 4)
+    seconds: float,
+) -> dict[str, float]:
+    """Return seconds a sequence and, where the truth is known, the measures of tracking."""
+    metrics = {"seconds_per_sequence": seconds / data.num_sequences}
+    if data.truth is None:
+        return metrics
+    return metrics | tracking_metrics(data.truth, data.truth_mask, boxes, variance=covariance)
+
+
+def corners_of(found: Marginals, data: TrackingData) -> tuple[Tensor, Tensor | None]:
+    """Return boxes and the covariance of their corners, None where the posterior is a point."""
+    boxes = centres_to_corners(found.mean).detach().to(data.detections)
+    if (found.variance <= 0).any():
+        return boxes, None
+    return boxes, corner_covariance(found.variance).detach().to(data.detections)
 
 
 def number_of_sources(data: TrackingData, options: Options) -> int | None:
@@ -80,38 +126,44 @@ def chunks(data: TrackingData, size: int) -> Iterator[TrackingData]:
         yield data.subset(slice(start, start + size))
 
 
-def _mixdvae(preset: TrackingPreset) -> Method:
+class MetricsTable:
+    """The `[metrics]` table of a spec: `baselines`, methods to measure beside it."""
+
+    def read(self, value: Any, where: str) -> Plain:
+        """Return the table, its methods known."""
+        table = nested({} if value is None else value, where)
+        for key in table:
+            if key != "baselines":
+                raise SpecError(f"{where}: {unknown('key', given=key, known=['baselines'])}")
+        baselines = table.get("baselines", [])
+        if not isinstance(baselines, list) or not all(isinstance(n, str) for n in baselines):
+            given, expected = shown(baselines), f"a list of {', '.join(METHODS)}"
+            raise SpecError(mismatch(f"{where}.baselines", given=given, expected=expected))
+        for name in baselines:
+            check_method(name)
+        return {"baselines": baselines}
+
+    def write(self, held: Plain, seed: int) -> Plain:
+        """Return the table."""
+        return held
+
+
+def _tuned(prior: PriorSpec) -> Method:
     def method(data: TrackingData, options: Options) -> Tracked:
-        chosen = dataclasses.replace(preset, **options.changes)
-        prior = _prior(chosen, options)
-        boxes, covariances = [], []
-        for part in chunks(data, options.chunk):
-            fitted = track(
-                part.detections.to(options.device),
-                part.mask.to(options.device),
-                chosen,
-                num_sources=number_of_sources(data, options),
-                prior=prior,
-                progress=options.progress,
-            )
-            mean, variance = fitted.centres
-            boxes.append(centres_to_corners(mean).detach().cpu())
-            covariances.append(corner_covariance(variance).detach().cpu())
-        return Tracked(torch.cat(boxes), torch.cat(covariances), fitted)
+        said = {"num_sources": options.num_sources, "prior": prior, **options.changes}
+        if options.weights is not None:
+            said["prior"] = replace(prior, weights=options.weights)
+        stages = said.pop("stages", TUNED)
+        batch, model = box_program(
+            data, ModelSpec(**said), dtype=data.detections.dtype, device=options.device
+        )
+        found = []
+        for part in parts(batch, options.chunk):
+            fitted = track(model, part, stages, progress=options.progress)
+            found.append(fitted.marginals)
+        return Tracked(*corners_of(joined(found), data), fitted)
 
     return method
-
-
-def _prior(preset: TrackingPreset, options: Options) -> SourcePrior | None:
-    if preset.dynamics == "linear":
-        return None
-    prior = load_prior(options.weights or preset.weights).to(options.device)
-    if not getattr(prior, "emission", None) or not prior.emission.moves:
-        raise ValueError(
-            f"weights: the {preset.name} preset needs a prior that predicts increments; these "
-            "predict positions. Use --preset reference for the published networks"
-        )
-    return prior
 
 
 def _published(fine_tune: bool) -> Method:
@@ -150,22 +202,29 @@ def _hold(data: TrackingData, options: Options) -> Tracked:
 
 
 def _vkf(data: TrackingData, options: Options) -> Tracked:
-    parts = [
+    fitted = [
         track_vkf(part, number_of_sources(data, options), device=options.device)
         for part in chunks(data, options.chunk)
     ]
-    mean, variance = (torch.cat(piece) for piece in zip(*(p.centres for p in parts), strict=True))
-    return Tracked(centres_to_corners(mean).cpu(), corner_covariance(variance).cpu(), parts[-1])
+    return Tracked(*corners_of(joined([f.marginals for f in fitted]), data), fitted[-1])
 
 
-METHODS: dict[str, Method] = {
-    **{name: _mixdvae(preset) for name, preset in PRESETS.items()},
+UNFITTED: dict[str, Method] = {
     "reference": _published(fine_tune=False),
     "reference_tuned": _published(fine_tune=True),
     "vkf": _vkf,
     "kalman": _kalman(association="iou", motion="sort"),
     "kalman_gated": _kalman(association="mahalanobis", gate=20.0, smooth=True),
     "hold": _hold,
+}
+"""Methods that bring a model of their own, or none."""
+AS_TRAINED = 1e-4
+"""Floor of a deep prior's deviation: that of its training."""
+METHODS: dict[str, Method] = {
+    "linear": _tuned(PriorSpec()),
+    "srnn": _tuned(PriorSpec({"name": "srnn"}, least_std=AS_TRAINED)),
+    "deep_ar": _tuned(PriorSpec({"name": "deep_ar"}, least_std=AS_TRAINED)),
+    **UNFITTED,
 }
 BASELINES = ("kalman", "kalman_gated", "hold", "vkf")
 """Methods that need neither weights nor a choice."""

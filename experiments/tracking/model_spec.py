@@ -10,7 +10,6 @@ from typing import Any
 
 from pyromodels.errors import SpecError, mismatch, shown
 from pyromodels.experiments.harness.plain_tables import Plain, component, nested
-from pyromodels.experiments.tracking.presets import ProcessNoise
 from pyromodels.models.mixdvae import Detector
 from pyromodels.registry import DYNAMICS, MODELS, check_call
 
@@ -20,8 +19,23 @@ RUNS = "mixdvae"
 SHIPPED = {"srnn": "srnn_mot", "deep_ar": "deep_ar_mot"}
 """Dynamics -> the weights that ship with the package."""
 
+
+def noise_rows(position: float, velocity: float) -> list[list[float]]:
+    """Return (position, velocity) of the process noise of centre x, centre y, width and height.
+
+    Standard deviations a frame, in heights (of widths, in widths).
+
+    Args:
+        position: of the centre; widths, which sway with the gait, get ten times it, heights three
+            times.
+        velocity: of the velocity of the centre; sizes get half of it.
+    """
+    centre, size = [position, velocity], velocity / 2
+    return [centre, centre, [10 * position, size], [10 / 3 * position, size]]
+
+
 WALKERS: Plain = {
-    "process_std": ProcessNoise(0.002, 0.002).rows(),
+    "process_std": noise_rows(0.002, 0.002),
     "velocity_decay": [0.95, 0.95, 0.9, 0.9],
     "scale": "centre_box",
 }
@@ -40,7 +54,8 @@ class PriorSpec:
         dynamics: registered dynamics, `{"name": ..., **options}`.
         weights: of deep dynamics: "shipped" (those of the package where there are any), "none"
             (untrained), a shipped name, or a path. Weights know their network's sizes.
-        least_std: floor of the deviation that deep dynamics predict, in box sizes.
+        least_std: floor of the deviation that deep dynamics predict, in box sizes; 1e-4 is what
+            they were trained with.
 
     Raises:
         SpecError: where weights and dynamics exclude each other.

@@ -22,13 +22,14 @@ from pyromodels.experiments.datasets.tracking.box_coordinates import (
     start_boxes,
 )
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
-from pyromodels.experiments.tracking.model_spec import WALKERS
+from pyromodels.experiments.harness.experiment import naming
+from pyromodels.experiments.tracking.model_spec import WALKERS, ModelSpec, PriorSpec
 from pyromodels.experiments.tracking.trained_priors import CENTRES, load_weights
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.guides.parametrised import ParametrisedMeanField
 from pyromodels.inference.mixture.start import online_start
 from pyromodels.models.mixdvae import MixDVAE
-from pyromodels.registry import GUIDES
+from pyromodels.registry import DYNAMICS, GUIDES
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -36,6 +37,17 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 def walker_prior() -> LinearGaussian:
     """Return the constant-velocity prior of a walker's box, with which every fit starts."""
     return LinearGaussian(**WALKERS)
+
+
+def build_prior(said: PriorSpec) -> SourcePrior:
+    """Return the prior of one source, with its weights."""
+    if said.trained is not None:
+        return trained_prior(said.trained, said.dynamics["name"], least_std=said.least_std)
+    prior = DYNAMICS.build(said.complete_dynamics)
+    if not isinstance(prior, SourcePrior):
+        given, expected = type(prior).__name__, "a source prior, e.g. linear"
+        raise SpecError(mismatch("model.prior.dynamics", given=given, expected=expected))
+    return prior
 
 
 def trained_prior(weights: str, dynamics: str, *, least_std: float = 0.005) -> SourcePrior:
@@ -64,6 +76,25 @@ def trained_prior(weights: str, dynamics: str, *, least_std: float = 0.005) -> S
     prior = found.prior
     prior.emission = dataclasses.replace(prior.emission, std_range=(least_std, 1.0))
     return prior
+
+
+def box_program(
+    data: TrackingData, said: ModelSpec, *, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> tuple[MixtureBatch, MixDVAE]:
+    """Return the detections as a batch, and the program that a spec's `[model]` says."""
+    with naming("model.prior"):
+        prior = build_prior(said.prior).to(device, dtype)
+    batch = box_batch(
+        data,
+        prior,
+        num_sources=said.num_sources,
+        noise_ratio=said.noise_ratio,
+        start_std=said.start_std,
+        dtype=dtype,
+        device=device,
+    )
+    model = MixDVAE(prior, detector=said.detector, noise_scale=said.noise_scale)
+    return batch, model.to(device, dtype)
 
 
 def box_batch(

@@ -14,46 +14,63 @@ from pyromodels.experiments.datasets.tracking.box_coordinates import (
     corners_to_centres,
     own_size_variance,
 )
-from pyromodels.experiments.tracking.presets import PRESETS, TrackingPreset
-from pyromodels.experiments.tracking.tracker import START_STD, with_error
+from pyromodels.experiments.tracking.model_spec import noise_rows
+from pyromodels.experiments.tracking.stages import (
+    ERROR_STD,
+    FED_CORRELATION,
+    FED_DECAY,
+    INDEPENDENT,
+    NOISES,
+    with_error,
+)
 from pyromodels.models.information import pseudo_observations
-from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.models.mixdvae import Detector, MixDVAE
 
+START_STD = (0.15, 0.02)
+"""Deviations of a start: of positions, in box sizes, and of velocities, in box sizes a frame."""
+DETECTOR = Detector()
 ERROR_SCALE = (0.5, 1.5)
-"""Range of a trajectory's detector error, in the preset's: some walkers are harder to box."""
+"""Range of a trajectory's detector error, in the tracker's: some walkers are harder to box."""
 
 
 @torch.no_grad()
 def smoothed_detections(
     s: Tensor,  # (centre x, centre y, width, height) in image sizes, shape: (S, T, 4)
     *,
-    preset: TrackingPreset = PRESETS["srnn"],
+    detector: Detector = DETECTOR,
+    noise_ratio: tuple[float, float] = (0.12, 0.05),
+    error_std: tuple[float, ...] = ERROR_STD,
     seed: int = 0,
 ) -> Tensor:  # shape: (S, T, 4)
-    """Detect every box as the preset's detector does, and smooth as its linear prior does.
+    """Detect every box as the tuned tracker's detector does, and smooth as its linear prior does.
 
-    Errors are correlated in time, misses come in bursts, and the process noise is one of the
-    preset's starts. Whose a detection is, is known.
+    Errors are correlated in time, misses come in bursts, and the process noise is one of its
+    starts. Whose a detection is, is known.
+
+    Args:
+        s: the trajectories.
+        detector, noise_ratio: see `model_spec.ModelSpec`.
+        error_std: see `stages.ERROR_STD`.
+        seed: of the detections.
     """
     generator = torch.Generator().manual_seed(seed)
     num, num_frames, _ = s.shape
     scale = torch.empty(num, 1, 1).uniform_(*ERROR_SCALE, generator=generator).to(s)
-    error = preset.error
     corners = centres_to_corners(s)
-    independent = error.independent * own_size_variance(corners, preset.noise_ratio).sqrt()
-    correlated = _autoregression(s, error.correlation, generator)
-    noise = correlated * s.new_tensor(error.std) * box_size(s)
+    independent = INDEPENDENT * own_size_variance(corners, noise_ratio).sqrt()
+    correlated = _autoregression(s, FED_CORRELATION, generator)
+    noise = correlated * s.new_tensor(error_std) * box_size(s)
     noise = noise + independent * torch.randn(s.shape, generator=generator).to(s)
     boxes = s + scale * noise
     boxes[..., 2:] = boxes[..., 2:].clamp_min(SMALLEST_SIDE)
     detections = centres_to_corners(boxes).unsqueeze(2)
-    mask = _detected(num, num_frames, preset, generator).unsqueeze(-1)
+    mask = _detected(num, num_frames, detector, generator).unsqueeze(-1)
 
-    rows = s.new_tensor([start.rows() for start in preset.starts])
+    rows = s.new_tensor([noise_rows(*noise) for noise in NOISES])
     chosen = torch.randint(len(rows), (num,), generator=generator)
     linear = LinearGaussian(
         process_std=rows[chosen].unsqueeze(1),
-        velocity_decay=preset.final_decay,
+        velocity_decay=FED_DECAY,
         scale="centre_box",
     ).to(s)
     first = boxes[:, :1]
@@ -61,12 +78,12 @@ def smoothed_detections(
     start = Anchor(
         torch.stack((first, torch.zeros_like(first)), -1).flatten(-2), std.square().flatten(-2)
     )
-    prior, anchor = with_error(linear, start, error)
+    prior, anchor = with_error(linear, start, error_std)
     observations = corners_to_centres(detections)
     batch = MixtureBatch(
-        observations, mask, own_size_variance(detections, preset.noise_ratio), anchor
+        observations, mask, own_size_variance(detections, noise_ratio), anchor
     )
-    model = MixDVAE(prior, noise_scale=error.independent).to(s)
+    model = MixDVAE(prior, noise_scale=INDEPENDENT).to(s)
     assigned = mask.unsqueeze(-1).to(s)
     message = prior.gaussian_message(
         anchor.loc.unsqueeze(-2).expand(-1, -1, num_frames, -1), anchor=anchor
@@ -85,10 +102,9 @@ def _autoregression(s: Tensor, correlation: float, generator: torch.Generator) -
 
 
 def _detected(
-    num: int, num_frames: int, preset: TrackingPreset, generator: torch.Generator
+    num: int, num_frames: int, detector: Detector, generator: torch.Generator
 ) -> Tensor:  # bool, shape: (num, num_frames)
     """Draw where a detection is there: always in the first frame, then with what the source is."""
-    detector = preset.detector
     visible = [torch.ones(num, dtype=torch.bool)]
     for change in torch.rand(num_frames - 1, num, generator=generator):
         visible.append(

@@ -8,8 +8,8 @@ from pathlib import Path
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.harness.devices import add_device_argument, use_device
 from pyromodels.experiments.harness.records import open_run, spec_of
-from pyromodels.experiments.tracking.methods import METHODS, Options
-from pyromodels.experiments.tracking.run import load, measure
+from pyromodels.experiments.tracking.methods import METHODS, Options, measured
+from pyromodels.experiments.tracking.run import load
 from pyromodels.experiments.tracking.table_rows import format_table
 from pyromodels.inference.training.seeding import seed_all
 
@@ -205,4 +205,4 @@ def _measured(
         seed=args.seed,
         changes=dict(changes or {}),
     )
-    return measure(name, data, options).metrics
+    return measured(name, data, options)

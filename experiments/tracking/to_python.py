@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+
+from pyromodels.errors import SpecError
 from pyromodels.experiments.datasets import DATASETS
-from pyromodels.experiments.harness.script import Code, Script, literal
+from pyromodels.experiments.harness.experiment import STAGES
+from pyromodels.experiments.harness.plain_tables import Plain
+from pyromodels.experiments.harness.script import WIDTH, Code, Script, literal, same
 from pyromodels.experiments.harness.spec_tables import seeded
 from pyromodels.experiments.runs.spec import Spec
 from pyromodels.experiments.tracking import setup
+from pyromodels.experiments.tracking.inference_table import TUNED_NAME, stages_of
+from pyromodels.experiments.tracking.methods import UNFITTED
+from pyromodels.experiments.tracking.tracker import track
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.inference.engines.by_name import STEPPERS
 from pyromodels.inference.engines.engine import mean_bound
@@ -15,11 +23,43 @@ from pyromodels.models.mixdvae import Detector, MixDVAE
 from pyromodels.registry import DYNAMICS, GUIDES
 
 
+def _tuned(script: Script, spec: Spec) -> str:
+    stages = "".join(f"\n    {_stage(stage)}," for stage in stages_of(spec.inference))
+    script.add(f"stages = [{stages}\n]")
+    fit = script.call(track, "model", "batch", "stages", start_std=spec.model.start_std)
+    script.add(f"fitted = {fit}", "model, guide and batch of the last stage")
+    script.add("bound = fitted.elbo.mean().item()", "nats a sequence")
+    script.add('print(f"bound {bound:.2f} nats a sequence")')
+    return script.text()
+
+
+def _stage(stage: Plain) -> str:
+    """Return a stage less the options that are its defaults; a long one has a line for each."""
+    parameters = inspect.signature(STAGES[stage["name"]]).parameters
+    said = [
+        f"{literal(key)}: {literal(value)}"
+        for key, value in stage.items()
+        if key == "name" or not same(value, parameters[key].default)
+    ]
+    if sum(len(part) + 2 for part in said) < WIDTH - 8:
+        return f"{{{', '.join(said)}}}"
+    return "\n".join(["{", *(f"        {part}," for part in said), "    }"])
+
+
 def to_python(spec: Spec) -> str:
     """Return a script of plain constructors that makes the same run: same numbers, same bound.
 
-    It ends with `losses`, `bound` (nats a sequence) and a line that prints the bound.
+    It ends with `losses`, or `fitted`, with `bound` (nats a sequence) and a line that prints it.
+    Stages take all sequences at once.
+
+    Raises:
+        SpecError: of a method that brings its own model.
     """
+    if spec.inference["name"] in UNFITTED:
+        raise SpecError(
+            f"show --python: {spec.inference['name']!r} brings a model of its own; the script is "
+            "that of an engine or of stages"
+        )
     script, model, said = Script(), spec.model, spec.model.prior
     where = f"torch.{spec.dtype}"
     if spec.device != "cpu":
@@ -47,6 +87,8 @@ def to_python(spec: Spec) -> str:
         detector = Code(script.call(Detector, **vars(model.detector)))
     program = script.call(MixDVAE, "prior", detector=detector, noise_scale=model.noise_scale)
     script.add(f"model = {program}.to({where})")
+    if spec.inference["name"] == TUNED_NAME:
+        return _tuned(script, spec)
     if GUIDES[spec.guide["name"]] is MeanField:
         script.add(f"guide = {script.component(GUIDES, spec.guide)}")
         start = script.call(

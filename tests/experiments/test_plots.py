@@ -13,9 +13,8 @@ from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.harness.figures import bulk, line_style, save
 from pyromodels.experiments.speech import plots as speech_plots
 from pyromodels.experiments.tracking import plots
-from pyromodels.experiments.tracking.marginals import marginals
-from pyromodels.experiments.tracking.presets import PRESETS
-from pyromodels.experiments.tracking.tracker import track
+from pyromodels.experiments.tracking.methods import Options, run_method
+from pyromodels.experiments.tracking.stages import NOISES
 
 NUM_SOURCES, NUM_FRAMES, NUM_SEQUENCES = 3, 20, 2
 
@@ -30,8 +29,8 @@ def tracked():
     def progress(phase, sweep, elbo):
         trace.setdefault(phase, []).append(elbo)
 
-    fitted = track(data.detections, data.mask, PRESETS["linear"], progress=progress)
-    return marginals(fitted.model, fitted.guide, fitted.batch), trace, data
+    fitted = run_method("linear", data, Options(progress=progress)).fitted
+    return fitted.marginals, trace, data
 
 
 def test_figures_are_three_images_of_one_size(tracked, tmp_path):
@@ -129,7 +128,7 @@ def test_bound_highlights_the_best_start(tracked):
     found, trace, _ = tracked
     (axes,) = plots.plot_bound(trace, NUM_SEQUENCES, index=1).axes
     starts = [line for line in axes.lines if len(line.get_xdata()) > 2]
-    assert len(starts) == len(PRESETS["linear"].starts)
+    assert len(starts) == len(NOISES)
     widest = max(starts, key=lambda line: line.get_linewidth())
     assert widest.get_ydata()[-1] == max(line.get_ydata()[-1] for line in starts)
     assert len(widest.get_ydata()) == sum(map(len, trace.values()))

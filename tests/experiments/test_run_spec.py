@@ -76,7 +76,7 @@ def test_shipped_specs_are_found_by_name_with_and_without_suffix(tmp_path):
 
 
 def test_the_default_spec_tracks_its_scene():
-    metrics = fit(build(load_spec("tracking"))).metrics
+    metrics = fit(build(load_spec("tracking", settings=["data.num_sequences=2"]))).metrics
     assert metrics["mota"] > 99
     assert metrics["nees"] < 8
 

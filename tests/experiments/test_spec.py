@@ -219,7 +219,6 @@ def test_a_setting_cannot_go_into_a_number():
         ({"data": {"name": "scene", "model": 1}}, "unknown key 'model'"),
         ({"data": "scenes"}, "unknown data set 'scenes'; did you mean 'scene'"),
         ({"experiment": "trakcing"}, "unknown experiment 'trakcing'; did you mean 'tracking'"),
-        ({"metrics": {"mota": True}}, "'tracking': unknown table 'metrics'. Known: data"),
         ({"dtype": "float16"}, "dtype: given 'float16'"),
         ({"seed": -1}, "seed: given -1"),
         ({"name": "../up"}, "name: given '../up'; expected letters"),

@@ -1,6 +1,5 @@
 """The tracking experiment end to end: the figures it must reach, and its command."""
 
-import dataclasses
 import json
 import math
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 import torch
 
 from pyromodels.dynamics.deep_ar import DeepAR
+from pyromodels.errors import SpecError
 from pyromodels.experiments.command.cli import main
 from pyromodels.experiments.datasets.tracking.box_coordinates import (
     box_size,
@@ -19,10 +19,13 @@ from pyromodels.experiments.datasets.tracking.npz import load_npz
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.datasets.tracking.trajectories import generate_trajectories
 from pyromodels.experiments.metrics import tracking_metrics
+from pyromodels.experiments.runs.build import build
+from pyromodels.experiments.runs.runner import fit
+from pyromodels.experiments.runs.spec import load_spec
 from pyromodels.experiments.tracking.methods import METHODS, Options, run_method
-from pyromodels.experiments.tracking.presets import PRESETS, DetectorError
+from pyromodels.experiments.tracking.model_spec import noise_rows
 from pyromodels.experiments.tracking.smoothed import smoothed_detections
-from pyromodels.experiments.tracking.tracker import track
+from pyromodels.experiments.tracking.stages import ERROR_STD, TUNED
 from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.models.mixdvae import Detector
 
@@ -30,6 +33,11 @@ from pyromodels.models.mixdvae import Detector
 def score(name: str, data: TrackingData, options: Options) -> dict[str, float]:
     tracked = run_method(name, data, options)
     return tracking_metrics(data.truth, data.truth_mask, tracked.boxes, variance=tracked.covariance)
+
+
+def changed(stage: str, **options) -> list[dict]:
+    """The stages of the tuned tracker, one of them with other options."""
+    return [s | options if s["name"] == stage else s for s in TUNED]
 
 
 def shuffled(path: Path, every: int = 1) -> TrackingData:
@@ -82,20 +90,21 @@ def test_posterior_of_a_deep_preset_has_the_error_beside_every_coordinate(mot_da
 
 def test_deep_preset_without_correlated_error_keeps_the_prior_alone(mot_data):
     data = load_npz(mot_data / "TUD-Stadtmitte_T60.npz").subset(slice(0, 2))
-    fitted = run_method("deep_ar", data, Options(changes={"error": None})).fitted
+    options = Options(changes={"stages": changed("deep_smoothing", error_std=[])})
+    fitted = run_method("deep_ar", data, options).fitted
     assert isinstance(fitted.model.prior, DeepAR)
     assert fitted.guide.loc.shape[-2:] == (4, 1)
 
 
 def test_smoothed_detections_of_an_exact_detector_are_the_truth():
     s = corners_to_centres(generate_trajectories(5, 20, seed=1, dtype=torch.float64))
-    exact = dataclasses.replace(
-        PRESETS["linear"],
+    found = smoothed_detections(
+        s,
         noise_ratio=(1e-4, 1e-4),
-        error=DetectorError(std=(1e-5,) * 4),
+        error_std=(1e-5,) * 4,
         detector=Detector(visible_rate=1.0, hide=0.0),
     )
-    torch.testing.assert_close(smoothed_detections(s, preset=exact), s, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(found, s, atol=1e-4, rtol=1e-3)
 
 
 def test_smoothed_detections_err_less_than_the_detector_and_repeat_with_the_seed():
@@ -103,7 +112,7 @@ def test_smoothed_detections_err_less_than_the_detector_and_repeat_with_the_seed
     first, again, other = (smoothed_detections(s, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
     typical = ((first - s) / box_size(s)).abs().flatten(0, 1).median(0).values
-    std = torch.tensor(DetectorError().std)
+    std = torch.tensor(ERROR_STD)
     assert (typical > 0.1 * std).all() and (typical < std).all()
 
 
@@ -173,7 +182,7 @@ def test_run_on_a_motchallenge_folder(mot_data, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--preset", "liner"], "did you mean 'linear'"),
+        (["--preset", "liner"], "unknown preset 'liner'; did you mean 'linear'"),
         (["--preset", "reference"], "--weights"),
         (["--data", "nowhere"], "nowhere"),
         (["--num-sources", "50"], "at most"),
@@ -199,20 +208,21 @@ def test_more_sources_than_first_detections_start_where_there_are_enough():
 
 
 def test_last_smoothing_lets_a_walker_who_has_left_go_on_growing():
-    """Seen for 40 of 60 frames: the assignment is the same whatever `final_decay` is."""
+    """Seen for 40 of 60 frames: the assignment is the same whatever the decay is."""
     height = 0.2 + 0.004 * torch.arange(60)
     left, bottom = torch.linspace(0.3, 0.2, 60), 0.5 + height
     boxes = torch.stack((left, bottom - height, left + 0.4 * height, bottom), -1)[None, :, None]
     mask = (torch.arange(60) < 40)[None, :, None]
+    data = TrackingData(name="walker", detections=boxes, mask=mask)
 
     def fitted(final_decay):
-        preset = dataclasses.replace(PRESETS["linear"], final_decay=final_decay)
-        return track(boxes, mask, preset)
+        stages = changed("last_smoothing", decay=[final_decay] * 4)
+        return run_method("linear", data, Options(changes={"stages": stages})).fitted
 
-    lasting, forgetful = fitted(PRESETS["linear"].final_decay), fitted(0.9)
+    lasting, forgetful = fitted(0.97), fitted(0.9)
     assert torch.equal(lasting.guide.responsibilities, forgetful.guide.responsibilities)
     error, other = (
-        (each.centres[0][0, -1, 0, 3] - height[-1]).abs() for each in (lasting, forgetful)
+        (each.marginals.mean[0, -1, 0, 3] - height[-1]).abs() for each in (lasting, forgetful)
     )
     assert error < 0.15 * height[-1]
     assert other > 1.5 * error
@@ -270,3 +280,110 @@ def test_vem_benchmark_prints_a_ratio(capsys, tmp_path):
     small = ["--repeats", "2", "--num-frames", "8"]
     assert main(["bench", "vem", *small, "--json", str(rows)]) == 0
     assert all(row["ratio"] > 0 for row in json.loads(rows.read_text()))
+
+
+# ---- specs of the tuned tracker
+
+
+def tuned(*settings):
+    small = ["data.num_sequences=3", "data.num_frames=12", "data.num_sources=2"]
+    return load_spec("tracking", settings=[*small, *settings])
+
+
+def test_a_spec_of_the_tuned_tracker_says_every_stage_with_its_options():
+    stages = tuned().to_table()["inference"]["stages"]
+    assert [stage["name"] for stage in stages] == [stage["name"] for stage in TUNED]
+    assert [stage["steps"] for stage in stages if stage["name"] == "sweeps"] == [9, 3]
+    assert stages[0]["noises"][1] == [0.001, 0.002] and stages[1]["likelihood"] == "cavity"
+    assert stages[-1]["correlation"] == 0.9 and stages[-2]["correlation"] == 0.95
+
+
+@pytest.mark.parametrize("prior", ["linear", "srnn"])
+def test_a_spec_and_a_method_are_one_tracker(prior):
+    spec = tuned(f'model.prior={{dynamics="{prior}", least_std=1e-4}}')
+    outcome = fit(build(spec))
+    tracked = run_method(prior, outcome.data)
+    assert torch.equal(outcome.fitted.boxes, tracked.boxes)
+    assert torch.equal(outcome.fitted.covariance, tracked.covariance)
+    phases = {"cavity": 9, "bound": 3, "final": 1} | ({"prior": 1} if prior == "srnn" else {})
+    assert {phase: len(sweeps) for phase, sweeps in outcome.fitted.trace.items()} == phases
+    assert outcome.metrics["steps"] == sum(phases.values())
+    assert outcome.metrics["bound"] == pytest.approx(tracked.fitted.elbo.mean().item())
+
+
+def test_chunks_change_nothing():
+    whole, parts = (fit(build(tuned(f"inference.chunk={size}"))) for size in (64, 2))
+    torch.testing.assert_close(whole.fitted.boxes, parts.fitted.boxes, atol=1e-5, rtol=0)
+    assert parts.fitted.posterior.batch.num_sequences == 2
+    assert parts.metrics["bound"] == pytest.approx(whole.metrics["bound"], rel=1e-4)
+
+
+def test_one_start_without_learning_keeps_the_noise_it_starts_from():
+    """What is left is a fit that the closed-form updates make from the same online pass."""
+    one = [
+        {"name": "online_starts", "noises": [[0.002, 0.002]]},
+        {"name": "sweeps", "steps": 4, "learn": []},
+        {"name": "keep_best"},
+    ]
+    data = fit(build(tuned())).data
+    fitted = run_method("linear", data, Options(changes={"stages": one})).fitted
+    expected = torch.tensor(noise_rows(0.002, 0.002))
+    torch.testing.assert_close(fitted.model.prior.process_std[0, 0], expected)
+    learnt = [one[0], {"name": "sweeps", "steps": 4}, one[2]]
+    other = run_method("linear", data, Options(changes={"stages": learnt})).fitted
+    assert not torch.allclose(other.model.prior.process_std[0, 0], expected)
+    assert (other.elbo > fitted.elbo).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (['inference.stages=["keep_best"]'], "first one must be online_starts"),
+        (['inference.stages=["online_starts", "last_smoothing"]'], "comes after keep_best"),
+        (['inference.stages=["online_starts"]'], "keep_best is missing"),
+        (["model.detector=false"], "needs a detector"),
+        (["model.prior=tvnf"], "not Gaussian"),
+        (["guide=chain"], "guide: given .*mean_field"),
+    ],
+)
+def test_stages_that_cannot_follow_each_other_are_told(settings, message):
+    with pytest.raises(SpecError, match=message):
+        fit(build(tuned(*settings)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (['inference.stages=["keep_bets"]'], "unknown stage 'keep_bets'; did you mean"),
+        (['inference.stages=[{name="sweeps"}]'], "'sweeps': missing.*'steps'"),
+        (['inference.stages=[{name="sweeps", steps=1, step=2}]'], "unknown key 'step'; did you"),
+        (["inference.chunk=0"], "inference.chunk: given 0; expected at least 1"),
+        (["inference=tunde"], "unknown inference engine 'tunde'; did you mean 'tuned'"),
+        (['metrics.baselines=["klaman"]'], "unknown method 'klaman'; did you mean 'kalman'"),
+        (["metrics.baseline=1"], "metrics: unknown key 'baseline'"),
+        (['inference={name="kalman", gate=2}'], "'kalman': given .*expected no option"),
+    ],
+)
+def test_a_wrong_stage_or_method_is_told_before_anything_is_built(settings, message):
+    with pytest.raises(SpecError, match=message):
+        tuned(*settings)
+
+
+def test_show_prints_the_stages_of_the_default(capsys):
+    small = ["--set", "data.num_sequences=1", "--set", "data.num_frames=8"]
+    assert main(["show", "tracking", *small]) == 0
+    shown = capsys.readouterr().out
+    for words in ("online_starts", "noises=[[0.001, 0.0005]", "likelihood=cavity", "keep_best",
+                  "last_smoothing", "correlation=0.95", "deep_smoothing"):
+        assert words in shown
+    assert max(map(len, shown.partition("inference  ")[2].splitlines())) <= 120
+
+
+def test_run_mot_is_the_spec_that_it_keeps(tmp_path):
+    out = tmp_path / "mot"
+    options = ["--num-sources", "2", "--baselines", "hold", "--no-plots"]
+    assert main(["run", "mot", "--preset", "kalman", *options, "--out", str(out)]) == 0
+    figures = json.loads((out / "metrics.json").read_text())
+    again = fit(build(load_spec(out / "spec.toml")))
+    assert again.metrics["mota"] == figures["mota"]
+    assert again.metrics["hold/mota"] == figures["hold/mota"] != figures["mota"]

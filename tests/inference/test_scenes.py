@@ -1,17 +1,27 @@
 """What the tracker promises: order of detections, scenes at the edge, precision."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from pyromodels.experiments.datasets.tracking.box_coordinates import start_boxes
 from pyromodels.experiments.datasets.tracking.scene import generate_scene
-from pyromodels.experiments.tracking.presets import PRESETS
-from pyromodels.experiments.tracking.tracker import track
+from pyromodels.experiments.tracking import tracker
+from pyromodels.experiments.tracking.model_spec import ModelSpec
+from pyromodels.experiments.tracking.setup import box_program
 
 
 def scene(**kwargs):
     data = generate_scene(**{"num_sources": 3, "num_frames": 25, "seed": 2, **kwargs})
     return data.detections.double(), data.mask
+
+
+def track(detections, mask, num_sources=None):
+    """The tuned tracker on bare boxes, in their own precision."""
+    data = SimpleNamespace(detections=detections, mask=mask, num_objects=None)
+    batch, model = box_program(data, ModelSpec(num_sources=num_sources), dtype=detections.dtype)
+    return tracker.track(model, batch)
 
 
 def shuffled(detections, mask, seed=0):
@@ -25,11 +35,10 @@ def shuffled(detections, mask, seed=0):
 
 def test_order_of_the_detections_changes_nothing():
     detections, mask = scene(num_sequences=2)
-    preset = PRESETS["linear"]
-    plain = track(detections, mask, preset, num_sources=3)
+    plain = track(detections, mask, num_sources=3)
     *others, order = shuffled(detections, mask)
     assert not torch.equal(others[0], detections)
-    other = track(*others, preset, num_sources=3)
+    other = track(*others, num_sources=3)
     tight = {"atol": 1e-9, "rtol": 1e-7}
     wide = order[..., None].expand_as(plain.guide.responsibilities)
     torch.testing.assert_close(
@@ -42,9 +51,8 @@ def test_order_of_the_detections_changes_nothing():
 
 def test_sequences_of_a_batch_do_not_touch_each_other():
     detections, mask = scene(num_sequences=3)
-    preset = PRESETS["linear"]
-    together = track(detections, mask, preset, num_sources=3)
-    alone = track(detections[1:2], mask[1:2], preset, num_sources=3)
+    together = track(detections, mask, num_sources=3)
+    alone = track(detections[1:2], mask[1:2], num_sources=3)
     torch.testing.assert_close(together.guide.loc[1:2], alone.guide.loc, atol=1e-9, rtol=1e-7)
     torch.testing.assert_close(together.elbo[1:2], alone.elbo, atol=1e-7, rtol=1e-9)
 
@@ -80,9 +88,9 @@ def test_scenes_at_the_edge_give_finite_tracks(case, dtype):
         num_sources = 1
     else:
         detections, mask, num_sources = detections[:, :, :1], mask[:, :, :1], 1
-    fitted = track(detections, mask, PRESETS["linear"], num_sources=num_sources)
+    fitted = track(detections, mask, num_sources=num_sources)
     assert finite(fitted)
-    mean, variance = fitted.centres
+    mean, variance = fitted.marginals[:2]
     assert mean.shape == variance.shape == (*mask.shape[:2], num_sources, 4)
     assert mean.dtype == dtype
     if case == "some frames empty":
@@ -93,7 +101,7 @@ def test_scenes_at_the_edge_give_finite_tracks(case, dtype):
 def test_without_detections_uncertainty_grows_with_every_frame():
     detections, mask = scene()
     mask[:, 1:] = False
-    _, variance = track(detections, mask, PRESETS["linear"], num_sources=3).centres
+    variance = track(detections, mask, num_sources=3).marginals.variance
     assert (variance[..., 0].diff(dim=1) > 0).all()
 
 
@@ -101,7 +109,7 @@ def test_what_stands_in_masked_slots_does_not_matter():
     detections, mask = scene()
     for nothing in (0.0, float("nan"), float("inf")):
         hidden = torch.where(mask[..., None], detections, nothing)
-        answer = track(hidden, mask, PRESETS["linear"], num_sources=3)
+        answer = track(hidden, mask, num_sources=3)
         assert finite(answer)
         if nothing == 0.0:
             first = answer
@@ -118,26 +126,24 @@ def test_sources_start_at_the_first_frame_that_shows_enough_of_them():
     boxes = detections[0, second][mask[0, second]]
     expected = torch.cat(((boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]), -1)
     torch.testing.assert_close(start[0], expected)
-    assert finite(track(detections, mask, PRESETS["linear"], num_sources=3))
+    assert finite(track(detections, mask, num_sources=3))
 
 
 def test_impossible_numbers_of_sources_are_refused():
     detections, mask = scene(num_sequences=2)
-    preset = PRESETS["linear"]
     with pytest.raises(ValueError, match="given 50; expected at most"):
-        track(detections, mask, preset, num_sources=50)
+        track(detections, mask, num_sources=50)
     with pytest.raises(ValueError, match="no detection in the first frame"):
-        track(detections, torch.zeros_like(mask), preset)
+        track(detections, torch.zeros_like(mask))
     mask[1, 0, 0] = False
     with pytest.raises(ValueError, match="sequences start with 2 to 3 detections"):
-        track(detections, mask, preset)
+        track(detections, mask)
 
 
 def test_single_and_double_precision_agree():
     detections, mask = scene(num_frames=60)
-    preset = PRESETS["linear"]
-    double = track(detections, mask, preset, num_sources=3)
-    single = track(detections.float(), mask, preset, num_sources=3)
+    double = track(detections, mask, num_sources=3)
+    single = track(detections.float(), mask, num_sources=3)
     torch.testing.assert_close(single.guide.loc.double(), double.guide.loc, atol=2e-4, rtol=0)
     torch.testing.assert_close(single.elbo.double(), double.elbo, atol=0.1, rtol=1e-3)
 
@@ -148,4 +154,4 @@ def test_tiny_boxes_are_tracked_in_single_precision(size):
     middle = (detections[..., :2] + detections[..., 2:]) / 2
     half = torch.full_like(middle, size / 2)
     tiny = torch.cat((middle - half, middle + half), -1).float()
-    assert finite(track(tiny, mask, PRESETS["linear"], num_sources=3))
+    assert finite(track(tiny, mask, num_sources=3))

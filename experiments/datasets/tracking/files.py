@@ -60,6 +60,12 @@ def load_tracking(
     )
 
 
+def data_sets(path: Path) -> list[Path]:
+    """Return the path of every data set there: the `.npz` files of a folder, else itself."""
+    archives = sorted(path.glob("*.npz")) if path.is_dir() and not is_sequence_folder(path) else []
+    return archives or [path]
+
+
 @DATASETS.register("files")
 def load_files(
     *,

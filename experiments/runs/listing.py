@@ -10,13 +10,13 @@ import textwrap
 
 from pyromodels.components import installed, keys_of
 from pyromodels.experiments.datasets import DATASETS
-from pyromodels.experiments.harness.experiment import EXPERIMENTS
+from pyromodels.experiments.harness.experiment import EXPERIMENTS, STAGES
 from pyromodels.experiments.runs.shipped import shipped_specs
 from pyromodels.inference.engines import STEPPERS
 from pyromodels.registry import DYNAMICS, EMISSIONS, GUIDES, MODELS, Registry
 
 REGISTRIES: tuple[Registry, ...] = (
-    EXPERIMENTS, DATASETS, MODELS, DYNAMICS, EMISSIONS, GUIDES, STEPPERS
+    EXPERIMENTS, DATASETS, MODELS, DYNAMICS, EMISSIONS, GUIDES, STEPPERS, STAGES
 )
 """Everything that a spec may name."""
 
