@@ -58,6 +58,22 @@ class SequenceBatch:
         # what is masked must not reach a sum, and zero times NaN is NaN
         object.__setattr__(self, "x", self.x.masked_fill(~self.mask.unsqueeze(-1), 0.0))
 
+    @classmethod
+    def of_checked(
+        cls,
+        x: Tensor,  # shape: (B, T, X)
+        mask: Tensor,  # without a gap, shape: (B, T)
+    ) -> "SequenceBatch":
+        """Return some sequences of data that was checked as a whole; asks the device nothing.
+
+        A check waits for the device, in every step of a training where it is one of a minibatch.
+        """
+        batch = object.__new__(cls)
+        held = x.masked_fill(~mask.unsqueeze(-1), 0.0)
+        for name, value in {"x": held, "mask": mask, "anchor": None, "has_gaps": False}.items():
+            object.__setattr__(batch, name, value)
+        return batch
+
     @property
     def num_sequences(self) -> int:
         """B."""

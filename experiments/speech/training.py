@@ -144,7 +144,7 @@ class SpeechLoss:
         model.use_prediction = weights.use_prediction if training else self.judged_with
         model.prediction_hops = weights.prediction_hops
         self.elbo.kl_weight = weights.kl
-        loss = self.elbo.per_sequence(model, self.guide, SequenceBatch(power, mask))
+        loss = self.elbo.per_sequence(model, self.guide, SequenceBatch.of_checked(power, mask))
         model.use_prediction = 0.0
         return loss / mask.sum(-1)
 
@@ -175,6 +175,9 @@ def train_speech(
         tuple(part.to(device) for part in spec.segments(data, split))
         for split in ("train", "valid")
     ]
+    for power, *masks in segments:  # once, and not in every step
+        mask = masks[0] if masks else torch.ones_like(power[..., 0], dtype=torch.bool)
+        guide.model.trajectories(SequenceBatch(power, mask))
     loss = SpeechLoss(guide, judge_generating=variant(spec.model).scheduled_sampling)
     result = fit(
         guide, loss, *segments, options=spec.options(), folder=folder / "checkpoints",

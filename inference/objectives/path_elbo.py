@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import TraceMeanField_ELBO
-from pyro.infer.util import torch_item
+from pyro.infer.util import is_validation_enabled, torch_item
 from pyro.poutine import Trace
+from pyro.util import warn_if_nan
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -102,6 +103,19 @@ class PathELBO(TraceMeanField_ELBO):
             traces = run(model, guide, args, kwargs, max_plate_nesting=self.max_plate_nesting)
             self._weigh(traces)
         return traces
+
+    def differentiable_loss(
+        self, model: Program, guide: Program, *args: Any, **kwargs: Any
+    ) -> Tensor:  # nats, shape: ()
+        """Return minus the bound, differentiable; unlike Pyro's, it does not wait for a device."""
+        value = surrogate = 0.0
+        for traces in self._get_traces(model, guide, args, kwargs):
+            loss = -sum(term.sum() for _, term in _terms(Traces(*traces)))
+            value = value + loss.detach().double() / self.num_particles
+            surrogate = surrogate + loss / self.num_particles
+        if is_validation_enabled():
+            warn_if_nan(surrogate, "loss")
+        return value.to(surrogate.dtype) + (surrogate - surrogate.detach())
 
     def _differentiable_loss_particle(self, *traces: Trace) -> tuple[float, Tensor]:
         loss = -sum(term.sum() for _, term in _terms(Traces(*traces)))

@@ -1,0 +1,498 @@
+"""What must run on a device as on the CPU: every family and every engine, each in a small problem.
+
+A case takes a device, makes its problem from a seed on the CPU, moves it there, steps, and returns
+the numbers it came to: tensors, floats, and lists of them. `pyromodels bench gpu` runs the cases on
+a GPU, the tests on a device that only pretends to be one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer.elbo import ELBO
+from torch import Tensor, nn
+
+from pyromodels.audio.griffin_lim import griffin_lim
+from pyromodels.audio.stft import STFT
+from pyromodels.batch import MixtureBatch, SequenceBatch
+from pyromodels.distributions.kalman import smooth_and_compare
+from pyromodels.distributions.message import Anchor, GaussianMessage
+from pyromodels.dynamics.latent import LatentPrior
+from pyromodels.experiments.datasets.tracking.scene import generate_scene
+from pyromodels.experiments.speech.resynthesis import resynthesise
+from pyromodels.experiments.speech.table_models import prior_spec
+from pyromodels.experiments.speech.training import SpeechLoss
+from pyromodels.experiments.tracking.methods import Options, run_method
+from pyromodels.experiments.tracking.published import track_published
+from pyromodels.guides.amortised import Amortised
+from pyromodels.inference.adequacy.report import guide_report
+from pyromodels.inference.adequacy.simulation import (
+    Fit,
+    forecasts,
+    mixture_simulator,
+    repeated_fits,
+    simulated_ranks,
+)
+from pyromodels.inference.classes.fit import BankOptions, fit_bank
+from pyromodels.inference.classes.scores import class_log_prob
+from pyromodels.inference.engines import STEPPERS
+from pyromodels.inference.engines.ascend import AscentOptions, ascend
+from pyromodels.inference.engines.engine import Engine
+from pyromodels.inference.engines.nuts import sample_nuts
+from pyromodels.inference.objectives.iwae import ImportanceELBO
+from pyromodels.inference.objectives.path_elbo import PathELBO
+from pyromodels.inference.posterior.chains import Chains
+from pyromodels.inference.posterior.posterior import Posterior
+from pyromodels.inference.published.method import box_variance, published_vem
+from pyromodels.inference.published.options import PublishedOptions
+from pyromodels.inference.training.fit import fit
+from pyromodels.inference.training.options import FitOptions, ScheduledSampling
+from pyromodels.labelled import LabelledSequences
+from pyromodels.models.dvae import DynamicalVAE
+from pyromodels.models.mixdvae import Detector, MixDVAE
+from pyromodels.registry import DYNAMICS, GUIDES
+from pyromodels.testing import build_source_prior, example_anchor, source_prior_specs
+
+Device = torch.device | str
+Case = Callable[[Device], Any]
+
+CASES: dict[str, Case] = {}
+SLOW: set[str] = set()
+"""Cases that take seconds on a CPU, or that vary others."""
+
+INCREMENTS = {"name": "gaussian", "predicts": "increment"}
+PRIORS: dict[str, dict[str, Any]] = {
+    "linear": {"name": "linear", "process_std": (0.1, 0.05)},
+    "linear3": {"name": "linear", "order": 3, "process_std": (0.1, 0.05, 0.02)},
+    "srnn": {"name": "srnn", "hidden_dim": 8, "latent_dim": 3, "emission": INCREMENTS},
+    "deep_ar": {"name": "deep_ar", "hidden_dim": 8, "emission": INCREMENTS},
+}
+"""Of boxes."""
+
+
+def case(name: str, *, slow: bool = False) -> Callable[[Case], Case]:
+    """Put a case under its name."""
+
+    def put(function: Case) -> Case:
+        CASES[name] = function
+        if slow:
+            SLOW.add(name)
+        return function
+
+    return put
+
+
+def run_case(name: str, device: Device) -> list[Tensor]:  # float64, on the CPU
+    """Run a case from a fresh random state, and return its numbers one after the other."""
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    return list(_numbers(CASES[name](device)))
+
+
+def _numbers(made: Any) -> Iterator[Tensor]:
+    if isinstance(made, Tensor):
+        yield made.detach().cpu().double()
+    elif isinstance(made, float):
+        yield torch.tensor(made, dtype=torch.float64)
+    elif isinstance(made, dict):
+        yield from _numbers(list(made.values()))
+    elif isinstance(made, (list, tuple)):
+        for part in made:
+            yield from _numbers(part)
+
+
+# ---- MixDVAE
+
+
+def mixture(
+    prior: str = "linear",
+    device: Device = "cpu",
+    *,
+    detector: bool = True,
+    sizes: tuple[int, int, int, int] = (3, 6, 3, 2),
+) -> tuple[MixDVAE, MixtureBatch]:
+    """Return a model of boxes and a batch of B sequences, T frames, K detections, N sources."""
+    torch.manual_seed(0)
+    num_sequences, num_frames, num_observations, num_sources = sizes
+    made = DYNAMICS.build(PRIORS[prior])
+    generator = torch.Generator().manual_seed(0)
+    corner, size = torch.rand(2, *sizes[:3], 2, generator=generator)
+    o = torch.cat((corner, corner + 0.3 + size), -1)
+    mask = torch.rand(sizes[:3], generator=generator) > 0.2
+    mask[:, 0, :num_sources] = True
+    loc = torch.rand(num_sequences, num_sources, made.source_dim, generator=generator) + 0.5
+    anchor = Anchor(loc, torch.full_like(loc, 0.01))
+    model = MixDVAE(made, detector=Detector() if detector else None)
+    batch = MixtureBatch(o, mask, torch.full_like(o, 0.01), anchor)
+    return model.to(device), batch.to(device)
+
+
+def points(prior: str = "linear", device: Device = "cpu") -> tuple[MixDVAE, MixtureBatch]:
+    """Return a model of points in the plane, small enough for NUTS, and a batch."""
+    torch.manual_seed(0)
+    spec = {
+        "linear": {"name": "linear", "num_coordinates": 2, "process_std": (0.4, 0.2)},
+        "srnn": {
+            **PRIORS["srnn"], "source_dim": 2, "hidden_dim": 3, "latent_dim": 2,
+            "emission": {**INCREMENTS, "scale": "unit"},
+        },
+    }[prior]
+    model = MixDVAE(DYNAMICS.build(spec))
+    o, mask = torch.rand(2, 3, 2, 2) + 0.2, torch.rand(2, 3, 2) > 0.2
+    loc = torch.rand(2, 2, model.prior.source_dim) + 0.5
+    anchor = Anchor(loc, torch.full_like(loc, 0.1))
+    return model.to(device), MixtureBatch(o, mask, torch.full_like(o, 0.1), anchor).to(device)
+
+
+def engine_of(
+    spec: dict[str, Any],
+    model: MixDVAE,
+    batch: MixtureBatch,
+    guide: str = "mean_field",
+) -> Engine:
+    """Return an engine by its spec, with a guide by its name."""
+    return STEPPERS.build(spec, model, GUIDES.build({"name": guide}, model, batch), batch)
+
+
+def _vem(device: Device, prior: str = "linear", *, detector: bool = True, **options: Any) -> Any:
+    model, batch = mixture(prior, device, detector=detector)
+    engine = engine_of({"name": "vem", **options}, model, batch)
+    losses = [engine.step(batch) for _ in range(2)]
+    guide = engine.guide
+    return [losses, guide.responsibilities, guide.sources.loc, guide.sources.variance]
+
+
+for _prior in PRIORS:
+    case(f"VEM, {_prior}", slow=_prior in ("linear3", "deep_ar"))(partial(_vem, prior=_prior))
+case("VEM, thesis: no detector")(partial(_vem, detector=False))
+case("VEM, cavity", slow=True)(partial(_vem, likelihood="cavity"))
+case("VEM, damped", slow=True)(partial(_vem, damping=0.5))
+case("VEM, fixed history", slow=True)(partial(_vem, prior="srnn", history="fixed"))
+case("VEM, noises learnt")(partial(_vem, learn=("process_noise", "observation_noise")))
+
+
+@case("VEM in minibatches, resumed", slow=True)
+def _(device: Device) -> Any:
+    def climb(folder: Path, steps: int, *, resume: bool) -> list[float]:
+        model, batch = mixture("linear", device)
+        engine = engine_of({"name": "vem"}, model, batch)
+        options = AscentOptions(max_steps=steps, batch_size=2, checkpoint_every=1, seed=0)
+        return ascend(engine.stepper, batch, options, folder=folder, resume=resume).losses
+
+    with tempfile.TemporaryDirectory() as folder:
+        climb(Path(folder), 2, resume=False)
+        return climb(Path(folder), 4, resume=True)
+
+
+def _natural(device: Device, prior: str = "linear", **options: Any) -> Any:
+    model, batch = points(prior, device)
+    engine = engine_of({"name": "svi_natural", **options}, model, batch)
+    return [[engine.step(batch) for _ in range(2)], engine.guide.responsibilities]
+
+
+case("natural gradients")(_natural)
+case("natural gradients, through the networks")(
+    partial(_natural, prior="srnn", detach_history=False)
+)
+
+
+def _svi(device: Device, guide: str, prior: str = "linear", **options: Any) -> Any:
+    model, batch = mixture(prior, device)
+    engine = engine_of({"name": "svi", "steps": 3, **options}, model, batch, guide)
+    torch.manual_seed(3)
+    losses = [engine.step(batch) for _ in range(2)]
+    return [losses, engine.evaluate_loss(batch), engine.stepper.state_dict()]
+
+
+case("SVI, closed form")(partial(_svi, guide="mean_field", elbo="closed_form"))
+case("SVI, TraceEnum, owners summed out")(partial(_svi, guide="chain", elbo="trace_enum"))
+case("SVI, TraceEnum, four draws", slow=True)(
+    partial(_svi, guide="chain", elbo="trace_enum", num_particles=4)
+)
+case("SVI, TraceEnum, networks trained")(
+    partial(_svi, guide="parametrised_mean_field", prior="srnn", elbo="trace_enum",
+            train_model=True, max_grad_norm=1.0)
+)  # fmt: skip
+
+
+def _guide(device: Device, guide: dict[str, Any], prior: str = "linear") -> Any:
+    """Fit a guide, where it has parameters, and draw from it through the Posterior."""
+    model, batch = points(prior, device)
+    made: nn.Module = GUIDES.build(guide, model, batch)
+    losses = []
+    if any(True for _ in made.parameters()):
+        engine = STEPPERS.build({"name": "svi", "elbo": "trace_enum"}, model, made, batch)
+        losses, made = [engine.step(batch) for _ in range(2)], engine.guide
+    torch.manual_seed(7)
+    return [losses, Posterior(model, made, batch).sample(4)]
+
+
+for _name in ("mean_field", "parametrised_mean_field", "chain", "point", "enumerated"):
+    case(f"guide {_name}")(partial(_guide, guide={"name": _name}))
+for _family in ("normal", "multivariate_normal", "low_rank", "flow"):
+    case(f"guide auto, {_family}", slow=_family != "flow")(
+        partial(_guide, guide={"name": "auto", "family": _family})
+    )
+case("guide mean_field, srnn")(partial(_guide, guide={"name": "mean_field"}, prior="srnn"))
+
+
+@case("NUTS", slow=True)
+def _(device: Device) -> Any:
+    model, batch = points("linear", device)
+    torch.manual_seed(0)
+    drawn = sample_nuts(
+        model, batch, num_samples=4, num_warmup=4, num_chains=1, max_tree_depth=2
+    )
+    return Posterior(model, drawn, batch).sample(3)
+
+
+@case("posterior to NetCDF, chains aligned", slow=True)
+def _(device: Device) -> Any:
+    model, batch = mixture("linear", device)
+    engine = engine_of({"name": "vem"}, model, batch)
+    engine.step(batch)
+    posteriors = tuple(
+        Posterior.from_fitted(model, engine_of({"name": "vem"}, model, batch).guide, batch)
+        for _ in range(2)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        Posterior.from_fitted(model, engine.guide, batch).to_netcdf(Path(folder) / "p.nc", 4)
+        Chains(posteriors).align(10).to_netcdf(Path(folder) / "c.nc", 4)
+    return posteriors[0].sample(3)
+
+
+# ---- diagnostics
+
+
+def _refit(model: MixDVAE) -> Fit:
+    def make(data: MixtureBatch, seed: int) -> Posterior:
+        engine = engine_of({"name": "vem"}, model, data)
+        engine.step(data)
+        torch.manual_seed(seed)
+        return Posterior(model, engine.guide, data)
+
+    return make
+
+
+@case("repeated fits, sources aligned")
+def _(device: Device) -> Any:
+    model, batch = points("linear", device)
+    agreement = repeated_fits(_refit(model), batch, num_fits=2, num_draws=8)
+    return [torch.as_tensor(value) for value in agreement.aligned.values()]
+
+
+@case("forecasts", slow=True)
+def _(device: Device) -> Any:
+    model, batch = mixture("linear", device, detector=False)
+    made = forecasts(_refit(model), batch, horizons=(1,), num_draws=8)[1]
+    return [torch.as_tensor(part) for part in made]
+
+
+@case("simulated ranks")
+def _(device: Device) -> Any:
+    model, batch = points("linear", device)
+    simulate = mixture_simulator(model, batch, 4)
+    ranks = simulated_ranks(_refit(model), simulate, num_simulations=4, num_draws=8)
+    return [torch.as_tensor(value) for value in ranks.values()]
+
+
+@case("report on a guide", slow=True)
+def _(device: Device) -> Any:
+    model, batch = points("linear", device)
+    guide_report(_refit(model), batch, num_draws=100, num_fits=2, num_simulations=0)
+    return []
+
+
+# ---- the published method and whole trackers
+
+
+def _published(device: Device, prior: str = "srnn", schedule: str = "wavefront",
+               **changes: Any) -> Any:  # fmt: skip
+    torch.manual_seed(0)
+    made = DYNAMICS.build({"name": prior}).to(device)
+    _, batch = mixture("linear", device, sizes=(3, 7, 3, 3))
+    options = dataclasses.replace(
+        PublishedOptions.REFERENCE, num_iterations=4, cascade_piece=4, cascade_iterations=2,
+        **changes,
+    )  # fmt: skip
+    found = published_vem(
+        made, batch.observations, mask=batch.mask,
+        observation_variance=box_variance(batch.observations),
+        anchor_loc=batch.observations[:, 0], options=options, schedule=schedule,
+        generator=torch.Generator(device).manual_seed(0),
+    )  # fmt: skip
+    return [found.responsibilities, found.loc, found.variance]
+
+
+case("published method, srnn")(_published)
+case("published method, frame by frame", slow=True)(partial(_published, schedule="sweeps"))
+case("published method, deep_ar", slow=True)(partial(_published, prior="deep_ar"))
+case("published method, s drawn, stopped by a tolerance")(
+    partial(_published, weight_floor=None, sample_sources=True, tolerance=1e-6)
+)
+
+
+def _track(device: Device, method: str) -> Any:
+    data = generate_scene(num_sources=2, num_frames=6, num_sequences=2)
+    return run_method(method, data, Options(num_sources=2, device=device)).boxes
+
+
+for _method in ("linear", "srnn", "vkf"):
+    case(f"tracker {_method}", slow=True)(partial(_track, method=_method))
+
+
+@case("published tracker, fine-tuned", slow=True)
+def _(device: Device) -> Any:
+    torch.manual_seed(0)
+    data = generate_scene(num_sources=2, num_frames=6, num_sequences=2)
+    prior = DYNAMICS.build({"name": "srnn"}).to(device)
+    return track_published(
+        data, prior, num_sources=2, device=device, fine_tune=True, num_iterations=2,
+        cascade_piece=4, cascade_iterations=1,
+    )  # fmt: skip
+
+
+# ---- dynamical VAEs
+
+
+def sequences(prior: nn.Module, lengths: tuple[int, ...] = (5, 3, 1)) -> SequenceBatch:
+    """Return sequences that a prior in float64 can be of, padded."""
+    anchor = example_anchor(prior, (len(lengths),))
+    generator = torch.Generator().manual_seed(2)
+    shape = (len(lengths), max(lengths), prior.source_dim)
+    noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    if anchor is None:
+        return SequenceBatch(noise.square(), mask)
+    return SequenceBatch(anchor.loc[:, None] + (0.02 * noise).cumsum(1), mask, anchor)
+
+
+def _prior(device: Device, spec: dict[str, Any]) -> Any:
+    """Train a prior by its encoder for two steps, where it has one; generate; send its message."""
+    prior = build_source_prior(spec)
+    batch = sequences(prior).to(device)
+    model = DynamicalVAE(prior).to(device)
+    made: list[Any] = []
+    torch.manual_seed(4)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    with pyro.settings.context(module_local_params=True):
+        if isinstance(prior, LatentPrior) and parameters:
+            made += _gradient_steps(PathELBO(), model, batch)
+        with torch.no_grad():
+            made.append(model(batch, generate=True))
+    if prior.has_gaussian_message:
+        anchor = example_anchor(prior)
+        s = anchor.loc.unsqueeze(-2).expand(*anchor.loc.shape[:-1], 4, -1).to(device)
+        there = Anchor(*(part.to(device) for part in anchor))
+        made += prior.gaussian_message(s, anchor=there)
+    return made
+
+
+def _gradient_steps(elbo: ELBO, model: DynamicalVAE, batch: SequenceBatch) -> list[Tensor]:
+    guide = Amortised(model)
+    adam = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-3)
+    losses = []
+    for _ in range(2):
+        adam.zero_grad()
+        loss = elbo.differentiable_loss(model, guide, batch)
+        loss.backward()
+        adam.step()
+        losses.append(loss.detach())
+    return losses
+
+
+for _spec in source_prior_specs():
+    _varied = len([name for name in CASES if name.startswith(f"prior {_spec['name']}")]) > 0
+    _words = " ".join(map(str, _spec.values()))
+    case(f"prior {_words}", slow=_varied)(partial(_prior, spec=_spec))
+
+
+@case("importance-weighted bound")
+def _(device: Device) -> Any:
+    prior = build_source_prior({"name": "srnn"})
+    model, batch = DynamicalVAE(prior).to(device), sequences(prior).to(device)
+    torch.manual_seed(4)
+    with pyro.settings.context(module_local_params=True):
+        return _gradient_steps(ImportanceELBO(num_particles=3), model, batch)
+
+
+@case("speech: a fit by scheduled sampling, resumed")
+def _(device: Device) -> Any:
+    torch.manual_seed(0)
+    spec = prior_spec("srnn_ss", size="small", num_bins=17, sees="log_power")
+    guide = Amortised(DynamicalVAE(DYNAMICS.build(spec).to(device)))
+    data = (torch.rand(5, 3, 17).to(device), torch.ones(5, 3, dtype=torch.bool).to(device))
+    loss = SpeechLoss(guide, judge_generating=True)
+    options = FitOptions(epochs=2, batch_size=4, sampling=ScheduledSampling(0, 1, hops=1))
+    with tempfile.TemporaryDirectory() as folder:
+        fit(guide, loss, data, data, options=options, folder=folder, max_seconds=0.0)  # one epoch
+        found = fit(guide, loss, data, data, options=options, folder=folder, resume=True)
+    return [[record["train_loss"] for record in found.history], list(guide.parameters())]
+
+
+@case("speech: analysed, rebuilt, a phase found")
+def _(device: Device) -> Any:
+    torch.manual_seed(0)
+    stft = STFT(window=64, hop=16)
+    spec = prior_spec("srnn_tf", size="small", num_bins=33, sees="log_power")
+    prior = DYNAMICS.build(spec).to(device).eval()
+    rebuilt = resynthesise(prior, torch.randn(200), stft)
+    magnitude = rebuilt.power[0].sqrt()
+    generator = torch.Generator().manual_seed(0)
+    return [rebuilt.signal, griffin_lim(magnitude, stft, iterations=2, generator=generator)]
+
+
+# ---- classes, filters
+
+
+def _classes(device: Device, model: dict[str, Any], **options: Any) -> Any:
+    torch.manual_seed(0)
+    spec = {"source_dim": 4, "past_dim": 5, "num_members": 2, **model}
+    densities = DYNAMICS.build(spec).to(device)
+    lengths = torch.tensor([5, 4, 3, 5, 2, 5, 4, 5])
+    data = LabelledSequences(torch.randn(8, 5, 4), lengths, torch.tensor([0, 1] * 4)).to(device)
+    chosen = BankOptions(updates=4, check_every=2, batch_size=2, **options)
+    with tempfile.TemporaryDirectory() as folder:
+        fit_bank(densities, data, data, chosen, folder=folder)
+        found = fit_bank(densities, data, data, chosen, folder=folder, resume=True)
+    with torch.no_grad():
+        drawn = densities.path(3, batch_shape=torch.Size([3, 2])).rsample()
+        scores = class_log_prob(densities, data)
+    return [found.best_loss, list(densities.parameters()), scores, drawn]
+
+
+_FLOW = {"name": "tvnf", "hidden_dim": 6, "num_layers": 2}
+case("classes, TVNF", slow=True)(partial(_classes, model=_FLOW))
+case("classes, TVGMM")(partial(_classes, model={"name": "tvgmm"}))
+case("classes, TVNF tied, told apart")(
+    partial(_classes, model={**_FLOW, "tied_dim": 3}, discriminative=0.5, input_noise=0.1)
+)
+
+
+def _smoother(device: Device, dim: int, num_chains: int) -> Any:
+    generator = torch.Generator().manual_seed(0)
+    draw = partial(torch.randn, generator=generator, dtype=torch.float64)
+    shape = (num_chains, 2, 6, 2, dim)
+    root, transition = draw(*shape, dim), 0.3 * draw(*shape, dim)
+    transition[:, :, 0] = 0
+    eye = torch.eye(dim, dtype=torch.float64)
+    parts = (transition, draw(*shape), root @ root.mT + eye)
+    message = GaussianMessage(*(part.to(device) for part in parts))
+    made = smooth_and_compare(message, (eye + root @ root.mT).to(device), root[..., 0].to(device))
+    torch.manual_seed(0)
+    chain = made.chain
+    return [made.divergence, chain.loc, chain.rsample(), chain.log_prob(chain.loc), chain.entropy()]
+
+
+for _dim in (1, 2, 3):
+    for _count in (3, 300):
+        case(f"Kalman smoother, {_count} of {_dim} dimensions", slow=_dim == 3)(
+            partial(_smoother, dim=_dim, num_chains=_count)
+        )
