@@ -125,6 +125,9 @@ COMMANDS: dict[tuple[str, str], Command] = {
     ("bench", "elbo"): Command(
         "demonstrations.bench_elbo", "a gradient of PathELBO against one Pyro site for every frame"
     ),
+    ("bench", "gpu"): Command(
+        "demonstrations.bench_gpu", "whether a GPU gives the numbers of the CPU, and how fast"
+    ),
     ("bench", "dvae"): Command(
         "speech.bench", "training steps with and without Pyro; cached generation"
     ),

@@ -89,7 +89,7 @@ def case(name: str, *, slow: bool = False) -> Callable[[Case], Case]:
     return put
 
 
-def run_case(name: str, device: Device) -> list[Tensor]:  # float64, on the CPU
+def run_case(name: str, device: Device) -> list[Tensor]:  # on the CPU
     """Run a case from a fresh random state, and return its numbers one after the other."""
     pyro.clear_param_store()
     torch.manual_seed(0)
@@ -98,7 +98,7 @@ def run_case(name: str, device: Device) -> list[Tensor]:  # float64, on the CPU
 
 def _numbers(made: Any) -> Iterator[Tensor]:
     if isinstance(made, Tensor):
-        yield made.detach().cpu().double()
+        yield made.detach().cpu()
     elif isinstance(made, float):
         yield torch.tensor(made, dtype=torch.float64)
     elif isinstance(made, dict):

@@ -17,7 +17,7 @@ COMPUTING = {
     ("train", "srnn-mot"), ("table", "mot-1"), ("table", "speech-1"), ("table", "speech-3"),
     ("table", "tvnf-4"), ("plot", "mot-iterations"), ("report", "speech"), ("bench", "elbo"),
     ("bench", "dvae"), ("bench", "tvnf"), ("bench", "mot"), ("bench", "vem"),
-    ("bench", "mot-stopping"),
+    ("bench", "mot-stopping"), ("bench", "gpu"),
 }
 NEEDED = ["--weights", "no-such-file"]
 """Of commands that ask for weights: the device is refused before they are looked for."""
