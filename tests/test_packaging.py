@@ -106,6 +106,17 @@ def test_every_folder_with_code_is_a_package_and_no_test_is(setup):
     }
 
 
+def test_contributing_says_what_every_room_holds(setup):
+    places = (ROOT / "CONTRIBUTING.md").read_text().partition("## To add")[0]
+    rooms = {
+        "/".join(name.split(".")[-2:])
+        for name in setup["options"]["packages"].split()
+        if name.count(".") == 1 + name.startswith(("pyromodels.inference", "pyromodels.exp"))
+    }
+    assert len(rooms) > 25
+    assert {room for room in rooms if f"`{room}`" not in places} == set()
+
+
 def test_data_files_are_in_the_packages_that_ship_them(setup):
     for package, patterns in setup["options.package_data"].items():
         folder = ROOT / package.rpartition(".")[2]
