@@ -6,6 +6,7 @@
 import ast
 import functools
 import importlib
+import pkgutil
 import sys
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
@@ -80,7 +81,7 @@ def _homes() -> dict[str, str]:
     """Name at the top -> the module that defines it, from the imports above."""
     imports = [
         node
-        for node in ast.walk(ast.parse(__loader__.get_source(__name__)))
+        for node in ast.walk(ast.parse(pkgutil.get_data(__name__, "__init__.py")))
         if isinstance(node, ast.ImportFrom) and node.module.startswith(f"{__name__}.")
     ]
     return {alias.name: node.module for node in imports for alias in node.names}

@@ -29,7 +29,7 @@ def described(package: str, module: str | None = None) -> dict[str, str]:
     """
     found = importlib.util.find_spec(package)
     folders = (found and found.submodule_search_locations) or ()
-    components = {}
+    components: dict[str, str] = {}
     pattern = f"{module or '*'}.py"
     for file in sorted(file for folder in folders for file in Path(folder).rglob(pattern)):
         for node in ast.parse(file.read_bytes()).body:
@@ -47,20 +47,23 @@ def keys_of(module: str, variable: str) -> list[str]:
         ['vae', 'dkf']
     """
     found = importlib.util.find_spec(module)
-    for node in ast.parse(found.loader.get_source(module)).body:
-        if isinstance(node, ast.AnnAssign) and node.target.id == variable:
-            return [key.value for key in node.value.keys]
+    for node in ast.parse(Path(found.origin).read_bytes()).body if found else ():
+        if (
+            isinstance(node, ast.AnnAssign)
+            and isinstance(node.value, ast.Dict)
+            and ast.unparse(node.target) == variable
+        ):
+            return [ast.literal_eval(key) for key in node.value.keys]
     raise LookupError(f"{module} writes out no dictionary {variable}")
 
 
 def _registered_names(node: ast.ClassDef | ast.FunctionDef) -> list[str]:
     return [
-        call.args[0].value
+        ast.literal_eval(call.args[0])
         for call in node.decorator_list
         if isinstance(call, ast.Call)
         and isinstance(call.func, ast.Attribute)
         and call.func.attr == "register"
-        and len(call.args) == 1
         and isinstance(call.args[0], ast.Constant)
     ]
 

@@ -120,7 +120,7 @@ class Registry:
             known[name] = (component.__doc__ or "").strip().partition("\n")[0]
         return dict(sorted(known.items()))
 
-    def __getitem__(self, name: str) -> Component:
+    def __getitem__(self, name: str) -> Any:
         """Return the component called `name`, or raise `SpecError` naming the nearest one."""
         self._load()
         if name not in self._components:

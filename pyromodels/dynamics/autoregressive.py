@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -61,7 +61,7 @@ class Autoregressive(SourcePrior):
 
     block_dim = 1
     message_is_exact = False
-    contract_specs = (
+    contract_specs: ClassVar[tuple[dict[str, Any], ...]] = (
         {"source_dim": 1, "past_dim": 3},
         {"source_dim": 2, "past_dim": 3, "past": "convolution", "emission": "spectral",
          "decoder_dims": (4,)},

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pyro.distributions as dist
 import torch
@@ -17,6 +17,9 @@ Outputs = tuple[Tensor, ...]
 """What a decoder says of frames, in the order of `DecodedEmission.outputs`; each (*, D)."""
 
 
+E = TypeVar("E", bound="Emission")
+
+
 class Emission(ABC):
     """p(s_t | e_t, s_{t-1}): the last step of every deep model of a signal, as plain data.
 
@@ -27,9 +30,9 @@ class Emission(ABC):
 
     needs_anchor: bool = False
     """Whether the first frame has no law but the anchor's."""
-    takes_anchor: bool = True
+    takes_anchor: ClassVar[bool] = True
     """Whether a trajectory can start at a Gaussian."""
-    has_gaussian_message: bool = False
+    has_gaussian_message: ClassVar[bool] = False
     """Whether a frame is Gaussian given its context, so that `message` exists."""
     noise_is_unique: bool = True
     """Whether a frame tells the noise that drove it."""
@@ -251,8 +254,9 @@ class DecoderHead(Head):
 
 
 def make_emission(
-    given: str | Mapping[str, Any] | Emission, kind: type[Emission] = Emission
-) -> Emission:
+    given: str | Mapping[str, Any] | Emission,
+    kind: type[E] = Emission,  # type: ignore[assignment]
+) -> E:
     """Return an emission from an object, a registered name, or a table with a name.
 
     Args:
