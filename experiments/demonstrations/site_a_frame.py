@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from pyromodels.batch import SequenceBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.path import diagonal_normal
-from pyromodels.dynamics.global_latent import GlobalLatentPrior
-from pyromodels.dynamics.latent import LatentPrior
+from pyromodels.dynamics.dynamical_prior import DynamicalPrior
 from pyromodels.dynamics.latent_paths import gaussian
 from pyromodels.models.dvae import DynamicalVAE
 from pyromodels.networks.encoders import Encoder
@@ -34,32 +33,33 @@ class StepwiseModel(nn.Module):
     def forward(self, batch: SequenceBatch) -> None:
         """Run the program."""
         register(self)
-        prior: LatentPrior | GlobalLatentPrior = self.model.prior
+        prior: DynamicalPrior = self.model.prior
         x, anchor, mask = self.model.trajectories(batch)
         shape, num_frames = x.shape[:-2], batch.num_frames
         seen = rows(prior.see(x)).unbind(1)
         with batch_plate(batch.num_sequences), source_plate(1):
-            if isinstance(prior, GlobalLatentPrior):
+            if prior.global_dim:
                 w = pyro.sample("w", prior.global_prior().expand(shape))  # p(w)
                 prior = prior.given(w)
-            state, path = prior.start(shape, x), []
-            if prior.decoder_looks_ahead:  # p(z) reads no x, and all of z comes before any x
+            cell = prior.cell
+            state, path = cell.start(shape, x), []
+            if cell.looks_ahead:  # p(z) reads no x, and all of z comes before any x
                 for t in range(num_frames):
                     with pyro.poutine.mask(mask=mask[..., t]):
                         path.append(sample_latent(prior, state, t, shape))
-                    state = prior.advance(state, path[t], seen[t])
+                    state = cell.advance(state, path[t], seen[t])
                 z = torch.stack(path, 1).reshape(*shape, num_frames, -1)
-                state = prior.foresee(prior.start(shape, x), z, mask)
+                state = cell.foresee(cell.start(shape, x), z, mask)
             for t in range(num_frames):
                 with pyro.poutine.mask(mask=mask[..., t]):
                     # p(z_t | x_<t, z_<t)
-                    if not prior.decoder_looks_ahead:
+                    if not cell.looks_ahead:
                         path.append(sample_latent(prior, state, t, shape))
                     # p(x_t | x_<t, z_<=t)
-                    outputs = [v.reshape(*shape, -1) for v in prior.emission_step(state, path[t])]
+                    outputs = [v.reshape(*shape, -1) for v in cell.outputs(state, path[t])]
                     law = frame_law(prior, outputs, x[..., max(t - 1, 0) : t + 1, :], anchor)
                     pyro.sample(f"x_{t + 1}", law, obs=x[..., t, :])
-                state = prior.advance(state, path[t], seen[t])
+                state = cell.advance(state, path[t], seen[t])
 
 
 class StepwiseGuide(nn.Module):
@@ -74,25 +74,25 @@ class StepwiseGuide(nn.Module):
     def forward(self, batch: SequenceBatch) -> None:
         """Run the guide."""
         register(self)
-        prior: LatentPrior | GlobalLatentPrior = self.model.prior
+        prior: DynamicalPrior = self.model.prior
         x, _, mask = self.model.trajectories(batch)
         with batch_plate(batch.num_sequences), source_plate(1):
-            if isinstance(prior, GlobalLatentPrior):
+            if prior.global_dim:
                 infer_given_global(prior, x, mask)
             else:
                 infer_frame_by_frame(prior, x, mask)
 
 
 def infer_frame_by_frame(
-    prior: LatentPrior,
+    prior: DynamicalPrior,
     x: Tensor,  # shape: (*batch, T, X)
     mask: Tensor,  # shape: (*batch, T)
 ) -> None:
     """z_t ~ q(z_t | x, z_<t), t = 1..T."""
     shape, seen, encoder = x.shape[:-2], prior.see(x), prior.encoder
-    summary = encoder.summary(prior, seen, mask)
+    summary = encoder.summary(prior.cell, seen, mask)
     z, memory = x.new_zeros(*shape, prior.latent_dim), None
-    state = prior.start(shape, x) if encoder.context_recurs else None
+    state = prior.cell.start(shape, x) if encoder.context_recurs else None
     for t in range(x.shape[-2]):
         with pyro.poutine.mask(mask=mask[..., t]):
             # q(z_t | x, z_<t)
@@ -101,17 +101,17 @@ def infer_frame_by_frame(
                 fed, memory = feedback(encoder, z, memory)
                 parts.append(fed)
             if encoder.context_recurs:
-                parts.append(prior.hidden_step(state).reshape(*shape, -1))
+                parts.append(prior.cell.hidden_step(state).reshape(*shape, -1))
             if encoder.combine == "average":
                 parts = [torch.stack(parts).mean(0)]
             z = pyro.sample(f"z_{t + 1}", gaussian(*encoder.head(*parts)))
             if encoder.context_recurs:
                 frame = (z, seen[..., t, :])
-                state = prior.advance(state, *(v.reshape(shape.numel(), -1) for v in frame))
+                state = prior.cell.advance(state, *(v.reshape(shape.numel(), -1) for v in frame))
 
 
 def infer_given_global(
-    prior: GlobalLatentPrior,
+    prior: DynamicalPrior,
     x: Tensor,  # shape: (*batch, T, X)
     mask: Tensor,  # shape: (*batch, T)
 ) -> None:
@@ -119,22 +119,22 @@ def infer_given_global(
     w = pyro.sample("w", prior.global_posterior(x, mask=mask))  # q(w | x)
     networks = prior.given(w)
     unread = x.new_zeros(*x.shape[:-1], prior.latent_dim)
-    parameters = networks.encoder.parameters_of(networks, unread, networks.see(x), mask)
+    parameters = networks.encoder.parameters_of(networks.cell, unread, networks.see(x), mask)
     for t, frame in enumerate(zip(*(v.unbind(-2) for v in parameters), strict=True)):
         with pyro.poutine.mask(mask=mask[..., t]):
             pyro.sample(f"z_{t + 1}", gaussian(*frame))  # q(z_t | x, w)
 
 
 def sample_latent(
-    prior: LatentPrior, state: Any, t: int, shape: torch.Size
+    prior: DynamicalPrior, state: Any, t: int, shape: torch.Size
 ) -> Tensor:  # z_t, rows flat
     """z_t ~ p(z_t | state), the site of frame t."""
-    law = gaussian(*(v.reshape(*shape, -1) for v in prior.latent_step(state)))
+    law = gaussian(*(v.reshape(*shape, -1) for v in prior.cell.latent(state)))
     return pyro.sample(f"z_{t + 1}", law).reshape(shape.numel(), -1)
 
 
 def frame_law(
-    prior: LatentPrior,
+    prior: DynamicalPrior,
     outputs: list[Tensor],  # of frame t, each (*batch, X)
     frames: Tensor,  # x_{t-1} and x_t, or x_1 alone; shape: (*batch, 1 or 2, X)
     anchor: Anchor | None,

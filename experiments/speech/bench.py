@@ -26,7 +26,7 @@ from torch import Tensor
 
 from pyromodels.audio.stft import STFT
 from pyromodels.batch import SequenceBatch
-from pyromodels.dynamics.latent import LatentPrior
+from pyromodels.dynamics.dynamical_prior import DynamicalPrior
 from pyromodels.experiments.datasets.speech.audio import SAMPLE_RATE
 from pyromodels.experiments.demonstrations.site_a_frame import StepwiseGuide, StepwiseModel
 from pyromodels.experiments.harness import timing
@@ -157,7 +157,7 @@ def anew(
     power = empty.clone()
     for t in range(z.shape[1]):
         past = slice(0, t + 1)
-        outputs = networks.emission_parameters(z[:, past], networks.see(power[:, past]))
+        outputs = networks.cell.all_outputs(z[:, past], networks.see(power[:, past]))
         last = tuple(value[:, -1] for value in outputs)
         power[:, t] = networks.emission.expected(last, power[:, t - 1] if t else None)
     return power
@@ -172,7 +172,7 @@ def problem(
     return model, SequenceBatch(power, torch.ones_like(power[..., 0], dtype=torch.bool))
 
 
-def build(name: str, size: str, device: str) -> LatentPrior:
+def build(name: str, size: str, device: str) -> DynamicalPrior:
     """Return a model of the speech tables with fresh weights."""
     torch.manual_seed(0)
     spec = prior_spec(name, size=size, num_bins=NUM_BINS, sees="log_power")

@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 from pyromodels.audio.stft import STFT
-from pyromodels.dynamics.encoded import EncodedPrior
-from pyromodels.dynamics.global_latent import GlobalLatentPrior
-from pyromodels.dynamics.latent import LatentPrior
+from pyromodels.dynamics.dynamical_prior import DynamicalPrior
 from pyromodels.errors import mismatch
 from pyromodels.experiments.datasets.speech.audio import peak_normalise
 from pyromodels.experiments.datasets.speech.recordings import Utterance
@@ -20,7 +18,7 @@ MODES: tuple[Mode, ...] = ("teacher_forced", "generation")
 """Fed with the true frames, or with its own expected powers."""
 
 
-def modes_of(prior: EncodedPrior) -> tuple[Mode, ...]:
+def modes_of(prior: DynamicalPrior) -> tuple[Mode, ...]:
     """Return the histories in which a model differs: one where nothing is fed back."""
     return MODES if prior.feeds_back else ("generation",)
 
@@ -35,7 +33,7 @@ class Resynthesis(NamedTuple):
 
 @torch.no_grad()
 def resynthesise(
-    prior: EncodedPrior,
+    prior: DynamicalPrior,
     signal: Tensor,  # shape: (n,), peak 1
     stft: STFT,
     *,
@@ -70,18 +68,18 @@ def resynthesise(
 class Analysed(NamedTuple):
     """A draw of what the encoder says of spectrograms, and the networks that decode it."""
 
-    networks: LatentPrior
+    networks: DynamicalPrior
     z: Tensor  # shape: (*batch, T, L)
     w: Tensor | None  # shape: (*batch, L_w); of models with a latent of the whole sequence
 
 
 def analyse(
-    prior: EncodedPrior,
+    prior: DynamicalPrior,
     observed: Tensor,  # power, shape: (*batch, T, F)
 ) -> Analysed:
     """Draw the latents from the encoder."""
     noise = torch.randn(*observed.shape[:-1], prior.latent_dim).to(observed)
-    if not isinstance(prior, GlobalLatentPrior):
+    if not prior.global_dim:
         return Analysed(prior, prior.infer(observed, noise=noise).z, None)
     w_noise = torch.randn(*observed.shape[:-2], prior.global_dim).to(observed)
     drawn = prior.infer(observed, noise=noise, w_noise=w_noise)
@@ -89,7 +87,7 @@ def analyse(
 
 
 def decode(
-    networks: LatentPrior,
+    networks: DynamicalPrior,
     z: Tensor,  # shape: (*batch, T, L)
     observed: Tensor,  # power; of generation the shape alone counts; (*batch, T, F)
     *,
@@ -108,7 +106,7 @@ def prepared(utterance: Utterance, stft: STFT, num_frames: int | None) -> Tensor
 
 
 def judge(
-    prior: EncodedPrior,
+    prior: DynamicalPrior,
     utterances: Sequence[Utterance],
     stft: STFT,
     *,

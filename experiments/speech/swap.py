@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from pyromodels.audio.griffin_lim import griffin_lim
-from pyromodels.dynamics.global_latent import GlobalLatentPrior
 from pyromodels.errors import SpecError, mismatch
 from pyromodels.experiments.datasets.speech.audio import peak_normalise, write_wav
 from pyromodels.experiments.datasets.speech.recordings import Utterance
@@ -77,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     device = use_device(args.device)
     model = load_model(args.weights)
-    if not isinstance(model.prior, GlobalLatentPrior):
+    if not model.prior.global_dim:
         raise SpecError(mismatch(f"weights {args.weights}", given=type(model.prior).__name__,
                                  expected="a model with a w to swap: hit or light"))
     model.prior.to(device)

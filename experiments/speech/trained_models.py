@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyromodels.audio.stft import STFT
-from pyromodels.dynamics.encoded import EncodedPrior
+from pyromodels.dynamics.dynamical_prior import DynamicalPrior
 from pyromodels.errors import SpecError, mismatch
 from pyromodels.experiments.datasets.speech.recordings import SpeechData
 from pyromodels.experiments.harness.weights import read_prior
@@ -17,7 +17,7 @@ from pyromodels.published_weights.load import load_published
 class SpeechModel(NamedTuple):
     """A model with the transform it was trained on, and its record."""
 
-    prior: EncodedPrior
+    prior: DynamicalPrior
     stft: STFT
     record: dict[str, Any]
 
@@ -35,7 +35,7 @@ def load_model(path: Path) -> SpeechModel:
         return SpeechModel(prior, stft, {"published": path.name})
     path = path / "weights.safetensors" if path.is_dir() else path
     prior, record = read_prior(path.with_suffix(".safetensors"), path.with_suffix(".json"))
-    if not isinstance(prior, EncodedPrior) or "training" not in record:
+    if not isinstance(prior, DynamicalPrior) or "training" not in record:
         raise SpecError(
             mismatch(str(path), given=type(prior).__name__, expected="a model of `train dvae`")
         )

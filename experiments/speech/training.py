@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pyromodels.audio.stft import STFT
 from pyromodels.batch import SequenceBatch
-from pyromodels.dynamics.encoded import EncodedPrior
+from pyromodels.dynamics.dynamical_prior import DynamicalPrior
 from pyromodels.experiments.datasets.speech.recordings import (
     SpeechData,
     padded_segments,
@@ -152,7 +152,7 @@ class SpeechLoss:
 class TrainedSpeech(NamedTuple):
     """A model of speech and what its training came to."""
 
-    prior: EncodedPrior
+    prior: DynamicalPrior
     spec: SpeechTraining
     fit: FitResult
 

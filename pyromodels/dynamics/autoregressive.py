@@ -146,7 +146,7 @@ class Autoregressive(SourcePrior):
             names = self.names.expand(*batch_shape, -1).reshape(*like.shape[:2], -1)
         return Past(*self.memory.start(like), names)
 
-    def emission_step(self, state: Past, z: Tensor) -> Tensor:
+    def outputs(self, state: Past, z: Tensor) -> Tensor:
         """Return what the head reads."""
         return state.e if state.names is None else _named(state.e, state.names)
 

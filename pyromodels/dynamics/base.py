@@ -28,6 +28,8 @@ class SourcePrior(nn.Module, ABC):
     """D."""
     latent_dim: int = 0
     """L: size of the prior's own latents, 0 where it has none."""
+    global_dim: int = 0
+    """L_w: size of its latent of the whole sequence, 0 where it has none."""
     block_dim: int
     """d: size of the blocks in which the message is dense; 1 for deep priors."""
     needs_anchor: bool = True

@@ -1,14 +1,17 @@
 """DKF, the deep Kalman filter: a Markov chain of latents behind the frames."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyromodels.dynamics.latent import LatentPrior
-from pyromodels.emissions.base import Emission, Outputs
+from pyromodels.dynamics.cell import Cell, Parameters
+from pyromodels.dynamics.dynamical_prior import DynamicalPrior
+from pyromodels.emissions.base import DecodedEmission, Emission, Outputs, make_emission
+from pyromodels.networks.encoders import make_encoder
 from pyromodels.networks.mlp import Heads, before
 from pyromodels.registry import DYNAMICS
 
@@ -18,7 +21,7 @@ SMALL_ENCODER = {
 
 
 @DYNAMICS.register("dkf")
-class DKF(LatentPrior):
+class DKF(DynamicalPrior):
     r"""Deep Kalman filter: a state space model whose transition and observation are networks.
 
         p(s, z) = \prod_t p(z_t | z_{t-1}) p(s_t | z_t)
@@ -91,16 +94,29 @@ class DKF(LatentPrior):
         emission: str | Mapping[str, Any] | Emission = "gaussian",
         encoder: str | Mapping[str, Any] = SMALL_ENCODER,
     ) -> None:
-        super().__init__(source_dim=source_dim, latent_dim=latent_dim, emission=emission)
-        self.encoder = self.build_encoder(encoder)
-        self.prior = GatedTransition(latent_dim, gate_dim)
-        self.decoder = Heads((latent_dim,), decoder_dims, source_dim, self.emission.outputs)
+        emission = make_emission(emission, DecodedEmission)
+        sizes = {"source_dim": source_dim, "latent_dim": latent_dim}
+        encoder = make_encoder(encoder, **sizes)
+        cell = DKFCell(
+            prior=GatedTransition(latent_dim, gate_dim),
+            decoder=Heads((latent_dim,), decoder_dims, source_dim, emission.outputs),
+            **sizes,
+        )
+        super().__init__(cell, emission, encoder)
 
-    def latent_parameters(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DKFCell(Cell):
+    """The conditionals of an `DKF`."""
+
+    prior: "GatedTransition"
+    decoder: Heads
+
+    def all_latents(self, z: Tensor, x: Tensor) -> Parameters:
         """Return p(z_t | z_{t-1})."""
         return self.prior(before(z))
 
-    def emission_parameters(self, z: Tensor, x: Tensor) -> Outputs:
+    def all_outputs(self, z: Tensor, x: Tensor, mask: Tensor | None = None) -> Outputs:
         """Return p(s_t | z_t)."""
         return self.decoder(z)
 
@@ -108,11 +124,11 @@ class DKF(LatentPrior):
         """Return z_0 = 0."""
         return like.new_zeros(batch_shape.numel(), self.latent_dim)
 
-    def latent_step(self, state: Tensor) -> tuple[Tensor, Tensor]:
+    def latent(self, state: Tensor) -> Parameters:
         """Return p(z_t | z_{t-1})."""
         return self.prior(state)
 
-    def emission_step(self, state: Tensor, z: Tensor) -> Outputs:
+    def outputs(self, state: Tensor, z: Tensor) -> Outputs:
         """Return p(s_t | z_t)."""
         return self.decoder(z)
 

@@ -20,7 +20,7 @@ from pyromodels.emissions.base import Outputs
 from pyromodels.networks.mlp import rows
 
 if TYPE_CHECKING:
-    from pyromodels.dynamics.latent import LatentPrior
+    from pyromodels.dynamics.dynamical_prior import DynamicalPrior
 
 
 class Fed(NamedTuple):
@@ -45,7 +45,7 @@ def frames_of_its_own(
 
 @torch.no_grad()
 def predictions(
-    networks: LatentPrior,
+    prior: DynamicalPrior,
     s: Tensor,  # shape: (*batch, T, D)
     z: Tensor,  # shape: (*batch, T, L)
     own: Tensor,  # shape: (*batch, T, 1)
@@ -54,12 +54,12 @@ def predictions(
     mask: Tensor | None = None,  # shape: broadcastable to (*batch, T)
 ) -> Tensor:  # shape: (*batch, T, D)
     """Return s with the model's own predictions in some frames, each told of those before."""
-    frames = _frame_by_frame(networks, s, z, own, anchor=anchor, mask=mask)
+    frames = _frame_by_frame(prior, s, z, own, anchor=anchor, mask=mask)
     return torch.stack([frame.fed for frame in frames], 1).reshape(s.shape)
 
 
 def feed_back(
-    networks: LatentPrior,
+    prior: DynamicalPrior,
     s: Tensor,  # shape: (*batch, T, D)
     z: Tensor,  # shape: (*batch, T, L)
     own: Tensor,  # shape: (*batch, T, 1)
@@ -71,7 +71,7 @@ def feed_back(
     """Return `predictions` and what the model says of them.
 
     Args:
-        networks: the model.
+        prior: the model.
         s: the data.
         z: its latents.
         own: which frames are predictions, see `frames_of_its_own`.
@@ -82,23 +82,23 @@ def feed_back(
         mask: True where a frame counts.
     """
     if hops is None:
-        frames = list(_frame_by_frame(networks, s, z, own, anchor=anchor, mask=mask))
-        each = [(f.fed, *networks.latent_step(f.state), *f.outputs) for f in frames]
+        frames = list(_frame_by_frame(prior, s, z, own, anchor=anchor, mask=mask))
+        each = [(f.fed, *prior.cell.latent(f.state), *f.outputs) for f in frames]
         history, mean, log_variance, *said = (
             torch.stack(parts, 1).reshape(*s.shape[:-1], -1) for parts in zip(*each, strict=True)
         )
         return Fed(history, (mean, log_variance), tuple(said))
-    history = predictions(networks, s, z, own, anchor=anchor, mask=mask)
+    history = predictions(prior, s, z, own, anchor=anchor, mask=mask)
     for _ in range(hops):
-        outputs = networks.decode(z, networks.see(history), mask)
-        expected = networks.emission.conditionals(outputs, history, anchor).mean
+        outputs = prior.cell.all_outputs(z, prior.see(history), mask)
+        expected = prior.emission.conditionals(outputs, history, anchor).mean
         history = torch.where(own, expected, s)
-    x = networks.see(history)
-    return Fed(history, networks.latent_parameters(z, x), networks.decode(z, x, mask))
+    x = prior.see(history)
+    return Fed(history, prior.cell.all_latents(z, x), prior.cell.all_outputs(z, x, mask))
 
 
 def _frame_by_frame(
-    networks: LatentPrior,
+    prior: DynamicalPrior,
     s: Tensor,
     z: Tensor,
     own: Tensor,
@@ -108,8 +108,8 @@ def _frame_by_frame(
 ) -> Iterator[Frame]:
     """Yield frames of z and s given, predictions fed back; rows flat."""
     z, given = z.expand(*s.shape[:-1], -1), rows(s)
-    state = networks.foresee(networks.start(s.shape[:-2], s), z, mask)
+    state = prior.cell.foresee(prior.cell.start(s.shape[:-2], s), z, mask)
     return unroll(
-        networks, networks.emission, state, s.shape[-2], z=rows(z), s=given, own=rows(own),
+        prior.cell, prior.emission, state, s.shape[-2], z=rows(z), s=given, own=rows(own),
         first=None if anchor is None else given[:, 0],
     )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from pyromodels.dynamics.global_latent import GivenGlobal, GlobalLatentPrior, Parameters
-from pyromodels.emissions.base import Emission, Outputs
+from pyromodels.dynamics.cell import Cell, Parameters
+from pyromodels.dynamics.dynamical_prior import DynamicalPrior
+from pyromodels.emissions.base import DecodedEmission, Emission, Outputs, make_emission
 from pyromodels.errors import mismatch
 from pyromodels.networks import attention
 from pyromodels.networks.encoders import Inferred
@@ -25,8 +27,8 @@ Streams = tuple[Tensor, Tensor]
 """Queries, and what keys and values are made of; each (*, model_dim)."""
 
 
-class HierarchicalTransformer(GlobalLatentPrior):
-    r"""The networks of a `GlobalLatentPrior` as Transformer decoders and one Transformer encoder.
+class HierarchicalTransformer(DynamicalPrior):
+    r"""A `DynamicalPrior` with w, of Transformer decoders and one Transformer encoder.
 
         e_t                      = embed(x_{t-1}),  x_0 = 0
         s_t | s_<t, z_<=t, w     ~ emission(head(decoder_s(queries [z_t, w], memory e_t)))
@@ -67,8 +69,8 @@ class HierarchicalTransformer(GlobalLatentPrior):
         emission: see `pyromodels.emissions`.
     """
 
-    latent_decoder: attention.Decoder
-    """The decoder of z."""
+    cell_type: ClassVar[type[TransformerCell]]
+    """What says which streams the decoder of z reads."""
 
     contract_specs = tuple(
         {
@@ -114,18 +116,15 @@ class HierarchicalTransformer(GlobalLatentPrior):
         residual: bool = True,
         emission: str | Mapping[str, Any] | Emission = "gaussian",
     ) -> None:
-        super().__init__(
-            source_dim=source_dim, latent_dim=latent_dim, global_dim=global_dim, emission=emission
-        )
         if positions not in ("absolute", "relative"):
             expected = "absolute or relative"
             raise ValueError(mismatch("positions", given=repr(positions), expected=expected))
-        self.model_dim, self.inverted, self.relative = model_dim, inverted, positions == "relative"
-        self.layers = {
+        emission = make_emission(emission, DecodedEmission)
+        layers = {
             "num_layers": num_layers, "num_heads": num_heads, "ff_dim": ff_dim,
-            "relative": self.relative,
+            "relative": positions == "relative",
         }  # fmt: skip
-        self.encoder = HierarchicalEncoder(
+        encoder = HierarchicalEncoder(
             source_dim,
             latent_dim,
             global_dim,
@@ -133,18 +132,48 @@ class HierarchicalTransformer(GlobalLatentPrior):
             feature_dims=feature_dims,
             summary_dim=summary_dim,
             summary_layers=summary_layers,
-            **self.layers,
+            **layers,
         )
-        self.source_embedding = nn.Linear(source_dim, model_dim)
-        self.latent_embedding = nn.Linear(latent_dim + global_dim, model_dim)
-        self.source_decoder = attention.Decoder(model_dim, residual=residual, **self.layers)
-        self.source_head = Heads((model_dim,), (), source_dim, self.emission.outputs)
-        self.latent_head = Heads((model_dim,), (), latent_dim)
-        self.build_latent_networks()
+        cell = self.cell_type(
+            source_dim=source_dim,
+            latent_dim=latent_dim,
+            inverted=inverted,
+            relative=positions == "relative",
+            source_embedding=nn.Linear(source_dim, model_dim),
+            latent_embedding=nn.Linear(latent_dim + global_dim, model_dim),
+            source_decoder=attention.Decoder(model_dim, residual=residual, **layers),
+            source_head=Heads((model_dim,), (), source_dim, emission.outputs),
+            latent_head=Heads((model_dim,), (), latent_dim),
+            **self.cell_type.latent_networks(latent_dim, global_dim, model_dim, layers),
+        )
+        super().__init__(cell, emission, encoder, global_dim=global_dim)
 
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TransformerCell(Cell):
+    """The conditionals of a `HierarchicalTransformer`, but for what the decoder of z reads."""
+
+    feeds_back = True
+
+    inverted: bool
+    relative: bool
+    source_embedding: nn.Linear
+    latent_embedding: nn.Linear
+    source_decoder: attention.Decoder
+    source_head: Heads
+    latent_head: Heads
+
+    @property
     @abstractmethod
-    def build_latent_networks(self) -> None:
-        """Build what is particular to the decoder of z."""
+    def decoder_of_z(self) -> attention.Decoder:
+        """The decoder of z."""
+
+    @staticmethod
+    def latent_networks(
+        latent_dim: int, global_dim: int, model_dim: int, layers: dict[str, Any]
+    ) -> dict[str, nn.Module]:
+        """Return what is particular to the decoder of z, by the name of its field."""
+        return {}
 
     @abstractmethod
     def latent_streams(
@@ -167,36 +196,38 @@ class HierarchicalTransformer(GlobalLatentPrior):
 
     # ---- all frames at once
 
-    def latent_parameters(self, z: Tensor, x: Tensor, w: Tensor) -> Parameters:
+    def all_latents(self, z: Tensor, x: Tensor) -> Parameters:
         """Return p(z_t | x_<t, z_<t, w)."""
-        streams = self.latent_streams(before(z), self._embedded(x), w.unsqueeze(-2))
-        return self.latent_head(self.latent_decoder(*self._placed(streams)))
+        streams = self.latent_streams(before(z), self._embedded(x), self.w.unsqueeze(-2))
+        return self.latent_head(self.decoder_of_z(*self._placed(streams)))
 
-    def emission_parameters(self, z: Tensor, x: Tensor, w: Tensor) -> Outputs:
+    def all_outputs(self, z: Tensor, x: Tensor, mask: Tensor | None = None) -> Outputs:
         """Return p(s_t | x_<t, z_<=t, w)."""
-        streams = self.source_streams(z, self._embedded(x), w.unsqueeze(-2))
+        streams = self.source_streams(z, self._embedded(x), self.w.unsqueeze(-2))
         return self.source_head(self.source_decoder(*self._placed(streams)))
 
     def _embedded(self, x: Tensor) -> Tensor:
-        return once(self, "embedded", (x,), lambda: self.source_embedding(before(x)))
+        embed = self.source_embedding
+        return once(embed, "embedded", (x,), lambda: embed(before(x)))
 
     # ---- frame by frame
 
-    def start(self, w: Tensor) -> TransformerState:
+    def start(self, batch_shape: torch.Size, like: Tensor) -> TransformerState:
         """Return z_0 = 0, x_0 = 0, and decoders that have read nothing."""
+        w = self.w.expand(*batch_shape, -1).reshape(-1, self.w.shape[-1])
         x, z = w.new_zeros(len(w), self.source_dim), w.new_zeros(len(w), self.latent_dim)
         embedded = self.source_embedding(x)
         source, latent = (
             Reader(decoder, decoder.init_cache(embedded))
-            for decoder in (self.source_decoder, self.latent_decoder)
+            for decoder in (self.source_decoder, self.decoder_of_z)
         )
         return TransformerState(0, w, z, embedded, source, latent)
 
-    def latent_step(self, state: TransformerState) -> Parameters:
+    def latent(self, state: TransformerState) -> Parameters:
         """Return p(z_t | x_<t, z_<t, w)."""
         return self.latent_head(state.latent.read(state.z_before, self._latent_frame(state)))
 
-    def emission_step(self, state: TransformerState, z: Tensor) -> Outputs:
+    def outputs(self, state: TransformerState, z: Tensor) -> Outputs:
         """Return p(s_t | x_<t, z_<=t, w)."""
         return self.source_head(state.source.read(z, self._source_frame(state, z)))
 
@@ -330,26 +361,26 @@ class HierarchicalEncoder(nn.Module):
 
     def parameters_of(
         self,
-        networks: GivenGlobal,
+        cell: Cell,
         z: Tensor,  # read for its batch shape alone; shape: (*, T, L_z)
         x: Tensor,  # shape: (*, T, D)
         mask: Tensor | None = None,  # shape: broadcastable to (*, T)
     ) -> Parameters:  # each (*, T, L_z)
         """Return q(z_t | x, w) of every frame."""
-        mean, log_variance = self._local_parameters(x, networks.w, mask)
+        mean, log_variance = self._local_parameters(x, cell.w, mask)
         shape = torch.broadcast_shapes(mean.shape, z.shape)
         return mean.expand(shape), log_variance.expand(shape)
 
     def infer(
         self,
-        networks: GivenGlobal,
+        cell: Cell,
         x: Tensor,  # shape: (*batch, T, D)
         *,
         noise: Tensor | None,  # shape: (*batch, T, L_z); None: z is the mean
         mask: Tensor | None = None,  # shape: broadcastable to (*batch, T)
     ) -> Inferred:
         """Return z driven by the noise."""
-        mean, log_variance = self._local_parameters(x, networks.w, mask)
+        mean, log_variance = self._local_parameters(x, cell.w, mask)
         z = driven(mean, log_variance, noise)
         return Inferred(z, mean.expand_as(z), log_variance.expand_as(z))
 

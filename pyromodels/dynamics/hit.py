@@ -1,11 +1,43 @@
 """HiT-DVAE: Transformers over time, and a latent of the whole sequence."""
 
+from dataclasses import dataclass
+from typing import Any
+
 from torch import Tensor, nn
 
-from pyromodels.dynamics.hierarchical import HierarchicalTransformer, Streams
+from pyromodels.dynamics.hierarchical import HierarchicalTransformer, Streams, TransformerCell
 from pyromodels.networks import attention
 from pyromodels.networks.mlp import join
 from pyromodels.registry import DYNAMICS
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class HiTCell(TransformerCell):
+    """The conditionals of a `HiT`."""
+
+    query_embedding: nn.Linear
+    memory_embedding: nn.Linear
+    latent_decoder: attention.Decoder
+
+    @property
+    def decoder_of_z(self) -> attention.Decoder:
+        """One of its own."""
+        return self.latent_decoder
+
+    @staticmethod
+    def latent_networks(
+        latent_dim: int, global_dim: int, model_dim: int, layers: dict[str, Any]
+    ) -> dict[str, nn.Module]:
+        """Return the decoder of z, and the embeddings of [e_t, w] and z_{t-1}."""
+        return {
+            "query_embedding": nn.Linear(model_dim + global_dim, model_dim),
+            "memory_embedding": nn.Linear(latent_dim, model_dim),
+            "latent_decoder": attention.Decoder(model_dim, **layers),
+        }
+
+    def latent_streams(self, z_before: Tensor, embedded: Tensor, w: Tensor) -> Streams:
+        """Return queries of [e_t, w], memory of z_{t-1}."""
+        return self.query_embedding(join(embedded, w)), self.memory_embedding(z_before)
 
 
 @DYNAMICS.register("hit")
@@ -43,9 +75,27 @@ class HiT(HierarchicalTransformer):
     `HierarchicalTransformer`.
 
     Example:
+        The program of B sequences with its plates, written out (`sample_sources` and
+        `DynamicalVAE` are these statements, with anchors, padding and scheduled sampling):
+
+        >>> import pyro, torch
+        >>> prior = HiT(source_dim=2)
+        >>> def program(s):  # shape: (B, T, D)
+        ...     with pyro.plate("batch", len(s)):
+        ...         w = pyro.sample("w", prior.global_prior().expand(s.shape[:1]))  # p(w)
+        ...         pair = prior.given(w).pair(s.shape[1], batch_shape=s.shape[:1])
+        ...         z = pyro.sample("z", pair.latent)  # p(z_t | s_<t, z_<t, w), all t
+        ...         pyro.sample("s", pair.source(z), obs=s)  # p(s_t | s_<t, z_<=t, w), all t
+        ...         pair.teach(s)
+        >>> def guide(s):
+        ...     with pyro.plate("batch", len(s)):
+        ...         w = pyro.sample("w", prior.global_posterior(s))  # q(w | s_1:T)
+        ...         pyro.sample("z", prior.given(w).posterior(s))  # q(z_t | s_1:T, w), all t
+        >>> pyro.infer.Trace_ELBO().loss(program, guide, torch.zeros(3, 5, 2)) < 1e9
+        True
+
         Two spectrograms, resynthesised with the latents w of each other:
 
-        >>> import torch
         >>> prior = HiT(source_dim=5, emission="spectral")
         >>> s = prior.sample_sources("s", 20, batch_shape=torch.Size([2]))
         >>> q = prior.infer(s, noise=None)
@@ -53,12 +103,4 @@ class HiT(HierarchicalTransformer):
         torch.Size([2, 20, 5])
     """
 
-    def build_latent_networks(self) -> None:
-        """Build the decoder of z, and the embeddings of [e_t, w] and z_{t-1}."""
-        self.query_embedding = nn.Linear(self.model_dim + self.global_dim, self.model_dim)
-        self.memory_embedding = nn.Linear(self.latent_dim, self.model_dim)
-        self.latent_decoder = attention.Decoder(self.model_dim, **self.layers)
-
-    def latent_streams(self, z_before: Tensor, embedded: Tensor, w: Tensor) -> Streams:
-        """Return queries of [e_t, w], memory of z_{t-1}."""
-        return self.query_embedding(join(embedded, w)), self.memory_embedding(z_before)
+    cell_type = HiTCell

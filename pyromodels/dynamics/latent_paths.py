@@ -17,17 +17,17 @@ from pyromodels.networks.encoders import Encoder, Inferred
 from pyromodels.networks.mlp import rows
 
 if TYPE_CHECKING:
-    from pyromodels.dynamics.latent import LatentPrior
+    from pyromodels.dynamics.dynamical_prior import DynamicalPrior
 
 
 class EncoderPath(PathDistribution):
     """q(z_t | s, z_<t) of an encoder."""
 
     def __init__(
-        self, networks: LatentPrior, encoder: Encoder, s: Tensor, mask: Tensor | None
+        self, prior: DynamicalPrior, encoder: Encoder, s: Tensor, mask: Tensor | None
     ) -> None:
-        super().__init__(s.shape[:-2], s.shape[-2], networks.latent_dim, like=s, mask=mask)
-        self.networks, self.encoder, self.x = networks, encoder, networks.see(s)
+        super().__init__(s.shape[:-2], s.shape[-2], prior.latent_dim, like=s, mask=mask)
+        self.prior, self.encoder, self.x = prior, encoder, prior.see(s)
         self._drawn: Inferred | None = None
 
     def conditionals(self, value: Tensor) -> dist.TorchDistribution:
@@ -35,17 +35,17 @@ class EncoderPath(PathDistribution):
         drawn = self._drawn
         if drawn is not None and value is drawn.z:
             return gaussian(drawn.mean, drawn.log_variance)
-        q = gaussian(*self.encoder.parameters_of(self.networks, value, self.x, self.time_mask))
+        q = gaussian(*self.encoder.parameters_of(self.prior.cell, value, self.x, self.time_mask))
         return as_wide(q, value)
 
     def roll_out(self, noise: Tensor) -> Tensor:
         """Return z driven by the noise."""
-        self._drawn = self.encoder.infer(self.networks, self.x, noise=noise, mask=self.time_mask)
+        self._drawn = self.encoder.infer(self.prior.cell, self.x, noise=noise, mask=self.time_mask)
         return self._drawn.z
 
 
 class LatentPaths(CoupledPaths):
-    """p(z_t | s_<t, z_<t) and p(s_t | s_<t, z_<=t) of a `LatentPrior`.
+    """p(z_t | s_<t, z_<t) and p(s_t | s_<t, z_<=t) of a `DynamicalPrior`.
 
     With `use_prediction`, draws and densities are those of networks that are fed with a history in
     which the model's own predictions stand in the place of some frames; one choice of frames serves
@@ -54,7 +54,7 @@ class LatentPaths(CoupledPaths):
 
     def __init__(
         self,
-        networks: LatentPrior,
+        prior: DynamicalPrior,
         num_steps: int,
         batch_shape: torch.Size,
         *,
@@ -66,13 +66,13 @@ class LatentPaths(CoupledPaths):
         super().__init__(
             batch_shape,
             num_steps,
-            latent_dim=networks.latent_dim,
-            source_dim=networks.source_dim,
-            like=next(networks.parameters()) if anchor is None else anchor.loc,
+            latent_dim=prior.latent_dim,
+            source_dim=prior.source_dim,
+            like=next(prior.parameters()) if anchor is None else anchor.loc,
             mask=mask,
         )
-        self.networks, self.anchor = networks, anchor
-        self.use_prediction = use_prediction if networks.reads_history else 0.0
+        self.prior, self.anchor = prior, anchor
+        self.use_prediction = use_prediction if prior.reads_history else 0.0
         self.prediction_hops = prediction_hops
         self._own: Tensor | None = None
         self._fed: Fed | None = None
@@ -81,19 +81,19 @@ class LatentPaths(CoupledPaths):
         """Return p(z_t | s_<t, z_<t)."""
         if self.use_prediction > 0:
             return gaussian(*self.fed_back(z, s).latent)
-        return gaussian(*self.networks.latent_parameters(z, self.networks.see(s)))
+        return gaussian(*self.prior.cell.all_latents(z, self.prior.see(s)))
 
     def source_conditionals(self, z: Tensor, s: Tensor) -> dist.TorchDistribution:
         """Return p(s_t | s_<t, z_<=t)."""
         if self.use_prediction > 0:
             history, _, outputs = self.fed_back(z, s)
         else:
-            history, outputs = s, self.networks.decode(z, self.networks.see(s), self.mask)
-        return as_wide(self.networks.emission.conditionals(outputs, history, self.anchor), s)
+            history, outputs = s, self.prior.cell.all_outputs(z, self.prior.see(s), self.mask)
+        return as_wide(self.prior.emission.conditionals(outputs, history, self.anchor), s)
 
     def noise_of(self, law: dist.TorchDistribution, s: Tensor) -> Tensor:
         """Return the noise that would have driven s."""
-        return self.networks.emission.noise_of(law, s)
+        return self.prior.emission.noise_of(law, s)
 
     def fed_back(self, z: Tensor, s: Tensor) -> Fed:
         """Return the history the networks are fed with, and what they say of it."""
@@ -101,7 +101,7 @@ class LatentPaths(CoupledPaths):
             s = s.expand(*torch.broadcast_shapes(s.shape[:-2], z.shape[:-2]), *s.shape[-2:])
             own = self.own(s).expand(*s.shape[:-1], 1)
             self._fed = feed_back(
-                self.networks, s, z, own, hops=self.prediction_hops,
+                self.prior, s, z, own, hops=self.prediction_hops,
                 anchor=self.anchor, mask=self.mask,
             )
         return self._fed
@@ -114,12 +114,12 @@ class LatentPaths(CoupledPaths):
 
     def roll_out_latent(self, noise: Tensor, s: Tensor) -> Tensor:
         """Return z driven by the noise, s given."""
-        networks, wide = self.networks, noise.shape[:-1]
+        cell, wide = self.prior.cell, noise.shape[:-1]
         given = rows(s.expand(*wide, s.shape[-1]))
         # where the decoder looks ahead p(z) reads no s, and nothing can be expected of s yet
-        own = None if networks.decoder_looks_ahead else self._rows_of_its_own(s, wide)
+        own = None if cell.looks_ahead else self._rows_of_its_own(s, wide)
         frames = unroll(
-            networks, networks.emission, networks.start(wide[:-1], noise), self.num_steps,
+            cell, self.prior.emission, cell.start(wide[:-1], noise), self.num_steps,
             z_noise=rows(noise), s=given, own=own,
             first=None if self.anchor is None else given[:, 0],
         )
@@ -127,14 +127,14 @@ class LatentPaths(CoupledPaths):
 
     def roll_out(self, z: Tensor, source_noise: Tensor, *, z_is_known: bool) -> RollOut:
         """Return z and s, interleaved frame by frame; all of z first where the decoder asks."""
-        networks = self.networks
-        state = networks.start(source_noise.shape[:-2], source_noise)
-        if networks.decoder_looks_ahead:
+        cell = self.prior.cell
+        state = cell.start(source_noise.shape[:-2], source_noise)
+        if cell.looks_ahead:
             if not z_is_known:  # p(z) reads no s: any will do
                 z, z_is_known = self.roll_out_latent(z, torch.zeros_like(source_noise)), True
-            state = networks.foresee(state, z, self.mask)
+            state = cell.foresee(state, z, self.mask)
         frames = unroll(
-            networks, networks.emission, state, self.num_steps,
+            cell, self.prior.emission, state, self.num_steps,
             **{"z" if z_is_known else "z_noise": rows(z)},
             s_noise=rows(source_noise),
             own=self._rows_of_its_own(source_noise, source_noise.shape[:-1]),

@@ -1,13 +1,16 @@
 """RVAE, the recurrent variational autoencoder: independent latents, a decoder with a memory."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from pyromodels.dynamics.latent import LatentPrior, standard_normal
-from pyromodels.emissions.base import Emission, Outputs
+from pyromodels.dynamics.cell import Cell, Parameters, standard_normal
+from pyromodels.dynamics.dynamical_prior import DynamicalPrior
+from pyromodels.emissions.base import DecodedEmission, Emission, Outputs, make_emission
+from pyromodels.networks.encoders import make_encoder
 from pyromodels.networks.mlp import MLP, Heads, State, lstm_step, rows, run_lstm, run_lstm_backward
 from pyromodels.registry import DYNAMICS
 
@@ -15,7 +18,7 @@ SMALL_ENCODER = {"summary_dim": 8, "feedback_dim": 8, "dims": (8,)}
 
 
 @DYNAMICS.register("rvae")
-class RVAE(LatentPrior):
+class RVAE(DynamicalPrior):
     r"""Recurrent variational autoencoder, causal or not.
 
         p(s, z) = \prod_t p(z_t) p(s_t | z_{1:t})                        causal
@@ -96,38 +99,56 @@ class RVAE(LatentPrior):
         emission: str | Mapping[str, Any] | Emission = "gaussian",
         encoder: str | Mapping[str, Any] = SMALL_ENCODER,
     ) -> None:
-        super().__init__(source_dim=source_dim, latent_dim=latent_dim, emission=emission)
-        self.decoder_looks_ahead = not causal
+        emission = make_emission(emission, DecodedEmission)
+        sizes = {"source_dim": source_dim, "latent_dim": latent_dim}
         if not isinstance(encoder, str):
             encoder = {"preset": "rvae" if causal else "rvae_noncausal", **encoder}
-        self.encoder = self.build_encoder(encoder)
-        self.latent_input = MLP(latent_dim, latent_dims)
-        self.lstm = nn.LSTM(self.latent_input.out_dim, hidden_dim, batch_first=True)
-        read = (hidden_dim,)
+        encoder = make_encoder(encoder, **sizes)
+        latent_input = MLP(latent_dim, latent_dims)
+        lstm = nn.LSTM(latent_input.out_dim, hidden_dim, batch_first=True)
+        backward_lstm, read = None, (hidden_dim,)
         if not causal:
-            self.backward_lstm = nn.LSTM(self.latent_input.out_dim, hidden_dim, batch_first=True)
+            backward_lstm = nn.LSTM(latent_input.out_dim, hidden_dim, batch_first=True)
             read = (hidden_dim, hidden_dim)
-        self.decoder = Heads(read, decoder_dims, source_dim, self.emission.outputs)
+        cell = RVAECell(
+            latent_input=latent_input,
+            lstm=lstm,
+            backward_lstm=backward_lstm,
+            decoder=Heads(read, decoder_dims, source_dim, emission.outputs),
+            **sizes,
+        )
+        super().__init__(cell, emission, encoder)
 
-    def latent_parameters(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RVAECell(Cell):
+    """The conditionals of an `RVAE`."""
+
+    latent_input: MLP
+    lstm: nn.LSTM
+    backward_lstm: nn.LSTM | None
+    decoder: Heads
+
+    def all_latents(self, z: Tensor, x: Tensor) -> Parameters:
         """Return p(z_t)."""
         return standard_normal(z)
 
-    def emission_parameters(self, z: Tensor, x: Tensor) -> Outputs:
-        """Return p(s_t | z_{1:t}), or p(s_t | z_{1:T})."""
-        return self.decode(z, x)
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the decoder is not causal."""
+        return self.backward_lstm is not None
 
-    def decode(self, z: Tensor, x: Tensor, mask: Tensor | None = None) -> Outputs:
-        """Return the same; what comes from the right starts at the last frame that counts."""
+    def all_outputs(self, z: Tensor, x: Tensor, mask: Tensor | None = None) -> Outputs:
+        """Return p(s_t | z_{1:t}), or p(s_t | z_{1:T}), from the last frame that counts."""
         u = self.latent_input(z)
         h = [run_lstm(self.lstm, u)]
-        if self.decoder_looks_ahead:
+        if self.looks_ahead:
             h.append(run_lstm_backward(self.backward_lstm, u, mask))
         return self.decoder(*h)
 
     def foresee(self, state: "RVAEState", z: Tensor, mask: Tensor | None = None) -> "RVAEState":
         """Return the state that holds what a decoder that is not causal reads of z_{t:T}."""
-        if not self.decoder_looks_ahead:
+        if not self.looks_ahead:
             return state
         ahead = run_lstm_backward(self.backward_lstm, self.latent_input(z), mask)
         return state._replace(ahead=rows(ahead))
@@ -137,15 +158,15 @@ class RVAE(LatentPrior):
         zeros = like.new_zeros(batch_shape.numel(), self.lstm.hidden_size)
         return RVAEState((zeros, zeros), zeros.unsqueeze(1)[:, :0])
 
-    def latent_step(self, state: "RVAEState") -> tuple[Tensor, Tensor]:
+    def latent(self, state: "RVAEState") -> Parameters:
         """Return p(z_t)."""
         h = state.memory[0]
         return standard_normal(h.new_zeros(len(h), self.latent_dim))
 
-    def emission_step(self, state: "RVAEState", z: Tensor) -> Outputs:
+    def outputs(self, state: "RVAEState", z: Tensor) -> Outputs:
         """Return p(s_t | z_{1:t}), or p(s_t | z_{1:T}) of the z that was foreseen."""
         h, _ = lstm_step(self.lstm, self.latent_input(z), state.memory)
-        return self.decoder(h, *([state.ahead[:, 0]] if self.decoder_looks_ahead else []))
+        return self.decoder(h, *([state.ahead[:, 0]] if self.looks_ahead else []))
 
     def advance(self, state: "RVAEState", z: Tensor, x: Tensor) -> "RVAEState":
         """Return h_t, and what is left to come."""

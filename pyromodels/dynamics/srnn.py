@@ -1,13 +1,16 @@
 """SRNN, the stochastic recurrent neural network: the published prior of MixDVAE."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pyromodels.dynamics.latent import LatentPrior
-from pyromodels.emissions.base import Emission, Outputs
+from pyromodels.dynamics.cell import Cell, Parameters
+from pyromodels.dynamics.dynamical_prior import DynamicalPrior
+from pyromodels.emissions.base import DecodedEmission, Emission, Outputs, make_emission
+from pyromodels.networks.encoders import Shared, make_encoder
 from pyromodels.networks.mlp import Heads, Recurrence, State, before
 from pyromodels.pyro_support.shared_work import once
 from pyromodels.registry import DYNAMICS
@@ -17,7 +20,7 @@ UNIT_STEPS = {"name": "gaussian", "predicts": "increment", "scale": "unit"}
 
 
 @DYNAMICS.register("srnn")
-class SRNN(LatentPrior):
+class SRNN(DynamicalPrior):
     r"""Stochastic recurrent neural network: a deterministic and a stochastic recursion.
 
         p(s, z) = \prod_t p(z_t | s_{<t}, z_{t-1}) p(s_t | s_{<t}, z_t)             (3.28)
@@ -67,7 +70,6 @@ class SRNN(LatentPrior):
         torch.Size([1, 60, 4])
     """
 
-    feeds_back = True
     contract_specs = (
         {"source_dim": 1, "latent_dim": 1, "hidden_dim": 3},
         {"source_dim": 1, "latent_dim": 1, "hidden_dim": 3, "emission": UNIT_STEPS},
@@ -102,14 +104,18 @@ class SRNN(LatentPrior):
         emission: str | Mapping[str, Any] | Emission = "gaussian",
         encoder: str | Mapping[str, Any] = TRACKING_ENCODER,
     ) -> None:
-        super().__init__(source_dim=source_dim, latent_dim=latent_dim, emission=emission)
-        self.context_dim = hidden_dim
-        self.recurrence = Recurrence(source_dim, input_dims, hidden_dim)
-        self.encoder = self.build_encoder(encoder)
-        self.prior = Heads((hidden_dim, latent_dim), prior_dims, latent_dim)
-        self.decoder = Heads(
-            (hidden_dim, latent_dim), decoder_dims, source_dim, self.emission.outputs
+        emission = make_emission(emission, DecodedEmission)
+        sizes = {"source_dim": source_dim, "latent_dim": latent_dim}
+        recurrence = Recurrence(source_dim, input_dims, hidden_dim)
+        encoder = make_encoder(encoder, **sizes, shared=Shared(hidden_dim))
+        read = (hidden_dim, latent_dim)  # h_t and a z
+        cell = SRNNCell(
+            recurrence=recurrence,
+            prior=Heads(read, prior_dims, latent_dim),
+            decoder=Heads(read, decoder_dims, source_dim, emission.outputs),
+            **sizes,
         )
+        super().__init__(cell, emission, encoder)
 
     @property
     def filters(self) -> bool:
@@ -119,17 +125,34 @@ class SRNN(LatentPrior):
             return False
         return not len(encoder.input.layers) and not len(encoder.fed.layers)
 
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SRNNCell(Cell):
+    """The conditionals of an `SRNN`."""
+
+    shared = ("recurrence",)
+    feeds_back = True
+
+    recurrence: Recurrence
+    prior: Heads
+    decoder: Heads
+
+    @property
+    def sharing(self) -> Shared:
+        """h_t."""
+        return Shared(self.recurrence.lstm.hidden_size)
+
     # ---- every conditional at once
 
     def hidden(self, z: Tensor | None, x: Tensor) -> Tensor:
         """Return h, teacher-forced by one fused LSTM call; row t knows x_<t."""
-        return once(self, "hidden", (x,), lambda: self.recurrence(x))
+        return once(self.recurrence, "hidden", (x,), lambda: self.recurrence(x))
 
-    def latent_parameters(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def all_latents(self, z: Tensor, x: Tensor) -> Parameters:
         """Return p(z_t | h_t, z_{t-1})."""
         return self.prior(self.hidden(None, x), before(z))
 
-    def emission_parameters(self, z: Tensor, x: Tensor) -> Outputs:
+    def all_outputs(self, z: Tensor, x: Tensor, mask: Tensor | None = None) -> Outputs:
         """Return p(s_t | h_t, z_t)."""
         return self.decoder(self.hidden(None, x), z)
 
@@ -145,11 +168,11 @@ class SRNN(LatentPrior):
         """Return h_t."""
         return state.memory[0]
 
-    def latent_step(self, state: "SRNNState") -> tuple[Tensor, Tensor]:
+    def latent(self, state: "SRNNState") -> Parameters:
         """Return p(z_t | h_t, z_{t-1})."""
         return self.prior(state.memory[0], state.z)
 
-    def emission_step(self, state: "SRNNState", z: Tensor) -> Outputs:
+    def outputs(self, state: "SRNNState", z: Tensor) -> Outputs:
         """Return p(s_t | h_t, z_t)."""
         return self.decoder(state.memory[0], z)
 

@@ -1,13 +1,16 @@
 """STORN, the stochastic recurrent network: one recursion driven by noise and by the past."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from pyromodels.dynamics.latent import LatentPrior, standard_normal
-from pyromodels.emissions.base import Emission, Outputs
+from pyromodels.dynamics.cell import Cell, Parameters, standard_normal
+from pyromodels.dynamics.dynamical_prior import DynamicalPrior
+from pyromodels.emissions.base import DecodedEmission, Emission, Outputs, make_emission
+from pyromodels.networks.encoders import make_encoder
 from pyromodels.networks.mlp import MLP, Heads, State, before, join, lstm_step, run_lstm
 from pyromodels.registry import DYNAMICS
 
@@ -15,7 +18,7 @@ SMALL_ENCODER = {"preset": "storn", "summary_dim": 8, "dims": (8,)}
 
 
 @DYNAMICS.register("storn")
-class STORN(LatentPrior):
+class STORN(DynamicalPrior):
     r"""Stochastic recurrent network: independent latents enter the recursion of an LSTM.
 
         p(s, z) = \prod_t p(z_t) p(s_t | s_{<t}, z_{1:t})
@@ -57,7 +60,6 @@ class STORN(LatentPrior):
         torch.Size([2, 20, 3])
     """
 
-    feeds_back = True
     contract_specs = (
         {"source_dim": 1, "latent_dim": 1, "hidden_dim": 3},
         {"source_dim": 3, "latent_dim": 2, "emission": "spectral"},
@@ -89,19 +91,37 @@ class STORN(LatentPrior):
         emission: str | Mapping[str, Any] | Emission = "gaussian",
         encoder: str | Mapping[str, Any] = SMALL_ENCODER,
     ) -> None:
-        super().__init__(source_dim=source_dim, latent_dim=latent_dim, emission=emission)
-        self.encoder = self.build_encoder(encoder)
-        self.latent_input = MLP(latent_dim, latent_dims)
-        self.input = MLP(source_dim, input_dims)
-        width = self.latent_input.out_dim + self.input.out_dim
-        self.lstm = nn.LSTM(width, hidden_dim, batch_first=True)
-        self.decoder = Heads((hidden_dim,), decoder_dims, source_dim, self.emission.outputs)
+        emission = make_emission(emission, DecodedEmission)
+        sizes = {"source_dim": source_dim, "latent_dim": latent_dim}
+        encoder = make_encoder(encoder, **sizes)
+        latent_input, input = MLP(latent_dim, latent_dims), MLP(source_dim, input_dims)
+        width = latent_input.out_dim + input.out_dim
+        cell = STORNCell(
+            latent_input=latent_input,
+            input=input,
+            lstm=nn.LSTM(width, hidden_dim, batch_first=True),
+            decoder=Heads((hidden_dim,), decoder_dims, source_dim, emission.outputs),
+            **sizes,
+        )
+        super().__init__(cell, emission, encoder)
 
-    def latent_parameters(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class STORNCell(Cell):
+    """The conditionals of an `STORN`."""
+
+    feeds_back = True
+
+    latent_input: MLP
+    input: MLP
+    lstm: nn.LSTM
+    decoder: Heads
+
+    def all_latents(self, z: Tensor, x: Tensor) -> Parameters:
         """Return p(z_t)."""
         return standard_normal(z)
 
-    def emission_parameters(self, z: Tensor, x: Tensor) -> Outputs:
+    def all_outputs(self, z: Tensor, x: Tensor, mask: Tensor | None = None) -> Outputs:
         """Return p(s_t | s_<t, z_{1:t})."""
         u = join(self.latent_input(z), self.input(before(x)))
         return self.decoder(run_lstm(self.lstm, u))
@@ -111,11 +131,11 @@ class STORN(LatentPrior):
         zeros = like.new_zeros(batch_shape.numel(), self.lstm.hidden_size)
         return STORNState((zeros, zeros), like.new_zeros(batch_shape.numel(), self.source_dim))
 
-    def latent_step(self, state: "STORNState") -> tuple[Tensor, Tensor]:
+    def latent(self, state: "STORNState") -> Parameters:
         """Return p(z_t)."""
         return standard_normal(state.x.new_zeros(len(state.x), self.latent_dim))
 
-    def emission_step(self, state: "STORNState", z: Tensor) -> Outputs:
+    def outputs(self, state: "STORNState", z: Tensor) -> Outputs:
         """Return p(s_t | s_<t, z_{1:t})."""
         return self.decoder(self._recur(state, z)[0])
 

@@ -15,10 +15,10 @@ from pyromodels.networks.mlp import driven
 class Steps(Protocol):
     """What a model says frame by frame; rows flat, e.g. (rows, L)."""
 
-    def latent_step(self, state: Any) -> tuple[Tensor, Tensor]:
+    def latent(self, state: Any) -> tuple[Tensor, Tensor]:
         """Return mean and log variance of p(z_t | state)."""
 
-    def emission_step(self, state: Any, z: Tensor) -> Outputs:
+    def outputs(self, state: Any, z: Tensor) -> Outputs:
         """Return what the decoder says of s_t."""
 
     def advance(self, state: Any, z: Tensor, x: Tensor) -> Any:
@@ -82,10 +82,10 @@ def unroll(
         if z is not None and t < z.shape[-2]:
             z_t = z[..., t, :]
         else:
-            z_t = driven(*cell.latent_step(state), None if z_noise is None else z_noise[..., t, :])
+            z_t = driven(*cell.latent(state), None if z_noise is None else z_noise[..., t, :])
         anchored, given = t == 0 and first is not None, s is not None and t < s.shape[-2]
         asked = own is not None or not (anchored or given)
-        outputs = cell.emission_step(state, z_t) if asked else None
+        outputs = cell.outputs(state, z_t) if asked else None
         if given:
             s_t = s[..., t, :]
         elif anchored:

@@ -1,13 +1,16 @@
 """VAE, the variational autoencoder: frames that know nothing of each other."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from pyromodels.dynamics.latent import LatentPrior, standard_normal
-from pyromodels.emissions.base import Emission, Outputs
+from pyromodels.dynamics.cell import Cell, Parameters, standard_normal
+from pyromodels.dynamics.dynamical_prior import DynamicalPrior
+from pyromodels.emissions.base import DecodedEmission, Emission, Outputs, make_emission
+from pyromodels.networks.encoders import make_encoder
 from pyromodels.networks.mlp import Heads
 from pyromodels.registry import DYNAMICS
 
@@ -15,7 +18,7 @@ SMALL_ENCODER = {"preset": "vae", "dims": (16,)}
 
 
 @DYNAMICS.register("vae")
-class VAE(LatentPrior):
+class VAE(DynamicalPrior):
     r"""Variational autoencoder of single frames: what a dynamical one has to beat.
 
         p(s, z) = \prod_t p(z_t) p(s_t | z_t)
@@ -73,15 +76,24 @@ class VAE(LatentPrior):
         emission: str | Mapping[str, Any] | Emission = "gaussian",
         encoder: str | Mapping[str, Any] = SMALL_ENCODER,
     ) -> None:
-        super().__init__(source_dim=source_dim, latent_dim=latent_dim, emission=emission)
-        self.encoder = self.build_encoder(encoder)
-        self.decoder = Heads((latent_dim,), decoder_dims, source_dim, self.emission.outputs)
+        emission = make_emission(emission, DecodedEmission)
+        sizes = {"source_dim": source_dim, "latent_dim": latent_dim}
+        encoder = make_encoder(encoder, **sizes)
+        decoder = Heads((latent_dim,), decoder_dims, source_dim, emission.outputs)
+        super().__init__(VAECell(decoder=decoder, **sizes), emission, encoder)
 
-    def latent_parameters(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class VAECell(Cell):
+    """The conditionals of an `VAE`."""
+
+    decoder: Heads
+
+    def all_latents(self, z: Tensor, x: Tensor) -> Parameters:
         """Return p(z_t)."""
         return standard_normal(z)
 
-    def emission_parameters(self, z: Tensor, x: Tensor) -> Outputs:
+    def all_outputs(self, z: Tensor, x: Tensor, mask: Tensor | None = None) -> Outputs:
         """Return p(s_t | z_t)."""
         return self.decoder(z)
 
@@ -89,11 +101,11 @@ class VAE(LatentPrior):
         """Return the mean of z: there is nothing to remember."""
         return like.new_zeros(batch_shape.numel(), self.latent_dim)
 
-    def latent_step(self, state: Tensor) -> tuple[Tensor, Tensor]:
+    def latent(self, state: Tensor) -> Parameters:
         """Return p(z_t)."""
         return standard_normal(state)
 
-    def emission_step(self, state: Tensor, z: Tensor) -> Outputs:
+    def outputs(self, state: Tensor, z: Tensor) -> Outputs:
         """Return p(s_t | z_t)."""
         return self.decoder(z)
 

@@ -1,13 +1,16 @@
 """VRNN, the variational recurrent neural network: everything depends on all of the past."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from pyromodels.dynamics.latent import LatentPrior
-from pyromodels.emissions.base import Emission, Outputs
+from pyromodels.dynamics.cell import Cell, Parameters
+from pyromodels.dynamics.dynamical_prior import DynamicalPrior
+from pyromodels.emissions.base import DecodedEmission, Emission, Outputs, make_emission
+from pyromodels.networks.encoders import Shared, make_encoder
 from pyromodels.networks.mlp import MLP, Heads, State, before, join, lstm_step, run_lstm
 from pyromodels.pyro_support.shared_work import once
 from pyromodels.registry import DYNAMICS
@@ -16,7 +19,7 @@ SMALL_ENCODER = {"preset": "vrnn", "dims": (8,)}
 
 
 @DYNAMICS.register("vrnn")
-class VRNN(LatentPrior):
+class VRNN(DynamicalPrior):
     r"""Variational recurrent neural network: one recursion over frames and latents.
 
         p(s, z) = \prod_t p(z_t | s_{<t}, z_{<t}) p(s_t | s_{<t}, z_{1:t})
@@ -60,8 +63,6 @@ class VRNN(LatentPrior):
         torch.Size([2, 20, 3])
     """
 
-    feeds_back = True
-    context_needs_latents = True
     contract_specs = (
         {"source_dim": 1, "latent_dim": 1, "hidden_dim": 3},
         {"source_dim": 3, "latent_dim": 2, "emission": "spectral"},
@@ -92,30 +93,49 @@ class VRNN(LatentPrior):
         emission: str | Mapping[str, Any] | Emission = "gaussian",
         encoder: str | Mapping[str, Any] = SMALL_ENCODER,
     ) -> None:
-        super().__init__(source_dim=source_dim, latent_dim=latent_dim, emission=emission)
-        self.context_dim = hidden_dim
-        self.input = MLP(source_dim, input_dims)
-        self.latent_input = MLP(latent_dim, latent_dims)
-        self.encoder = self.build_encoder(encoder)
-        u, v = self.input.out_dim, self.latent_input.out_dim
-        self.lstm = nn.LSTM(u + v, hidden_dim, batch_first=True)
-        self.prior = Heads((hidden_dim,), prior_dims, latent_dim)
-        self.decoder = Heads((v, hidden_dim), decoder_dims, source_dim, self.emission.outputs)
+        emission = make_emission(emission, DecodedEmission)
+        sizes = {"source_dim": source_dim, "latent_dim": latent_dim}
+        input, latent_input = MLP(source_dim, input_dims), MLP(latent_dim, latent_dims)
+        u, v = input.out_dim, latent_input.out_dim
+        encoder = make_encoder(encoder, **sizes, shared=Shared(hidden_dim, u, needs_latents=True))
+        cell = VRNNCell(
+            input=input,
+            latent_input=latent_input,
+            lstm=nn.LSTM(u + v, hidden_dim, batch_first=True),
+            prior=Heads((hidden_dim,), prior_dims, latent_dim),
+            decoder=Heads((v, hidden_dim), decoder_dims, source_dim, emission.outputs),
+            **sizes,
+        )
+        super().__init__(cell, emission, encoder)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class VRNNCell(Cell):
+    """The conditionals of an `VRNN`."""
+
+    shared = ("input", "latent_input")
+    feeds_back = True
+
+    input: MLP
+    latent_input: MLP
+    lstm: nn.LSTM
+    prior: Heads
+    decoder: Heads
 
     # ---- what the encoder shares
 
     @property
-    def features_dim(self) -> int:
-        """U."""
-        return self.input.out_dim
+    def sharing(self) -> Shared:
+        """h_t, which knows z_{<t}, and a(x_t)."""
+        return Shared(self.lstm.hidden_size, self.input.out_dim, needs_latents=True)
 
     def features(self, x: Tensor) -> Tensor:
         """Return a(x_t), shape (*, T, U)."""
-        return once(self, "features", (x,), lambda: self.input(x))
+        return once(self.input, "features", (x,), lambda: self.input(x))
 
     def latent_features(self, z: Tensor) -> Tensor:
         """Return b(z_t), shape (*, T, V)."""
-        return once(self, "latent_features", (z,), lambda: self.latent_input(z))
+        return once(self.latent_input, "features", (z,), lambda: self.latent_input(z))
 
     def hidden(self, z: Tensor, x: Tensor) -> Tensor:
         """Return h, teacher-forced by one fused LSTM call; row t knows x_<t and z_<t."""
@@ -124,7 +144,7 @@ class VRNN(LatentPrior):
             u = join(self.features(x), self.latent_features(z))
             return before(run_lstm(self.lstm, u))  # h_{t+1} follows frame t; h_1 = 0
 
-        return once(self, "hidden", (z, x), compute)
+        return once(self.lstm, "hidden", (z, x), compute)
 
     def hidden_step(self, state: State) -> Tensor:
         """Return h_t."""
@@ -132,11 +152,11 @@ class VRNN(LatentPrior):
 
     # ---- every conditional at once
 
-    def latent_parameters(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    def all_latents(self, z: Tensor, x: Tensor) -> Parameters:
         """Return p(z_t | h_t)."""
         return self.prior(self.hidden(z, x))
 
-    def emission_parameters(self, z: Tensor, x: Tensor) -> Outputs:
+    def all_outputs(self, z: Tensor, x: Tensor, mask: Tensor | None = None) -> Outputs:
         """Return p(s_t | h_t, z_t)."""
         return self.decoder(self.latent_features(z), self.hidden(z, x))
 
@@ -147,11 +167,11 @@ class VRNN(LatentPrior):
         zeros = like.new_zeros(batch_shape.numel(), self.lstm.hidden_size)
         return zeros, zeros
 
-    def latent_step(self, state: State) -> tuple[Tensor, Tensor]:
+    def latent(self, state: State) -> Parameters:
         """Return p(z_t | h_t)."""
         return self.prior(state[0])
 
-    def emission_step(self, state: State, z: Tensor) -> Outputs:
+    def outputs(self, state: State, z: Tensor) -> Outputs:
         """Return p(s_t | h_t, z_t)."""
         return self.decoder(self.latent_input(z), state[0])
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from pyromodels.batch import SequenceBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.base import SourcePrior
-from pyromodels.dynamics.encoded import EncodedPrior
+from pyromodels.dynamics.dynamical_prior import DynamicalPrior
 from pyromodels.errors import ShapeError, mismatch
 from pyromodels.pyro_support.param_store import register
 from pyromodels.pyro_support.plates import MAX_PLATE_NESTING, batch_plate, source_plate
@@ -78,7 +78,7 @@ class DynamicalVAE(nn.Module):
         register(self)
         x, anchor, mask = self.trajectories(batch)
         keywords = {} if self.prior.needs_anchor else {"batch_shape": x.shape[:-2]}
-        if isinstance(self.prior, EncodedPrior):
+        if isinstance(self.prior, DynamicalPrior):
             keywords["use_prediction"] = self.use_prediction
             keywords["prediction_hops"] = self.prediction_hops
         with batch_plate(batch.num_sequences), source_plate(1):

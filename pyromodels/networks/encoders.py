@@ -40,12 +40,16 @@ class Inferred(NamedTuple):
     log_variance: Tensor  # shape: (*batch, T, L)
 
 
-class Context(Protocol):
-    """What an encoder may share with the generative networks: h_t, which knows x_<t (and z_<t)."""
+class Shared(NamedTuple):
+    """Sizes of what an encoder may share with the generative networks; see `Cell`."""
 
-    context_dim: int
-    context_needs_latents: bool
-    features_dim: int
+    context_dim: int = 0  # H, of h_t, which knows x_<t; 0 where there is none
+    features_dim: int | None = None  # of what it sees of x_t; None: x_t itself
+    needs_latents: bool = False  # whether h_t depends on z_<t
+
+
+class Context(Protocol):
+    """What it then asks of the generative networks."""
 
     def hidden(self, z: Tensor | None, x: Tensor) -> Tensor:
         """Return h of all frames, shape (*, T, H)."""
@@ -90,7 +94,7 @@ class Encoder(nn.Module):
     Reference: Girin et al., 2021, Dynamical variational autoencoders: a comprehensive review.
 
     Args:
-        networks: the generative networks it belongs to; they are not kept.
+        shared: what the generative networks have for it.
         source_dim: size of x_t.
         latent_dim: size of z_t.
         direction: "frame", "forward", "backward" or "both".
@@ -106,7 +110,7 @@ class Encoder(nn.Module):
 
     def __init__(
         self,
-        networks: Context,
+        shared: Shared = Shared(),  # noqa: B008
         *,
         source_dim: int,
         latent_dim: int,
@@ -121,12 +125,12 @@ class Encoder(nn.Module):
         dims: Sequence[int] = (64, 32),
     ) -> None:
         super().__init__()
-        context_dim = networks.context_dim if shares else 0
+        context_dim = shared.context_dim if shares else 0
         self.latent_dim, self.direction, self.feedback = latent_dim, direction, feedback
         self.shares, self.combine = context_dim > 0, combine
-        self.context_recurs = self.shares and networks.context_needs_latents
+        self.context_recurs = self.shares and shared.needs_latents
         first = 0 if self.context_recurs else context_dim
-        frame = networks.features_dim if self.shares else source_dim
+        frame = (self.shares and shared.features_dim) or source_dim
         self.input = MLP(first + frame, input_dims)
         summary = self.input.out_dim
         for name in ("forward", "backward"):
@@ -257,11 +261,11 @@ class Encoder(nn.Module):
 
 
 def make_encoder(
-    networks: Context,
     spec: str | Mapping[str, Any],
     *,
     source_dim: int,
     latent_dim: int,
+    shared: Shared = Shared(),  # noqa: B008
 ) -> Encoder:
     """Build an encoder from the name of a preset, or from a table of `Encoder`'s arguments.
 
@@ -277,5 +281,5 @@ def make_encoder(
             raise SpecError(unknown("encoder preset", given=name, known=PRESETS))
         keywords = {**PRESETS[name], **keywords}
     keywords |= {"source_dim": source_dim, "latent_dim": latent_dim}
-    check_call("encoder", Encoder, (networks,), keywords)
-    return Encoder(networks, **keywords)
+    check_call("encoder", Encoder, (shared,), keywords)
+    return Encoder(shared, **keywords)

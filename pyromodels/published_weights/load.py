@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyromodels.dynamics.latent import LatentPrior
+from pyromodels.dynamics.dynamical_prior import DynamicalPrior
 from pyromodels.errors import SpecError, mismatch, shown, unknown
 from pyromodels.published_weights.formats import FORMATS, SIZES, Format
 from pyromodels.registry import DYNAMICS
 
 
-def load_published(path: str | Path, name: str | None = None) -> LatentPrior:
+def load_published(path: str | Path, name: str | None = None) -> DynamicalPrior:
     """Return the model whose published weights a file holds, in evaluation mode.
 
     Args:
@@ -58,7 +58,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def from_published(state_dict: Mapping[str, Tensor], name: str | None = None) -> LatentPrior:
+def from_published(state_dict: Mapping[str, Tensor], name: str | None = None) -> DynamicalPrior:
     """Return the model whose published weights these are; every tensor has its place, and back.
 
     The tracking weights see boxes as [left, top, right, 2 top - bottom]: their fourth coordinate is

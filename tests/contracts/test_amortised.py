@@ -80,8 +80,8 @@ def test_padding_is_not_read_from_either_end(preset):
     guide = Amortised(model, encoder={"preset": preset, **SMALL})
     x = torch.where(batch.mask[..., None], batch.x, 7.0)[1:, :, :]
     z = torch.randn(1, 6, 2)
-    padded = guide.encoder.parameters_of(model.prior, z, x, batch.mask[1:])
-    cut = guide.encoder.parameters_of(model.prior, z[:, :4], x[:, :4], batch.mask[1:, :4])
+    padded = guide.encoder.parameters_of(model.prior.cell, z, x, batch.mask[1:])
+    cut = guide.encoder.parameters_of(model.prior.cell, z[:, :4], x[:, :4], batch.mask[1:, :4])
     for long, short in zip(padded, cut, strict=True):
         torch.testing.assert_close(long[:, :4], short)
 

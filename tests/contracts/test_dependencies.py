@@ -63,31 +63,32 @@ def check(law, expected):
 def test_generative_conditionals(name):
     keywords, prior_sees, emission_sees = MODELS[name]
     prior = build(name, **keywords)
-    check(prior.latent_parameters, prior_sees)
-    check(prior.emission_parameters, emission_sees)
+    check(prior.cell.all_latents, prior_sees)
+    check(prior.cell.all_outputs, emission_sees)
 
 
 @pytest.mark.parametrize("preset", ENCODERS)
 def test_encoders(preset):
     name, expected = ENCODERS[preset]
     prior = build(name, encoder=preset)
-    check(lambda z, x: prior.encoder.parameters_of(prior, z, x), expected)
+    check(lambda z, x: prior.encoder.parameters_of(prior.cell, z, x), expected)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_what_a_model_says_of_itself(name):
     keywords, prior_sees, emission_sees = MODELS[name]
     prior = build(name, **keywords)
-    assert prior.feeds_back is any(of_s.any().item() for of_s, _ in (prior_sees, emission_sees))
-    assert prior.decoder_looks_ahead is emission_sees[1].triu(1).any().item()
+    cell, sees = prior.cell, (prior_sees, emission_sees)
+    assert cell.feeds_back is any(of_s.any().item() for of_s, _ in sees)
+    assert cell.looks_ahead is emission_sees[1].triu(1).any().item()
 
 
 @pytest.mark.parametrize("name", ["vrnn", "srnn"])
 def test_a_shared_hidden_state_knows_the_past_alone(name):
     """h_t knows x_<t, and z_<t exactly where the model says so."""
     prior = build(name)
-    latents = PAST if prior.context_needs_latents else NOTHING
-    check(lambda z, x: (prior.hidden(z, x),), (PAST, latents))
+    latents = PAST if prior.cell.sharing.needs_latents else NOTHING
+    check(lambda z, x: (prior.cell.hidden(z, x),), (PAST, latents))
 
 
 def test_every_preset_is_in_the_table():

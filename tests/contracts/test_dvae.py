@@ -9,8 +9,7 @@ from pyro.infer import Predictive
 from pyromodels.batch import SequenceBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.deep_ar import DeepAR
-from pyromodels.dynamics.global_latent import GlobalLatentPrior
-from pyromodels.dynamics.latent import LatentPrior
+from pyromodels.dynamics.dynamical_prior import DynamicalPrior
 from pyromodels.dynamics.srnn import SRNN
 from pyromodels.emissions.gaussian import Gaussian
 from pyromodels.errors import ShapeError, SpecError
@@ -75,7 +74,7 @@ def test_sites_have_the_shapes_of_the_table(prior):
     assert trace.nodes["x"]["is_observed"]
     assert torch.equal(trace.nodes["x"]["value"][:, 0, 0], batch.x)
     expected = {"x_z": (3, 1, 1, 6, prior.latent_dim)} if prior.latent_dim else {}
-    if isinstance(prior, GlobalLatentPrior):
+    if prior.global_dim:
         expected["x_w"] = (3, 1, 1, prior.global_dim)
     assert {name: tuple(value.shape) for name, value in latents(trace).items()} == expected
     trace.compute_log_prob()
@@ -119,12 +118,12 @@ def test_log_joint_knows_nothing_of_the_padding(prior):
 
 
 def test_densities_are_those_of_one_site_a_frame(prior):
-    if not isinstance(prior, LatentPrior | GlobalLatentPrior):
+    if not isinstance(prior, DynamicalPrior):
         return
     model, batch = DynamicalVAE(prior), make_batch(prior)
     drawn = latents(traced(Amortised(model), batch))
     frames = {f"z_{t + 1}": drawn["x_z"][..., t, :] for t in range(batch.num_frames)}
-    if isinstance(prior, GlobalLatentPrior):
+    if prior.global_dim:
         frames["w"] = drawn["x_w"]
     for at_once, stepwise in ((model, StepwiseModel), (Amortised(model), StepwiseGuide)):
         expected = traced(stepwise(model), batch, frames).log_prob_sum()

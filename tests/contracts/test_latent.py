@@ -54,7 +54,7 @@ def draw(prior):
 
 def expected(prior, z, s, anchor):
     """E[s_t | s_<t, z] of every frame."""
-    law = prior.emission.conditionals(prior.decode(z, prior.see(s)), s, anchor)
+    law = prior.emission.conditionals(prior.cell.all_outputs(z, prior.see(s)), s, anchor)
     return law.mean
 
 
@@ -166,7 +166,7 @@ def test_a_forecast_is_the_mean_of_prior_and_decoder_frame_after_frame(prior):
     for _ in range(horizon):
         longer = torch.cat((z, torch.zeros_like(z[..., :1, :])), -2)
         x = prior.see(whole[..., : longer.shape[-2], :])
-        mean, _ = prior.latent_parameters(longer, x)
+        mean, _ = prior.cell.all_latents(longer, x)
         z = torch.cat((z, mean[..., -1:, :]), -2)
     actual = expected(prior, z, whole, example_anchor(prior))[..., -horizon:, :]
     torch.testing.assert_close(forecast, actual)
@@ -179,7 +179,7 @@ def test_sizes(name):
         prior = kind.sized(size, source_dim=7, emission="spectral", **keywords)
         s = torch.rand(2, 4, 7)
         assert prior.latent_dim == 16 and prior.elbo(s).isfinite().all()
-        assert prior.decoder_looks_ahead == (name == "rvae_noncausal")
+        assert prior.cell.looks_ahead == (name == "rvae_noncausal")
         assert prior.encoder.direction == DIRECTIONS[name]
     with pytest.raises(SpecError, match="size of .*'smal'; did you mean 'small'"):
         kind.sized("smal")

@@ -93,13 +93,14 @@ def reads(function, given):
 
 def walk(prior, z, x, w, *, latent=lambda t: True, source=lambda t: True):
     """Laws of z and s frame by frame, of those frames where they are asked for."""
-    state, laws = prior.start(w), {}
+    cell = prior.cell.given(w)
+    state, laws = cell.start(w.shape[:-1], w), {}
     for t in range(z.shape[-2]):
         if latent(t):
-            laws["z", t] = prior.latent_step(state)
+            laws["z", t] = cell.latent(state)
         if source(t):
-            laws["s", t] = prior.emission_step(state, z[:, t])
-        state = prior.advance(state, z[:, t], x[:, t])
+            laws["s", t] = cell.outputs(state, z[:, t])
+        state = cell.advance(state, z[:, t], x[:, t])
     return laws
 
 
@@ -118,9 +119,15 @@ def test_frames_depend_on_what_the_factorisation_says_and_on_all_of_it(prior):
     queries_of_s = queries_of_z = ALWAYS
     if not prior.source_decoder.layers[0].residual:
         queries_of_s = LATER
-        queries_of_z = LATER if prior.latent_decoder is prior.source_decoder else ALWAYS
-    latents_of_s = ALWAYS if prior.inverted else queries_of_s
-    p_s, p_z = prior.emission_parameters, prior.latent_parameters
+        queries_of_z = LATER if prior.cell.decoder_of_z is prior.source_decoder else ALWAYS
+    latents_of_s = ALWAYS if prior.cell.inverted else queries_of_s
+
+    def p_s(z, x, w):
+        return prior.cell.given(w).all_outputs(z, x)
+
+    def p_z(z, x, w):
+        return prior.cell.given(w).all_latents(z, x)
+
     # s_t | s_<t, z_<=t, w
     assert torch.equal(reads(lambda z: p_s(z, x, w), z), UNTIL & latents_of_s[:, None])
     assert torch.equal(reads(lambda x: p_s(z, x, w), x), BEFORE)
@@ -139,7 +146,7 @@ def test_encoder_reads_every_frame_and_w(prior):
         return [part.unsqueeze(0) for part in prior.encoder.global_parameters(x)]
 
     def q_z(x, w):
-        return prior.encoder.parameters_of(prior.given(w), z, x)
+        return prior.encoder.parameters_of(prior.cell.given(w), z, x)
 
     assert torch.equal(reads(q_w, x), everything[:1])  # w | s_1:T
     assert torch.equal(reads(lambda x: q_z(x, w), x), everything)  # z_t | s_1:T, w
@@ -152,12 +159,12 @@ def test_encoder_reads_no_padding_and_each_row_to_its_own_end(prior):
     mask = torch.arange(T) < torch.tensor(lengths)[:, None]
     junk = torch.where(mask[..., None], x, 1e3)
     q_w = prior.encoder.global_parameters(junk, mask)
-    q_z = prior.encoder.infer(prior.given(w), junk, noise=None, mask=mask)
+    q_z = prior.encoder.infer(prior.cell.given(w), junk, noise=None, mask=mask)
     for row, length in enumerate(lengths):
         alone = x[row, :length]
         for got, expected in zip(q_w, prior.encoder.global_parameters(alone), strict=True):
             torch.testing.assert_close(got[row], expected, **EXACT)
-        expected = prior.encoder.infer(prior.given(w[row]), alone, noise=None)
+        expected = prior.encoder.infer(prior.cell.given(w[row]), alone, noise=None)
         torch.testing.assert_close(q_z.mean[row, :length], expected.mean, **EXACT)
 
 
@@ -166,7 +173,7 @@ def test_encoder_reads_no_padding_and_each_row_to_its_own_end(prior):
 
 def test_frame_by_frame_is_the_pass_over_all_frames(prior):
     z, x, w = example(2)
-    full = {"z": prior.latent_parameters(z, x, w), "s": prior.emission_parameters(z, x, w)}
+    full = {"z": prior.cell.given(w).all_latents(z, x), "s": prior.cell.given(w).all_outputs(z, x)}
     asked = {
         "both": {},
         "s alone": {"latent": lambda t: False},
@@ -183,15 +190,16 @@ def test_frame_by_frame_is_the_pass_over_all_frames(prior):
 
 def test_a_state_may_be_asked_for_more_than_one_continuation(prior):
     z, x, w = example(2)
-    state = prior.advance(prior.start(w), z[:, 0], x[:, 0])
-    prior.emission_step(state, z[:, 1])
-    prior.emission_step(state, z[:, 1] + 1.0)
-    following = prior.advance(state, z[:, 1], x[:, 1])
-    other = prior.advance(state, z[:, 1] + 1.0, x[:, 1])
-    expected = prior.emission_parameters(z, x, w)
-    for got, wanted in zip(prior.emission_step(following, z[:, 2]), expected, strict=True):
+    cell = prior.cell.given(w)
+    state = cell.advance(cell.start(w.shape[:-1], w), z[:, 0], x[:, 0])
+    cell.outputs(state, z[:, 1])
+    cell.outputs(state, z[:, 1] + 1.0)
+    following = cell.advance(state, z[:, 1], x[:, 1])
+    other = cell.advance(state, z[:, 1] + 1.0, x[:, 1])
+    expected = prior.cell.given(w).all_outputs(z, x)
+    for got, wanted in zip(cell.outputs(following, z[:, 2]), expected, strict=True):
         torch.testing.assert_close(got, wanted[:, 2], **EXACT)
-    changed = prior.emission_step(other, z[:, 2])
+    changed = cell.outputs(other, z[:, 2])
     assert not torch.allclose(changed[0], expected[0][:, 2])
 
 
@@ -214,8 +222,8 @@ def test_generation_is_that_of_the_full_pass_given_the_same_noise(name):
     given, noise = prior.given(torch.randn(2, L_W)), (torch.randn(2, T, L), torch.randn(2, T, D))
     z, s = given.pair(T).roll_out(*noise, z_is_known=False)
     for value, (mean, log_variance), wanted in (
-        (z, given.latent_parameters(z, s), noise[0]),
-        (s, given.emission_parameters(z, s), noise[1]),
+        (z, given.cell.all_latents(z, s), noise[0]),
+        (s, given.cell.all_outputs(z, s), noise[1]),
     ):
         torch.testing.assert_close((value - mean) / (0.5 * log_variance).exp(), wanted, **EXACT)
 
@@ -239,9 +247,9 @@ def streams_by_hand(prior, name, z, x, w, t):
         queries = [prior.latent_embedding(torch.cat((frame, w))) for frame in z_before]
         memory = embedded
     for_s, for_z = (latents, embedded), (queries, memory)
-    if prior.inverted:
+    if prior.cell.inverted:
         for_s = for_s[::-1]
-    place = (lambda stream: stream) if prior.relative else encoded
+    place = (lambda stream: stream) if prior.cell.relative else encoded
     return [[place(torch.stack(stream)) for stream in pair] for pair in (for_s, for_z)]
 
 
@@ -254,7 +262,7 @@ def test_joint_density_is_that_of_a_loop_over_time(spec, emission):
     log_p = Normal(0.0, 1.0).log_prob(w).sum()
     for t in range(T):
         for_s, for_z = streams_by_hand(prior, spec["name"], z, s, w, t)
-        last = prior.latent_decoder(*for_z)[-1]
+        last = prior.cell.decoder_of_z(*for_z)[-1]
         deviation = (0.5 * prior.latent_head.log_variance(last)).exp()
         log_p += Normal(prior.latent_head.mean(last), deviation).log_prob(z[t]).sum()
         last = prior.source_decoder(*for_s)[-1]
@@ -357,7 +365,7 @@ def test_w_of_one_sequence_resynthesises_another(name):
     own, swapped = (prior.given(w).own_history(s, q.z) for w in (q.w, q.w.flip(0)))
     assert own.shape == swapped.shape == s.shape and not torch.allclose(own, swapped)
     # a history of predictions only is a fixed point: fed with it, the decoder predicts it
-    (log_variance,) = prior.emission_parameters(q.z, own, q.w)
+    (log_variance,) = prior.cell.given(q.w).all_outputs(q.z, own)
     torch.testing.assert_close(log_variance.exp(), own, **EXACT)
 
 
@@ -370,7 +378,7 @@ def test_batch_shapes_of_w_and_of_sequences_broadcast(name):
     assert q.batch_shape == (4, 3) and z.shape == (4, 3, T, L)
     assert given.elbo(s).shape == (4, 3)
     assert given.pair(T, batch_shape=torch.Size([3])).source(z).rsample().shape == (4, 3, T, D)
-    one = prior.given(given.w[1, 0])
+    one = prior.given(given.cell.w[1, 0])
     torch.testing.assert_close(q.log_prob(z)[1], one.posterior(s).log_prob(z[1]))
 
 
@@ -382,9 +390,9 @@ def test_prediction_goes_on_from_the_means(name):
     q = prior.infer(s, noise=None)
     longer = torch.cat((s, torch.zeros(2, 1, D)), 1)
     z = torch.cat((q.z, torch.zeros(2, 1, L)), 1)
-    mean, _ = prior.latent_parameters(z, longer, q.w)
+    mean, _ = prior.cell.given(q.w).all_latents(z, longer)
     z = torch.cat((q.z, mean[:, -1:]), 1)
-    mean, _ = prior.emission_parameters(z, longer, q.w)
+    mean, _ = prior.cell.given(q.w).all_outputs(z, longer)
     torch.testing.assert_close(predicted[:, 0], mean[:, -1], **EXACT)
     torch.testing.assert_close(prior.predict(s, 1), predicted[:, :1], **EXACT)
 
@@ -454,8 +462,8 @@ def test_relative_positions_know_no_beginning(name):
     """Frames that hardly see back to the first say what they say in the middle of a longer path."""
     prior = build(name, positions="relative")  # one head: e^-1 a frame
     z, x, w = torch.randn(80, L), torch.randn(80, D), torch.randn(L_W)
-    full = prior.emission_parameters(z, x, w)
-    for got, expected in zip(prior.emission_parameters(z[10:], x[10:], w), full, strict=True):
+    full = prior.cell.given(w).all_outputs(z, x)
+    for got, expected in zip(prior.cell.given(w).all_outputs(z[10:], x[10:]), full, strict=True):
         torch.testing.assert_close(got[40:], expected[50:], atol=1e-6, rtol=0.0)
 
 

@@ -69,10 +69,10 @@ def test_posterior(arrays, model):
 
 @torch.no_grad()
 def test_generative_model(arrays, model):
-    mean, log_variance = model.latent_parameters(arrays["z_mean"], arrays["power"])
+    mean, log_variance = model.cell.all_latents(arrays["z_mean"], arrays["power"])
     torch.testing.assert_close(mean, arrays["z_mean_prior"], **CLOSE)
     torch.testing.assert_close(log_variance, arrays["z_logvar_prior"], **CLOSE)
-    (log_variance,) = model.emission_parameters(arrays["z_mean"], arrays["power"])
+    (log_variance,) = model.cell.all_outputs(arrays["z_mean"], arrays["power"])
     torch.testing.assert_close(log_variance, arrays["var"].log(), **CLOSE)
 
 
@@ -82,9 +82,9 @@ def test_generation_mode(arrays, model):
     """Fed with its own variances, which are the means of the powers it predicts."""
     history = model.own_history(arrays["power"], arrays["z_mean"])
     torch.testing.assert_close(history.log(), arrays["gm_var"].log(), **ROLLED_OUT)
-    (log_variance,) = model.emission_parameters(arrays["z_mean"], arrays["gm_var"])
+    (log_variance,) = model.cell.all_outputs(arrays["z_mean"], arrays["gm_var"])
     torch.testing.assert_close(log_variance, arrays["gm_var"].log(), **CLOSE)
-    mean, log_variance = model.latent_parameters(arrays["z_mean"], arrays["gm_var"])
+    mean, log_variance = model.cell.all_latents(arrays["z_mean"], arrays["gm_var"])
     torch.testing.assert_close(mean, arrays["gm_z_mean_prior"], **CLOSE)
     torch.testing.assert_close(log_variance, arrays["gm_z_logvar_prior"], **CLOSE)
     check_losses(model, arrays, history, "gm_")
@@ -98,8 +98,8 @@ def test_losses(arrays, model):
 def check_losses(model, arrays, history, prefix):
     """Itakura-Saito and KL of a frame, as their code counts them."""
     q = model.infer(arrays["power"], noise=None)
-    (log_variance,) = model.emission_parameters(q.z, history)
-    mean, prior_log_variance = model.latent_parameters(q.z, history)
+    (log_variance,) = model.cell.all_outputs(q.z, history)
+    mean, prior_log_variance = model.cell.all_latents(q.z, history)
     p, posterior = (
         torch.distributions.Normal(m, (0.5 * v).exp())
         for m, v in ((mean, prior_log_variance), (q.mean, q.log_variance))

@@ -30,7 +30,7 @@ def anchor_of(s):
 
 
 def test_hidden_states(model, reference):
-    h = model.hidden(None, model.see(reference["s"]))
+    h = model.cell.hidden(None, model.see(reference["s"]))
     torch.testing.assert_close(h, reference["h"], **TOLERANCE)
 
 
@@ -75,19 +75,19 @@ def test_message(model, reference):
 def test_step_functions(model, reference):
     """The recursion of the published sweep, frame by frame on flat rows."""
     s, eps = reference["s"], reference["eps"]
-    state = model.start(s.shape[:1], s)
+    state = model.cell.start(s.shape[:1], s)
     encoder = model.encoder.head.split()
     for t in range(60):
-        h = model.hidden_step(state)
+        h = model.cell.hidden_step(state)
         torch.testing.assert_close(h, reference["h"][:, t], **TOLERANCE)
         known = encoder.known({0: torch.cat((h, s[:, t]), -1)})
         mean, log_variance = encoder.step(known, {1: state.z})
         torch.testing.assert_close(mean, reference["enc_mean"][:, t], **TOLERANCE)
         z = mean + (0.5 * log_variance).exp() * eps[:, t]
-        decoded = model.emission_step(state, z)
+        decoded = model.cell.outputs(state, z)
         torch.testing.assert_close(decoded[0], reference["dec_mean"][:, t], **TOLERANCE)
         torch.testing.assert_close(decoded[1], reference["dec_logvar"][:, t], **TOLERANCE)
-        state = model.advance(state, z, s[:, t])
+        state = model.cell.advance(state, z, s[:, t])
 
 
 @pytest.mark.parametrize(

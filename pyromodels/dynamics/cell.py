@@ -1,0 +1,154 @@
+"""What a dynamical model states, and nothing else: conditionals of z_t and s_t, and a memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pyromodels.emissions.base import Outputs
+from pyromodels.networks.encoders import Shared
+
+Parameters = tuple[Tensor, Tensor]
+"""Mean and log variance of a diagonal Gaussian."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Cell(ABC):
+    r"""p(z_t | state_t) and p(s_t | state_t, z_t), in coordinates x that an emission shows of s.
+
+    A cell holds networks. It knows no Pyro, encoder or emission: `DynamicalPrior` makes a program
+    of it. It states its conditionals twice, frame by frame (`start`, `latent`, `outputs`,
+    `advance`; rows flat) and all frames at once by a fused pass (`all_latents`, `all_outputs`); the
+    contract suite holds the two together. A subclass is a dataclass as this one, whose fields are
+    its networks.
+
+    ======  =============  ==================  ====================================
+    symbol  name           shape               unit
+    ======  =============  ==================  ====================================
+    x       x              (*batch, T, D)      what networks see of s
+    z       z              (*batch, T, L)      1
+    w       w              (*batch, L_w)       1; a latent of the whole sequence
+    h       hidden         (*batch, T, H)      1
+    ======  =============  ==================  ====================================
+
+    Args:
+        source_dim: D.
+        latent_dim: L.
+        w: of every sequence, where the model has it; see `given`.
+    """
+
+    shared: ClassVar[tuple[str, ...]] = ()
+    """Networks that are there before an encoder is, because it may read them."""
+    feeds_back: ClassVar[bool] = False
+    """Whether anything depends on s_{<t}: then generation differs from teacher forcing."""
+
+    source_dim: int
+    latent_dim: int
+    w: Tensor | None = None
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether p(s_t | .) reads z_{1:T}; p(z) then reads no s, and is drawn before any s."""
+        return False
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the networks by name, the shared ones first."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        found = {name: value for name, value in fields.items() if isinstance(value, nn.Module)}
+        return {name: found[name] for name in (*self.shared, *found)}
+
+    def given(
+        self,
+        w: Tensor,  # shape: (*batch, L_w)
+    ) -> Cell:
+        """Return the same networks, told w; batch dims of w, x and z broadcast."""
+        return dataclasses.replace(self, w=w)
+
+    # ---- frame by frame, rows flat
+
+    @abstractmethod
+    def start(
+        self,
+        batch_shape: torch.Size,
+        like: Tensor,  # for dtype and device
+    ) -> Any:
+        """Return the state before the first frame."""
+
+    @abstractmethod
+    def latent(self, state: Any) -> Parameters:  # each (rows, L)
+        """Return p(z_t | state)."""
+
+    @abstractmethod
+    def outputs(
+        self,
+        state: Any,
+        z: Tensor,  # z_t, shape: (rows, L)
+    ) -> Outputs:  # each (rows, D)
+        """Return the decoder's outputs, p(s_t | state, z_t)."""
+
+    @abstractmethod
+    def advance(
+        self,
+        state: Any,
+        z: Tensor,  # z_t, shape: (rows, L)
+        x: Tensor,  # x_t, shape: (rows, D)
+    ) -> Any:
+        """Return the state after frame t."""
+
+    def foresee(
+        self,
+        state: Any,
+        z: Tensor,  # shape: (*, T, L)
+        mask: Tensor | None = None,  # shape: broadcastable to (*, T)
+    ) -> Any:
+        """Return the state before the first frame, told of all of z where a decoder looks ahead."""
+        return state
+
+    # ---- all frames at once
+
+    @abstractmethod
+    def all_latents(
+        self,
+        z: Tensor,  # shape: (*, T, L)
+        x: Tensor,  # shape: (*, T, D)
+    ) -> Parameters:  # each (*, T, L)
+        """Return p(z_t | x_<t, z_<t) of every frame."""
+
+    @abstractmethod
+    def all_outputs(
+        self,
+        z: Tensor,  # shape: (*, T, L)
+        x: Tensor,  # shape: (*, T, D)
+        mask: Tensor | None = None,  # read where a decoder looks ahead; broadcastable to (*, T)
+    ) -> Outputs:  # each (*, T, D)
+        """Return the decoder's outputs, p(s_t | x_<t, z_<=t), of every frame."""
+
+    # ---- what an encoder may share; a model without h leaves it
+
+    @property
+    def sharing(self) -> Shared:
+        """Sizes of what there is."""
+        return Shared()
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return what an encoder that shares sees of x_t."""
+        return x
+
+    def hidden(self, z: Tensor | None, x: Tensor) -> Tensor:
+        """Return h of every frame, shape (*, T, H)."""
+        raise NotImplementedError(f"{type(self).__name__} has no hidden state to share")
+
+    def hidden_step(self, state: Any) -> Tensor:
+        """Return h_t, shape (rows, H)."""
+        raise NotImplementedError(f"{type(self).__name__} has no hidden state to share")
+
+
+def standard_normal(
+    z: Tensor,  # shape: (*, L)
+) -> Parameters:  # each (*, L)
+    """Return N(0, I), the prior of latents that know nothing of each other."""
+    return torch.zeros_like(z), torch.zeros_like(z)
