@@ -58,6 +58,16 @@ class DynamicalPrior(SourcePrior):
         emission: what becomes of the decoder's outputs; an object, a name or a table.
         encoder: q(z | s); with w also q(w | s), `global_parameters`.
         global_dim: L_w; 0 where there is no w, or where the cell is told it.
+
+    Example:
+        >>> from pyromodels.dynamics.vae import VAECell
+        >>> from pyromodels.networks.mlp import Heads
+        >>> sizes = {"source_dim": 2, "latent_dim": 1}
+        >>> cell = VAECell(decoder=Heads((1,), (), 2), **sizes)
+        >>> encoder = make_encoder("vae", **sizes)
+        >>> prior = DynamicalPrior(cell, "gaussian", encoder)
+        >>> prior.sample_sources("s", 5, batch_shape=torch.Size([3])).shape
+        torch.Size([3, 5, 2])
     """
 
     block_dim = 1
@@ -330,6 +340,7 @@ class DynamicalPrior(SourcePrior):
             return bound - kl_weight * kl_divergence(q_w, self.global_prior())
         return self._bound(s, fed, anchor, mask, use_prediction, kl_weight, z_noise)
 
+    @one_evaluation()
     def _bound(
         self,
         s: Tensor,
