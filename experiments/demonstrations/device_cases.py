@@ -70,7 +70,7 @@ SLOW: set[str] = set()
 INCREMENTS = {"name": "gaussian", "predicts": "increment"}
 PRIORS: dict[str, dict[str, Any]] = {
     "linear": {"name": "linear", "process_std": (0.1, 0.05)},
-    "linear3": {"name": "linear", "order": 3, "process_std": (0.1, 0.05, 0.02)},
+    "random walk": {"name": "linear", "order": 1, "process_std": (0.1,)},
     "srnn": {"name": "srnn", "hidden_dim": 8, "latent_dim": 3, "emission": INCREMENTS},
     "deep_ar": {"name": "deep_ar", "hidden_dim": 8, "emission": INCREMENTS},
 }
@@ -170,7 +170,7 @@ def _vem(device: Device, prior: str = "linear", *, detector: bool = True, **opti
 
 
 for _prior in PRIORS:
-    case(f"VEM, {_prior}", slow=_prior in ("linear3", "deep_ar"))(partial(_vem, prior=_prior))
+    case(f"VEM, {_prior}", slow=_prior in ("random walk", "deep_ar"))(partial(_vem, prior=_prior))
 case("VEM, thesis: no detector")(partial(_vem, detector=False))
 case("VEM, cavity", slow=True)(partial(_vem, likelihood="cavity"))
 case("VEM, damped", slow=True)(partial(_vem, damping=0.5))
