@@ -24,7 +24,7 @@ from pyromodels.audio.stft import STFT
 from pyromodels.batch import MixtureBatch, SequenceBatch
 from pyromodels.distributions.kalman import smooth_and_compare
 from pyromodels.distributions.message import Anchor, GaussianMessage
-from pyromodels.dynamics.latent import LatentPrior
+from pyromodels.dynamics.dynamical_prior import DynamicalPrior
 from pyromodels.experiments.datasets.tracking.scene import generate_scene
 from pyromodels.experiments.speech.resynthesis import resynthesise
 from pyromodels.experiments.speech.table_models import prior_spec
@@ -383,7 +383,7 @@ def _prior(device: Device, spec: dict[str, Any]) -> Any:
     torch.manual_seed(4)
     parameters = [p for p in model.parameters() if p.requires_grad]
     with pyro.settings.context(module_local_params=True):
-        if isinstance(prior, LatentPrior) and parameters:
+        if isinstance(prior, DynamicalPrior) and not prior.global_dim and parameters:
             made += _gradient_steps(PathELBO(), model, batch)
         with torch.no_grad():
             made.append(model(batch, generate=True))
