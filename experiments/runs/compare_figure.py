@@ -45,8 +45,8 @@ def plot_cells(
         axes.tick_params(axis="y", length=0, labelleft=position == 0)
     first.set_yticks(heights, [cell.name for cell in cells])
     first.set_ylim(max(heights) + 0.7, min(heights) - 0.7)
-    figure.text(0.99, 0.01, "dot and bar: mean ± standard error; ring: one seed",
-                ha="right", color=DIM, fontsize=10)
+    caption = "dot and bar: mean ± standard error; ring: one seed"
+    figure.supxlabel(caption, x=0.99, ha="right", color=DIM, fontsize=10)
     return figure
 
 
