@@ -38,9 +38,9 @@ if TYPE_CHECKING:  # the names at the top: read by type checkers, and by `_homes
     from pyromodels.guides.auto import AutoGuide as AutoGuide
     from pyromodels.guides.mean_field import MeanField as MeanField
     from pyromodels.inference.adequacy.report import guide_report as guide_report
-    from pyromodels.inference.engines.coordinate_ascent import VEM as VEM
     from pyromodels.inference.engines.nuts import sample_nuts as sample_nuts
     from pyromodels.inference.engines.svi import SVI as SVI
+    from pyromodels.inference.mixture.vem import VEM as VEM
     from pyromodels.inference.objectives.path_elbo import PathELBO as PathELBO
     from pyromodels.inference.posterior.posterior import Posterior as Posterior
     from pyromodels.inference.training.fit import fit as fit

@@ -1,7 +1,8 @@
 """What a model is given: tensors, masks and the start of every trajectory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -189,6 +190,13 @@ class MixtureBatch:
             index if self.index is None else self.index[index],
         )
 
+    def take(
+        self,
+        index: Tensor,  # of sequences, once or more often each, shape: (B',)
+    ) -> "MixtureBatch":
+        """Return some sequences as data of their own."""
+        return replace(self.subset(index), index=None)
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "MixtureBatch":
         """Return the batch on another device, and its numbers in another dtype."""
         return MixtureBatch(
@@ -207,3 +215,9 @@ class MixtureBatch:
 
         anchor = Anchor(*(tile(part) for part in self.anchor))
         return MixtureBatch(tile(self.observations), tile(self.mask), tile(self.variance), anchor)
+
+
+def rows_of(batch: Any) -> Tensor | None:  # noqa: ANN401
+    """Return which sequences of its data a minibatch holds, (B',); None of all other batches."""
+    index = getattr(batch, "index", None)  # a batch may be anything; lists have such a method
+    return index if isinstance(index, Tensor) else None

@@ -28,8 +28,8 @@ class Registry:
 
     Args:
         kind: what one component is called in error messages, e.g. `"guide"`.
-        package: the package whose modules register components; imported at the first look-up.
-        module: import only the modules of this name in it, e.g. `"experiment"`.
+        *packages: those whose modules register components; imported at the first look-up.
+        module: import only the modules of this name in them, e.g. `"experiment"`.
 
     Example:
         >>> shapes = Registry("shape")
@@ -43,12 +43,10 @@ class Registry:
         {'disc': 'A disc of one radius.'}
     """
 
-    def __init__(
-        self, kind: str, package: str | None = None, *, module: str | None = None
-    ) -> None:
+    def __init__(self, kind: str, *packages: str, module: str | None = None) -> None:
         self.kind = kind
-        self.package = package
-        self._loaded = package is None
+        self.packages = packages
+        self._loaded = not packages
         self.module = module
         self._components: dict[str, Component] = {}
 
@@ -62,7 +60,7 @@ class Registry:
             raise ValueError(mismatch(f"{self.kind} name", given=repr(name), expected="snake_case"))
 
         def decorate(component: C) -> C:
-            if self.package and _top(component.__module__) != _top(self.package):
+            if _top(component.__module__) not in {_top(package) for package in self.packages}:
                 self._load()  # ours hold their names before anybody else's
             held = self._components.get(name)
             if held is not None and _origin(held) != _origin(component):
@@ -115,7 +113,8 @@ class Registry:
 
         A package installed beside ours is among them once a component has been looked up.
         """
-        known = described(self.package, self.module) if self.package else {}
+        said = (described(package, self.module) for package in self.packages)
+        known = {name: line for table in said for name, line in table.items()}
         for name, component in self._components.items():
             known[name] = (component.__doc__ or "").strip().partition("\n")[0]
         return dict(sorted(known.items()))
@@ -143,10 +142,11 @@ class Registry:
             return
         self._loaded = True
         try:
-            package = importlib.import_module(self.package)
-            for module in pkgutil.walk_packages(package.__path__, f"{self.package}."):
-                if self.module in (None, module.name.rpartition(".")[2]):
-                    importlib.import_module(module.name)
+            for name in self.packages:
+                package = importlib.import_module(name)
+                for module in pkgutil.walk_packages(package.__path__, f"{name}."):
+                    if self.module in (None, module.name.rpartition(".")[2]):
+                        importlib.import_module(module.name)
         except BaseException:
             self._loaded = False  # a failed import must fail again, not hide components
             raise

@@ -86,6 +86,41 @@ def test_runs_know_no_task():
     assert found == set()
 
 
+MODELS_OWN = ("inference.mixture", "inference.published")
+"""Where inference is written for one family of models; everything else takes any."""
+GUIDES_OF_ANY_MODEL = ("auto", "base", "empirical", "free_form", "point")
+
+
+def of_one_model(module: str) -> bool:
+    """Whether a module, or a name in one, belongs to one model, its guides or its inference."""
+    parts = module.removeprefix("pyromodels.").split(".")
+    if parts[0] == "guides":
+        return len(parts) < 2 or parts[1] not in GUIDES_OF_ANY_MODEL
+    if parts[0] == "dynamics":
+        return parts[1:2] != ["base"]
+    return parts[0] == "models" or ".".join(parts[:2]) in MODELS_OWN
+
+
+def test_what_is_of_one_model_is_told_from_what_is_of_any():
+    assert of_one_model("pyromodels.models.mixdvae.MixDVAE")
+    assert of_one_model("pyromodels.guides.mean_field.MeanField")
+    assert of_one_model("pyromodels.inference.mixture.vem.VEM")
+    assert of_one_model("pyromodels.dynamics.linear.LinearGaussian")
+    assert not of_one_model("pyromodels.dynamics.base.SourcePrior")
+    assert not of_one_model("pyromodels.guides.empirical.Empirical")
+    assert not of_one_model("pyromodels.inference.engines.svi.SVI")
+
+
+def test_inference_knows_models_through_protocols_alone():
+    found = {}
+    for file in (ROOT / "inference").rglob("*.py"):
+        folder = ".".join(("inference", *file.relative_to(ROOT / "inference").parts[:-1]))
+        if folder not in MODELS_OWN:
+            found[str(file)] = {m for m in imported(file.read_text()) if of_one_model(m)}
+    assert len(found) > 30
+    assert {file: names for file, names in found.items() if names} == {}
+
+
 def test_no_file_uses_the_name_that_only_a_checkout_has():
     found = [
         str(f)

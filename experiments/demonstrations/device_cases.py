@@ -42,7 +42,7 @@ from pyromodels.inference.adequacy.simulation import (
 )
 from pyromodels.inference.classes.fit import BankOptions, fit_bank
 from pyromodels.inference.classes.scores import class_log_prob
-from pyromodels.inference.engines import STEPPERS
+from pyromodels.inference.engines import ENGINES
 from pyromodels.inference.engines.ascend import AscentOptions, ascend
 from pyromodels.inference.engines.engine import Engine
 from pyromodels.inference.engines.nuts import sample_nuts
@@ -158,7 +158,7 @@ def engine_of(
     guide: str = "mean_field",
 ) -> Engine:
     """Return an engine by its spec, with a guide by its name."""
-    return STEPPERS.build(spec, model, GUIDES.build({"name": guide}, model, batch), batch)
+    return ENGINES.build(spec, model, GUIDES.build({"name": guide}, model, batch), batch)
 
 
 def _vem(device: Device, prior: str = "linear", *, detector: bool = True, **options: Any) -> Any:
@@ -228,7 +228,7 @@ def _guide(device: Device, guide: dict[str, Any], prior: str = "linear") -> Any:
     made: nn.Module = GUIDES.build(guide, model, batch)
     losses = []
     if any(True for _ in made.parameters()):
-        engine = STEPPERS.build({"name": "svi", "elbo": "trace_enum"}, model, made, batch)
+        engine = ENGINES.build({"name": "svi", "elbo": "trace_enum"}, model, made, batch)
         losses, made = [engine.step(batch) for _ in range(2)], engine.guide
     torch.manual_seed(7)
     return [losses, Posterior(model, made, batch).sample(4)]

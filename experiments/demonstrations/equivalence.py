@@ -20,11 +20,11 @@ from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.experiments.harness.records import open_run, spec_of
 from pyromodels.guides.enumerated import Enumerated
 from pyromodels.guides.mean_field import MeanField
-from pyromodels.inference.engines.coordinate_ascent import VEM
 from pyromodels.inference.engines.svi import SVI
 from pyromodels.inference.mixture.bound import closed_form_elbo
 from pyromodels.inference.mixture.natural import NaturalAssignment, NaturalSources
 from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate
+from pyromodels.inference.mixture.vem import VEM
 from pyromodels.inference.training.seeding import seed_all
 from pyromodels.models.mixdvae import MixDVAE
 from pyromodels.registry import DYNAMICS
@@ -116,7 +116,7 @@ def bounds(num_steps: int) -> tuple[float, list[tuple[str, float]]]:
         ("VEM, damping 0.5", ascend(STEPS, 0.5)),
         ("natural gradient, rate 1", ascend([NaturalSources(), NaturalAssignment()])),
         ("natural gradient, rate 0.3", ascend([NaturalSources(0.3), NaturalAssignment(0.3)])),
-        ("SVI, Adam on the closed form", svi("closed_form")),
+        ("SVI, Adam on the closed form", svi(closed_form_elbo)),
         ("SVI, Adam on TraceEnum_ELBO", svi(TraceEnum_ELBO(**particles))),
         ("pyro.infer.SVI", closed_form_elbo(model, stock, batch).sum().item()),
         ("chain: owners summed out", _marginal(model, batch, num_steps)),

@@ -25,11 +25,11 @@ from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.guides.enumerated import Enumerated
 from pyromodels.guides.mean_field import MeanField
-from pyromodels.inference.adequacy.importance import take
-from pyromodels.inference.adequacy.simulation import Fit, mixture_simulator
-from pyromodels.inference.engines.coordinate_ascent import VEM
+from pyromodels.inference.adequacy.protocols import Fit
+from pyromodels.inference.mixture.adequacy import mixture_simulator
 from pyromodels.inference.mixture.restarts import keep_best
 from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate
+from pyromodels.inference.mixture.vem import VEM
 from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.models.mixdvae import MixDVAE
 
@@ -119,7 +119,7 @@ def _made(
 
 def _example(title: str, made: tuple[MixDVAE, MixtureBatch], **options: bool) -> Example:
     model, data = made
-    few = take(data, torch.arange(NUM_EXACT))
+    few = data.take(torch.arange(NUM_EXACT))
     exact = Posterior(model, Enumerated(model, few), few).sample(1000)
     return Example(title, model, fit_with(model, **options), data, (few, exact))
 

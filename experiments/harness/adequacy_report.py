@@ -13,7 +13,6 @@ from torch import Tensor
 from pyromodels.batch import MixtureBatch
 from pyromodels.experiments.demonstrations.report_examples import EXAMPLES, Example
 from pyromodels.experiments.harness.records import open_run, spec_of
-from pyromodels.inference.adequacy.importance import take
 from pyromodels.inference.adequacy.page import plain
 from pyromodels.inference.adequacy.report import Report, guide_report
 from pyromodels.inference.engines.nuts import sample_nuts
@@ -63,7 +62,7 @@ def main(args: argparse.Namespace) -> None:
 
 def nuts_reference(example: Example) -> tuple[MixtureBatch, dict[str, Tensor]]:
     """Return draws of NUTS, owners summed out, for the first sequence of an example."""
-    one = take(example.data, torch.arange(1))
+    one = example.data.take(torch.arange(1))
     quiet = not sys.stderr.isatty()
     chains = sample_nuts(
         example.model, one, num_samples=500, num_warmup=300, jit=True, progress=not quiet

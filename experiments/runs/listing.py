@@ -12,11 +12,11 @@ from pyromodels.components import installed, keys_of
 from pyromodels.experiments.datasets import DATASETS
 from pyromodels.experiments.harness.experiment import EXPERIMENTS, STAGES
 from pyromodels.experiments.runs.shipped import shipped_specs
-from pyromodels.inference.engines import STEPPERS
+from pyromodels.inference.engines import ENGINES
 from pyromodels.registry import DYNAMICS, EMISSIONS, GUIDES, MODELS, Registry
 
 REGISTRIES: tuple[Registry, ...] = (
-    EXPERIMENTS, DATASETS, MODELS, DYNAMICS, EMISSIONS, GUIDES, STEPPERS, STAGES
+    EXPERIMENTS, DATASETS, MODELS, DYNAMICS, EMISSIONS, GUIDES, ENGINES, STAGES
 )
 """Everything that a spec may name."""
 

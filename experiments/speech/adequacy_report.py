@@ -33,9 +33,9 @@ from pyromodels.experiments.speech.trained_models import SpeechModel, load_model
 from pyromodels.experiments.speech.training import POWER_FLOOR
 from pyromodels.guides.amortised import Amortised
 from pyromodels.guides.auto import AutoGuide
-from pyromodels.inference.adequacy.importance import Draws
+from pyromodels.inference.adequacy.protocols import Draws, Fit
 from pyromodels.inference.adequacy.report import guide_report
-from pyromodels.inference.adequacy.simulation import Fit, scalar_summaries
+from pyromodels.inference.adequacy.simulation import scalar_summaries
 from pyromodels.inference.engines.ascend import AscentOptions, ascend
 from pyromodels.inference.engines.svi import SVI
 from pyromodels.inference.posterior.posterior import Posterior

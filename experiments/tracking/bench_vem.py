@@ -20,8 +20,8 @@ from pyromodels.experiments.harness.devices import (
 from pyromodels.experiments.harness.records import write_rows
 from pyromodels.experiments.tracking.methods import Options, run_method
 from pyromodels.experiments.tracking.run import DEFAULT
-from pyromodels.inference.engines.coordinate_ascent import VEM
 from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate, VisibilityUpdate
+from pyromodels.inference.mixture.vem import VEM
 
 BATCHES = (1, 16, 64)
 

@@ -47,7 +47,7 @@ from pyromodels.experiments.tracking.table_rows import format_table
 from pyromodels.experiments.tracking.tracker import joined, parts, track
 from pyromodels.experiments.tracking.tracks import write_tracks
 from pyromodels.guides.mean_field import MeanField
-from pyromodels.inference.engines.by_name import STEPPERS
+from pyromodels.inference.engines import ENGINES
 from pyromodels.inference.engines.engine import Engine, mean_bound
 from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.inference.training.progress import progress
@@ -134,7 +134,7 @@ class Tracking(Experiment):
         with naming("guide"):
             guide = started_guide(spec.guide, model, batch, start_std=spec.model.start_std)
         with naming("inference"):
-            engine = STEPPERS.build(spec.inference, model, guide, batch)
+            engine = ENGINES.build(spec.inference, model, guide, batch)
         return Ready(batch, model, engine.guide, engine)
 
     def fit(
@@ -281,7 +281,7 @@ class Tracking(Experiment):
             torch.manual_seed(seed)
             std = spec.model.start_std
             guide = started_guide(spec.guide, model.model, batch, start_std=std)
-            engine = STEPPERS.build(spec.inference, model.model, guide, batch)
+            engine = ENGINES.build(spec.inference, model.model, guide, batch)
             engine.run(batch)
             return Posterior(model.model, engine.guide, batch)
 

@@ -12,14 +12,14 @@ from pyromodels.experiments.harness.experiment import STAGES
 from pyromodels.experiments.harness.plain_tables import Plain, nested
 from pyromodels.experiments.harness.spec_tables import ComponentTable
 from pyromodels.experiments.tracking.stages import TUNED
-from pyromodels.inference.engines import STEPPERS
+from pyromodels.inference.engines import ENGINES
 from pyromodels.registry import check_call
 
 TUNED_NAME = "tuned"
 CHUNK = 64
 """Sequences tracked at once."""
 
-ENGINES = ComponentTable(STEPPERS, {"name": "vem"})
+ENGINES = ComponentTable(ENGINES, {"name": "vem"})
 STAGE = ComponentTable(STAGES)
 
 
@@ -60,9 +60,9 @@ class InferenceTable:
                 given, expected = shown(options), "no option"
                 raise SpecError(mismatch(f"{where} {name!r}", given=given, expected=expected))
             return table
-        if isinstance(name, str) and name not in STEPPERS:
-            known = [*STEPPERS, TUNED_NAME, *self.methods]
-            raise SpecError(unknown(STEPPERS.kind, given=name, known=known))
+        if isinstance(name, str) and name not in ENGINES:
+            known = [*ENGINES, TUNED_NAME, *self.methods]
+            raise SpecError(unknown(ENGINES.kind, given=name, known=known))
         return ENGINES.read(table, where)
 
     def write(self, held: Plain, seed: int) -> Plain:

@@ -27,7 +27,7 @@ from pyromodels.experiments.harness.experiment import STAGES
 from pyromodels.experiments.harness.plain_tables import Plain
 from pyromodels.experiments.tracking.model_spec import noise_rows
 from pyromodels.guides.mean_field import MeanField
-from pyromodels.inference.engines.coordinate_ascent import VEM
+from pyromodels.inference.engines.coordinate_ascent import Update
 from pyromodels.inference.mixture.bound import closed_form_elbo
 from pyromodels.inference.mixture.jpda_filter import online_assignment
 from pyromodels.inference.mixture.moments import averaged_message
@@ -36,9 +36,9 @@ from pyromodels.inference.mixture.updates import (
     AssignmentUpdate,
     ProcessNoiseUpdate,
     SourceUpdate,
-    Update,
     VisibilityUpdate,
 )
+from pyromodels.inference.mixture.vem import VEM
 from pyromodels.models.information import pseudo_observations
 from pyromodels.models.mixdvae import MixDVAE
 

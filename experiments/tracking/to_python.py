@@ -16,7 +16,7 @@ from pyromodels.experiments.tracking.inference_table import TUNED_NAME, stages_o
 from pyromodels.experiments.tracking.methods import UNFITTED
 from pyromodels.experiments.tracking.tracker import track
 from pyromodels.guides.mean_field import MeanField
-from pyromodels.inference.engines.by_name import STEPPERS
+from pyromodels.inference.engines import ENGINES
 from pyromodels.inference.engines.engine import mean_bound
 from pyromodels.inference.training.seeding import seed_all
 from pyromodels.models.mixdvae import Detector, MixDVAE
@@ -101,7 +101,7 @@ def to_python(spec: Spec) -> str:
         )
         script.add(f"guide = {guide}", "where an online pass ends")
     script.add()
-    engine = script.component(STEPPERS, spec.inference)
+    engine = script.component(ENGINES, spec.inference)
     script.add(f"engine = {engine}")
     script.add("losses = engine.run(batch).losses", "or: engine.step(batch), as often as you like")
     bound = script.call(mean_bound, "model", "engine", "batch")

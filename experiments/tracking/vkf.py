@@ -14,8 +14,8 @@ from pyromodels.experiments.datasets.tracking.box_coordinates import (
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.tracking.tracker import Fitted
 from pyromodels.guides.mean_field import MeanField
-from pyromodels.inference.engines.coordinate_ascent import VEM
 from pyromodels.inference.mixture.updates import AssignmentUpdate, ProcessNoiseUpdate, SourceUpdate
+from pyromodels.inference.mixture.vem import VEM
 from pyromodels.models.mixdvae import MixDVAE
 
 NOISE_RATIO = (0.04, 0.04)

@@ -9,17 +9,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyromodels.inference.adequacy import figures
-from pyromodels.inference.adequacy.importance import PosteriorLike, log_weights, mixture_of
-from pyromodels.inference.adequacy.simulation import (
-    Fit,
-    Simulate,
-    Summaries,
-    forecasts,
-    mixture_simulator,
-    repeated_fits,
-    sequence_simulator,
-    simulated_ranks,
-)
+from pyromodels.inference.adequacy.family import family_of
+from pyromodels.inference.adequacy.importance import log_weights
+from pyromodels.inference.adequacy.protocols import Fit, PosteriorLike, Simulate, Summaries
+from pyromodels.inference.adequacy.simulation import repeated_fits, simulated_ranks
 from pyromodels.inference.adequacy.statistics import (
     compare_moments,
     importance_gap,
@@ -41,10 +34,7 @@ from pyromodels.inference.adequacy.verdict import (
     check_rhat,
     check_support,
 )
-from pyromodels.models.dvae import DynamicalVAE
 
-AT_ONCE = 50
-"""Simulated sequences of a dynamical VAE, whose encoder runs on every draw of each, at a time."""
 FEWEST_PIT = 20
 """Forecasts, independent of each other, below which they are shown but not judged."""
 
@@ -72,7 +62,7 @@ def weigh(evidence: Evidence, posterior: PosteriorLike, draws: Mapping[str, Tens
         blocks = (JOINT,) if sites == tuple(draws) and len(sites) > 1 else sites
         name = ", ".join(blocks)
         k = pareto_k(weights)
-        if mixture_of(posterior) is None:
+        if not family_of(posterior).blocks_are_exact:
             # the joint's ratio averaged over draws of q has no heavier tail than it. Where w is
             # summed out exactly it may have one: the sum knows the owners that q(w) has ruled out
             k = np.minimum(k, table.get(JOINT, np.inf))
@@ -111,15 +101,11 @@ def refit(
 
 
 def own_simulator(evidence: Evidence, posterior: PosteriorLike, number: int) -> Simulate | None:
-    """The simulator of a MixDVAE or a dynamical VAE; None, with a note, where there is none."""
-    model, batch = getattr(posterior, "model", None), getattr(posterior, "batch", None)
-    mixture = mixture_of(posterior)
-    if number and mixture is not None and mixture[0].detector is None:
-        return mixture_simulator(*mixture, number)
-    if number and isinstance(model, DynamicalVAE) and batch.mask.all():
-        return sequence_simulator(model, batch, min(number, AT_ONCE))
-    evidence.notes.append("no `simulate`: no calibration by simulation")
-    return None
+    """The simulator that the family of the model has; None, with a note, where there is none."""
+    simulate = family_of(posterior).simulator(posterior, number) if number else None
+    if simulate is None:
+        evidence.notes.append("no `simulate`: no calibration by simulation")
+    return simulate
 
 
 def calibrate(
@@ -146,12 +132,12 @@ def forecast(
     evidence: Evidence, fit: Fit, posterior: PosteriorLike, horizons: tuple[int, ...], seed: int
 ) -> None:
     """PIT, coverage and CRPS of observations that were held back."""
-    mixture = mixture_of(posterior)
-    if mixture is None or mixture[0].detector is not None or not horizons:
+    family = family_of(posterior)
+    found = family.forecasts(fit, posterior, horizons, seed) if horizons else None
+    if found is None:
         evidence.notes.append("no forecasts: they are made for a MixDVAE without a detector, to "
                             "which an empty frame says nothing")
         return
-    found = forecasts(fit, mixture[1], horizons=horizons, seed=seed)
     for horizon, ahead in found.items():
         _cover(evidence, f"forecast/{horizon}", ahead.pit)
         evidence.metrics[f"crps/{horizon}"] = float(ahead.crps.mean())
@@ -180,10 +166,11 @@ def compare(evidence: Evidence, draws: Mapping[str, Tensor], exact: Mapping[str,
             }
 
 
-def advise_paths(evidence: Evidence) -> None:
-    """Say what keeps correlations over time, where the program is a MixDVAE."""
+def advise(evidence: Evidence, posterior: PosteriorLike) -> None:
+    """Say what the family of the model has against a guide that is too narrow."""
+    narrow = family_of(posterior).narrow
     evidence.checks = [
-        replace(check, advice=Advice.NARROW_PATHS) if check.advice == Advice.NARROW else check
+        replace(check, advice=narrow) if check.advice == Advice.NARROW else check
         for check in evidence.checks
     ]
 

@@ -15,9 +15,15 @@ from torch import Tensor
 
 from pyromodels.inference.adequacy import diagnose as gather
 from pyromodels.inference.adequacy.diagnose import Evidence
-from pyromodels.inference.adequacy.importance import PosteriorLike, mixture_of, with_sequences
 from pyromodels.inference.adequacy.page import markdown
-from pyromodels.inference.adequacy.simulation import Fit, Simulate, Summaries, scalar_summaries
+from pyromodels.inference.adequacy.protocols import (
+    Fit,
+    PosteriorLike,
+    Simulate,
+    Summaries,
+    with_sequences,
+)
+from pyromodels.inference.adequacy.simulation import scalar_summaries
 from pyromodels.inference.adequacy.verdict import (
     JOINT,
     PREDICTION,
@@ -145,8 +151,7 @@ def guide_report(
             reduced, exact = reference
             other = posterior if refit is None else refit(reduced, seed)
             gather.compare(found, other.sample(num_draws), exact)
-    if mixture_of(posterior) is not None:
-        gather.advise_paths(found)
+    gather.advise(found, posterior)
     verdicts = _verdicts(tuple(draws), found.checks)
     return Report(title, found.checks, verdicts, found.metrics, found.figures, found.notes)
 

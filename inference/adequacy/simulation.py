@@ -4,37 +4,19 @@ A fit is a function (data, seed) -> posterior. Everything here calls it again an
 tests the whole procedure - guide, optimiser, starts, stopping rule - and not one result of it.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyro
 import torch
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyromodels.batch import MixtureBatch, SequenceBatch
+from pyromodels.batch import SequenceBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.errors import ShapeError, SpecError, mismatch
-from pyromodels.inference.adequacy.importance import Draws, PosteriorLike, mixture_of, take
-from pyromodels.inference.adequacy.statistics import (
-    align_sources,
-    crps,
-    mixture_pit,
-    rhat,
-    uniform_ranks,
-)
-from pyromodels.inference.objectives.elbo_terms import samples
-from pyromodels.models.dvae import DynamicalVAE
-from pyromodels.models.mixdvae import MixDVAE
-from pyromodels.pyro_support.vectorised_runs import Program
-
-Fit = Callable[[Any, int], PosteriorLike]
-"""Fits the guide to data from the start that a seed gives."""
-Simulate = Callable[[int], tuple[Any, Draws]]
-"""Draws latents from the prior and data given them, by a seed: (data, latents (B, ...))."""
-Summaries = Callable[[Draws], dict[str, Tensor]]
-"""Scalars of draws: name -> (n, B). A name starts with that of its site and a bracket."""
+from pyromodels.inference.adequacy.protocols import Draws, Fit, Simulate, Summaries
+from pyromodels.inference.adequacy.statistics import align_sources, rhat, uniform_ranks
+from pyromodels.pyro_support.vectorised_runs import Program, Uncondition, random_nodes
 
 PER_SITE, NUM_PROJECTIONS = 8, 2
 FIT, REPEAT, RANK = 1, 2, 3
@@ -77,29 +59,8 @@ def _directions(size: int) -> Tensor:  # shape: (size, NUM_PROJECTIONS)
     return torch.as_tensor(np.random.default_rng(size).normal(size=(size, NUM_PROJECTIONS)))
 
 
-def mixture_simulator(model: MixDVAE, batch: MixtureBatch, num_sequences: int) -> Simulate:
-    """Return a simulator of a MixDVAE: the anchors, masks and variances of a batch, new the rest.
-
-    Raises:
-        SpecError: with a detector, where the number of observations is random as well.
-    """
-    if model.detector is not None:
-        raise SpecError("simulate: a model with a detector has no simulator yet; give your own")
-    rows = torch.arange(num_sequences, device=batch.mask.device) % batch.num_sequences
-    template = take(batch, rows)
-
-    def simulate(seed: int) -> tuple[MixtureBatch, dict[str, Tensor]]:
-        drawn = _drawn(model, template, seed)
-        o, w = drawn.pop("o"), drawn.pop("w")
-        truth = {name: value.squeeze(1) for name, value in drawn.items()}
-        truth["w"] = w.masked_fill(~template.mask, -1)
-        return MixtureBatch(o, template.mask, template.variance, template.anchor), truth
-
-    return simulate
-
-
-def sequence_simulator(model: DynamicalVAE, batch: SequenceBatch, num_sequences: int) -> Simulate:
-    """Return a simulator of a dynamical VAE: the anchors and the length of a batch, new the rest.
+def sequence_simulator(model: Program, batch: SequenceBatch, num_sequences: int) -> Simulate:
+    """Return a simulator of one site "x" of data: anchors and length of a batch, new the rest.
 
     Raises:
         SpecError: where frames are masked, in which a latent that was drawn has left no trace.
@@ -112,7 +73,7 @@ def sequence_simulator(model: DynamicalVAE, batch: SequenceBatch, num_sequences:
     template = SequenceBatch(batch.x[rows], batch.mask[rows], anchor)
 
     def simulate(seed: int) -> tuple[SequenceBatch, dict[str, Tensor]]:
-        drawn = _drawn(model, template, seed)
+        drawn = simulated(model, template, seed)
         x = drawn.pop("x").reshape(template.x.shape)
         truth = {name: value.squeeze(1) for name, value in drawn.items()}
         return SequenceBatch(x, template.mask, anchor), truth
@@ -121,11 +82,11 @@ def sequence_simulator(model: DynamicalVAE, batch: SequenceBatch, num_sequences:
 
 
 @torch.no_grad()
-def _drawn(model: Program, template: Any, seed: int) -> dict[str, Tensor]:
-    """Draw every site of a program of ours, data included, in the shapes of its plates."""
+def simulated(model: Program, template: Any, seed: int) -> dict[str, Tensor]:
+    """Draw every site of a program, data included, in the shapes of its plates."""
     torch.manual_seed(seed)
-    trace = pyro.poutine.trace(model).get_trace(template, generate=True)
-    return {name: site["value"] for name, site in samples(prune_subsample_sites(trace))}
+    trace = pyro.poutine.trace(Uncondition()(model)).get_trace(template)
+    return {name: node["value"] for name, node in random_nodes(trace).items()}
 
 
 def simulated_ranks(
@@ -222,51 +183,3 @@ class Forecast(NamedTuple):
     pit: np.ndarray  # of every coordinate of every observation, shape: (R,)
     independent_pit: np.ndarray  # of one coordinate for each sequence and start, shape: (R',)
     crps: np.ndarray  # in the unit of the data, shape: (R,)
-
-
-def forecasts(
-    fit: Fit,
-    batch: MixtureBatch,
-    *,
-    horizons: tuple[int, ...] = (1, 3),
-    num_draws: int = 200,
-    seed: int = 0,
-) -> dict[int, Forecast]:
-    """Predict o_{t+h-1} from frames < t, later ones masked; every start t is a fit of its own.
-
-    All starts from a third of the frames on are one batch. The predictive is the mixture, over
-    draws and over the sources that may own the observation, of N(P s, Phi): its PIT is exact given
-    the draws. Of the observations of a frame, which share its draws, one coordinate goes into
-    `independent_pit`: one-step PITs of successive frames are independent under the right law.
-    """
-    num_frames, rng = batch.num_frames, np.random.default_rng(seed)
-    first = max(1, num_frames // 3)
-    starts = torch.arange(first, num_frames, device=batch.mask.device)
-    seen = torch.arange(num_frames, device=batch.mask.device) < starts.unsqueeze(-1)
-    seen = seen.repeat_interleave(batch.num_sequences, 0).unsqueeze(-1)  # starts outside
-    copies = batch.repeat(len(starts))
-    held_back = MixtureBatch(
-        copies.observations, copies.mask & seen, copies.variance, copies.anchor
-    )
-    posterior = fit(held_back, seed)
-    model, _ = mixture_of(posterior)
-    s = posterior.sample(num_draws)["s"]
-    owner = torch.randint(batch.num_sources, s.shape[:1], device=s.device)
-    found = {}
-    for horizon in (h for h in horizons if first + h <= num_frames):
-        frame = (starts + horizon - 1).repeat_interleave(batch.num_sequences)
-        rows = (frame < num_frames).nonzero().squeeze(-1)
-        at = frame[rows]
-        location = model.project(s[:, rows, :, at].movedim(0, 1))  # (n, R, N, K or 1, X)
-        scale = model.variance(copies)[rows, at].sqrt()
-        observed, mask = copies.observations[rows, at], copies.mask[rows, at].cpu().numpy()
-        location = location.expand(*location.shape[:3], *observed.shape[1:])
-        pit = mixture_pit(observed, location.transpose(1, 2).flatten(0, 1), scale)
-        drawn = location[torch.arange(num_draws), :, owner] + scale * torch.randn_like(
-            location[:, :, 0]
-        )
-        pairs = zip(pit, mask, strict=True)
-        picks = [rng.choice(values[there].ravel()) for values, there in pairs if there.any()]
-        score = crps(drawn, observed)[mask].ravel()
-        found[horizon] = Forecast(pit[mask].ravel(), np.array(picks), score)
-    return found

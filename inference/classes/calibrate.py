@@ -1,17 +1,30 @@
 """Posteriors of classes that mean what they say, fitted on sequences held out."""
 
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from pyromodels.errors import ShapeError, mismatch
-from pyromodels.models.class_posterior import NUM_QUANTILES, ClassPosterior
+
+
+class Calibrated(Protocol):
+    """What is fitted: buffers of `pyromodels.models.class_posterior.ClassPosterior`."""
+
+    num_classes: int
+    """C."""
+    sharpness: Tensor
+    """beta, shape ()."""
+    log_prior: Tensor
+    """log pi, nats, shape (C,)."""
+    typical: Tensor
+    """Quantiles of log p(x given c) a frame in class c, nats, shape (C, Q)."""
 
 
 def calibrate(
-    posterior: ClassPosterior,
+    posterior: Calibrated,
     scores: Tensor,  # log p(x | c) of sequences held out, nats, shape: (n, C)
     labels: Tensor,  # their classes, shape: (n,)
     lengths: Tensor,  # their frames, shape: (n,)
@@ -58,7 +71,8 @@ def calibrate(
     posterior.sharpness.copy_(sharpness)
     posterior.log_prior.copy_(log_prior)
     by_frame = scores / lengths.unsqueeze(-1)
-    levels = torch.arange(1, NUM_QUANTILES + 1).to(scores) / (NUM_QUANTILES + 1)
+    count = posterior.typical.shape[-1]
+    levels = torch.arange(1, count + 1).to(scores) / (count + 1)
     typical = [by_frame[labels == c, c].quantile(levels) for c in range(posterior.num_classes)]
     posterior.typical.copy_(torch.stack(typical))
 

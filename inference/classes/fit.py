@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from pyromodels.dynamics.autoregressive import Autoregressive
 from pyromodels.errors import mismatch
 from pyromodels.inference.classes.calibrate import fit_posterior
 from pyromodels.inference.classes.options import BankOptions as BankOptions
 from pyromodels.inference.classes.scores import (
+    ClassDensities,
     class_log_prob,
     every_log_prob,
     own_class_log_prob,
@@ -66,7 +66,7 @@ class BankTraining:
 
     def __init__(
         self,
-        bank: Autoregressive,
+        bank: ClassDensities,
         train: LabelledSequences,
         valid: LabelledSequences,
         options: BankOptions,
@@ -309,7 +309,7 @@ class BankTraining:
 
 
 def fit_bank(
-    bank: Autoregressive,
+    bank: ClassDensities,
     train: LabelledSequences,
     valid: LabelledSequences,
     options: BankOptions = BankOptions(),  # noqa: B008

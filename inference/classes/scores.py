@@ -1,20 +1,35 @@
 """log p(x given c) of labelled sequences under a bank of densities, little of it padding."""
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pyromodels.dynamics.autoregressive import Autoregressive
+from pyromodels.distributions.path import PathDistribution
 from pyromodels.labelled import LabelledSequences
 
 FRAMES_AT_ONCE = 40_000
 """Frames whose density is computed at once where no gradient is wanted."""
 
 
+class ClassDensities(Protocol):
+    """p(x given c) of C classes side by side: a module whose parameters have a row for each."""
+
+    num_members: int
+    """C."""
+    num_networks: int
+    """Networks that train apart: C, or 1 where classes share one."""
+
+    def path(
+        self, num_steps: int, *, batch_shape: torch.Size, mask: Tensor | None = None
+    ) -> PathDistribution:
+        """Return the densities of sequences, classes in the last dimension of the batch."""
+
+
 def class_log_prob(
-    bank: Autoregressive, data: LabelledSequences
+    bank: ClassDensities, data: LabelledSequences
 ) -> Tensor:  # nats, shape: (n, C)
     """Return log p(x given c) of every sequence under every class."""
     found = data.x.new_zeros(len(data), bank.num_members)
@@ -27,7 +42,7 @@ def class_log_prob(
 
 
 def own_log_prob(
-    bank: Autoregressive,
+    bank: ClassDensities,
     x: Tensor,  # of class c in column c, shape: (B, C, T, D)
     mask: Tensor,  # shape: (B, C, T)
 ) -> Tensor:  # nats, shape: (B, C)
@@ -36,7 +51,7 @@ def own_log_prob(
 
 
 def every_log_prob(
-    bank: Autoregressive,
+    bank: ClassDensities,
     x: Tensor,  # shape: (n, T, D)
     mask: Tensor,  # shape: (n, T)
 ) -> Tensor:  # nats, shape: (n, C)
@@ -47,7 +62,7 @@ def every_log_prob(
 
 
 def own_class_log_prob(
-    bank: Autoregressive, data: LabelledSequences
+    bank: ClassDensities, data: LabelledSequences
 ) -> Tensor:  # nats, shape: (n,)
     """Return log p(x given c) of every sequence, c its class.
 

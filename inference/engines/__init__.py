@@ -1,6 +1,8 @@
-"""Inference engines: what moves a guide, a step at a time; `STEPPERS` is what specs may name."""
+"""Inference engines: what moves a guide, a step at a time; `ENGINES` is what specs may name."""
 
 from pyromodels.registry import Registry
 
-STEPPERS = Registry("inference engine", "pyromodels.inference.engines")
+ENGINES = Registry(
+    "inference engine", "pyromodels.inference.engines", "pyromodels.inference.mixture"
+)
 """Name -> engine(model, guide, batch, **options)."""

@@ -1,129 +1,130 @@
-"""Variational EM with the interface of SVI: `step(batch) -> loss`, `evaluate_loss(batch)`."""
+"""Coordinate ascent with the interface of SVI: `step(batch) -> loss`, `evaluate_loss(batch)`."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pyromodels.batch import MixtureBatch
+from pyromodels.batch import rows_of
 from pyromodels.errors import mismatch
-from pyromodels.guides.mean_field import MeanField
-from pyromodels.inference.mixture.bound import BoundParts, closed_form_elbo
-from pyromodels.inference.mixture.damping import damp
-from pyromodels.inference.mixture.updates import Update
-from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.guides.free_form import FreeForm
+from pyromodels.inference.objectives.closed_form import Bound, BoundParts
 
 
-class VEM:
-    """Coordinate ascent: a list of updates in order, over all sequences of a batch at once.
+class Update(Protocol):
+    """One step of coordinate ascent: it moves one factor, or parameter, to where the bound is best.
 
-    The order of the list is the order of the steps: [SourceUpdate(), AssignmentUpdate()] and
-    [AssignmentUpdate(), SourceUpdate()] are the two of thesis 4.4.2.
+    An update that leaves the model as it is may say so by `changes_model = False`, and return the
+    parts of the bound that it has computed on its way: `step` then need not compute them again. One
+    that has a state of its own gives it as `state_dict` and takes it by `load_state_dict`.
+    """
 
-    Reference: Lin, 2024 (thesis), Algorithm 1.
+    def __call__(self, model: Any, guide: Any, batch: Any) -> BoundParts | None:
+        """Change the guide or the model in place."""
+
+
+class CoordinateAscent:
+    """A list of updates in order, over all sequences of a batch at once.
+
+    It knows no model: the factors are the guide's (see `FreeForm`), the bound is handed in.
+    Variational EM of a MixDVAE is `pyromodels.inference.mixture.vem.VEM`.
+
+    A batch may be a minibatch of the data that the guide was made for (`MixtureBatch.subset`): its
+    sequences' factors are updated, the others' stay.
 
     Args:
         model: the program.
-        guide: a `MeanField` for the batch that `step` is given.
+        guide: a guide for the batch that `step` is given.
         updates: the coordinate updates of one sweep.
+        bound: what they climb.
+        depends_on: part of the bound -> the factors that it depends on. A part that is not here
+            is taken to depend on all of them.
         damping: how far an update goes, in (0, 1]: eta <- (1 - damping) eta + damping eta* in the
             natural parameters of each factor of the guide.
 
-    A batch may be a minibatch (`MixtureBatch.subset`) of the data that the guide was made for: its
-    sequences' factors are updated, the others' stay.
-
     Raises:
         ValueError: where the damping is not in (0, 1].
-
-    Example:
-        >>> from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate
-        >>> from pyromodels.distributions.message import Anchor
-        >>> from pyromodels.dynamics.linear import LinearGaussian
-        >>> prior = LinearGaussian(num_coordinates=1, order=1, process_std=(0.1,))
-        >>> o = torch.linspace(0, 1, 8).reshape(1, 8, 1, 1)
-        >>> batch = MixtureBatch(
-        ...     o, torch.ones(1, 8, 1, dtype=torch.bool), torch.full_like(o, 0.01),
-        ...     Anchor(torch.zeros(1, 1, 1), torch.ones(1, 1, 1)),
-        ... )
-        >>> model = MixDVAE(prior)
-        >>> vem = VEM(model, MeanField(model, batch), [AssignmentUpdate(), SourceUpdate()])
-        >>> vem.step(batch) >= vem.step(batch)
-        True
     """
 
     def __init__(
         self,
-        model: MixDVAE,
-        guide: MeanField,
+        model: nn.Module,
+        guide: FreeForm,
         updates: Sequence[Update],
         *,
+        bound: Bound,
+        depends_on: Mapping[str, Collection[str]] | None = None,
         damping: float = 1.0,
     ) -> None:
         if not 0 < damping <= 1:
             raise ValueError(mismatch("damping", given=damping, expected="a number in (0, 1]"))
         self.model, self.guide, self.updates = model, guide, list(updates)
-        self.damping = damping
+        self.bound, self.depends_on, self.damping = bound, dict(depends_on or {}), damping
 
     @torch.no_grad()
-    def sweep(self, batch: MixtureBatch) -> BoundParts:
+    def sweep(self, batch: Any) -> BoundParts:
         """Apply every update once; return the parts of the bound that are known by now."""
-        guide = self.guide if batch.index is None else self.guide.rows(batch.index)
+        rows = rows_of(batch)
+        guide = self.guide if rows is None else self.guide.rows(rows)
         known: BoundParts = {}
         for update in self.updates:
             before = guide.snapshot()
             parts = update(self.model, guide, batch) or {}
             if self.damping < 1:
-                damp(guide, before, self.damping)
+                guide.damp(before, self.damping)
                 parts = {}
             changed = guide.changed_since(before)
-            if changed:
-                known.pop("assignment", None)
-            if "sources" in changed or getattr(update, "changes_model", True):
+            if getattr(update, "changes_model", True):
                 known = {}
+            known = {name: part for name, part in known.items() if self._holds(name, changed)}
             known |= parts
-        if batch.index is not None:
-            self.guide.put(batch.index, guide)
+        if rows is not None:
+            self.guide.put(rows, guide)
         return known
+
+    def _holds(self, part: str, changed: set[str]) -> bool:
+        """Whether a part of the bound is what it was, once some factors have changed."""
+        return changed.isdisjoint(self.depends_on.get(part, changed))
 
     def run(
         self,
-        batch: MixtureBatch,
+        batch: Any,
         max_sweeps: int,
         *,
         tolerance: float | None = None,
         callback: Callable[[int], None] | None = None,
     ) -> int:
-        """Sweep until no responsibility moves by more than `tolerance`; return the sweeps made.
+        """Sweep until the guide moves by no more than `tolerance`; return the sweeps made.
 
         Args:
             batch: the data.
             max_sweeps: stop after so many in any case.
-            tolerance: None makes all of them.
+            tolerance: of the guide's own measure (`FreeForm.distance`; of a `MeanField` the largest
+                change of a responsibility); None makes all sweeps.
             callback: called after each sweep with its number, from 0.
         """
         for sweep in range(max_sweeps):
-            before = self.guide.responsibilities
+            before = self.guide.snapshot()
             self.sweep(batch)
             if callback is not None:
                 callback(sweep)
-            change = (self.guide.responsibilities - before).abs()
-            if tolerance is not None and change.max() <= tolerance:
+            if tolerance is not None and self.guide.distance(before) <= tolerance:
                 return sweep + 1
         return max_sweeps
 
-    def step(self, batch: MixtureBatch) -> float:
+    def step(self, batch: Any) -> float:
         """Apply every update once; return the loss as `evaluate_loss` does."""
         known = self.sweep(batch)
         with torch.no_grad():
-            return -closed_form_elbo(self.model, self.guide, batch, known=known).sum().item()
+            return -self.bound(self.model, self.guide, batch, known=known).sum().item()
 
     @torch.no_grad()
-    def elbo(self, batch: MixtureBatch) -> Tensor:
+    def elbo(self, batch: Any) -> Tensor:
         """Return the bound of every sequence, nats, shape (B,)."""
-        return closed_form_elbo(self.model, self.guide, batch)
+        return self.bound(self.model, self.guide, batch)
 
-    def evaluate_loss(self, batch: MixtureBatch) -> float:
+    def evaluate_loss(self, batch: Any) -> float:
         """Return minus the bound, nats, summed over sequences."""
         return -self.elbo(batch).sum().item()
 

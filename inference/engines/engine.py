@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pyromodels.inference.engines.ascend import Ascent, AscentOptions, OnStep, Stepper, ascend
-from pyromodels.inference.mixture.bound import closed_form_elbo, has_closed_form
+from pyromodels.inference.objectives.closed_form import closed_form_or_none
 from pyromodels.pyro_support.random_state import restored_random_state
 
 
@@ -61,11 +61,11 @@ class Engine:
 def mean_bound(model: nn.Module, engine: Engine, batch: Any) -> float:
     """Return the bound that engines are compared by, nats a sequence.
 
-    In closed form where there is one (see `closed_form_elbo` for what it holds still with deep
-    priors), else the engine's own estimate, averaged over 20.
+    In closed form where there is one (see `inference.mixture.bound` for what it holds still with
+    deep priors), else the engine's own estimate, averaged over 20.
     """
-    if has_closed_form(model, engine.guide):
-        return closed_form_elbo(model, engine.guide, batch).mean().item()
+    if (bound := closed_form_or_none(model, engine.guide)) is not None:
+        return bound(model, engine.guide, batch).mean().item()
     with restored_random_state():
         torch.manual_seed(0)  # the same estimate whatever was drawn before
         losses = [engine.evaluate_loss(batch) for _ in range(20)]

@@ -1,7 +1,7 @@
-"""Stochastic variational inference as a stepper: `step(batch) -> loss`, `evaluate_loss(batch)`."""
+"""Stochastic variational inference: `step(batch) -> loss`, `evaluate_loss(batch)`."""
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import pyro
 import torch
@@ -11,8 +11,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyromodels.errors import mismatch
-from pyromodels.guides.factorised import FactorisedGuide
-from pyromodels.inference.mixture.bound import closed_form_elbo
+from pyromodels.inference.objectives.closed_form import Bound
 from pyromodels.inference.training.finite import FitError, guilty_parameter
 from pyromodels.inference.training.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from pyromodels.pyro_support.random_state import restored_random_state
@@ -30,8 +29,8 @@ class SVI:
     Args:
         model: any Pyro program, called with the batch.
         guide: its guide, likewise.
-        elbo: a Pyro estimator such as `TraceEnum_ELBO`, or "closed_form": the bound of a MixDVAE
-            without any noise (see `closed_form_elbo` for what it holds still with deep priors).
+        elbo: a Pyro estimator such as `TraceEnum_ELBO`, or a bound in closed form, which has no
+            noise, such as `pyromodels.inference.mixture.bound.closed_form_elbo`.
         learning_rate: of Adam.
         num_steps: steps over which the learning rate falls to zero along a half cosine; it stays
             there. None: constant. A noisy gradient needs it to come to rest.
@@ -64,20 +63,15 @@ class SVI:
         model: Program,
         guide: Program,
         *,
-        elbo: ELBO | Literal["closed_form"],
+        elbo: ELBO | Bound,
         learning_rate: float = 0.02,
         num_steps: int | None = None,
         train_model: bool = False,
         max_grad_norm: float | None = None,
     ) -> None:
-        if not (isinstance(elbo, ELBO) or elbo == "closed_form"):
-            expected = "an estimator of pyro.infer, or 'closed_form'"
+        if not callable(elbo):
+            expected = "an estimator of pyro.infer, or a bound in closed form"
             raise ValueError(mismatch("elbo", given=repr(elbo), expected=expected))
-        if elbo == "closed_form" and not isinstance(guide, FactorisedGuide):
-            raise ValueError(
-                f"elbo 'closed_form' is of a MixDVAE and a guide with q(w) and q(s) as factors; a "
-                f"{_name(guide)} is none. Give an estimator of pyro.infer"
-            )
         self.model, self.guide, self.elbo = model, guide, elbo
         self.max_grad_norm = max_grad_norm
         self.learning_rate, self.num_steps, self.steps_made = learning_rate, num_steps, 0
@@ -125,7 +119,7 @@ class SVI:
     @torch.no_grad()
     def evaluate_loss(self, batch: Any, num_draws: int = 1) -> float:
         """Return the loss, nats, summed over sequences, averaged over draws of the estimator."""
-        if self.elbo == "closed_form":
+        if not isinstance(self.elbo, ELBO):
             return self._loss(batch).item()
         if self.optimizer is None:
             self._find_parameters(batch)
@@ -197,8 +191,8 @@ class SVI:
         return self.learning_rate * (0.5 + 0.5 * math.cos(math.pi * progress))
 
     def _loss(self, batch: Any) -> Tensor:
-        if self.elbo == "closed_form":
-            return -closed_form_elbo(self.model, self.guide, batch).sum()
+        if not isinstance(self.elbo, ELBO):
+            return -self.elbo(self.model, self.guide, batch).sum()
         with pyro.settings.context(module_local_params=self._local):
             return self.elbo.differentiable_loss(self.model, self.guide, batch)
 

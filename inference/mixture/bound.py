@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain, block_inverse, block_logdet
@@ -11,6 +11,7 @@ from pyromodels.distributions.message import GaussianMessage
 from pyromodels.distributions.visibility import BinaryChain
 from pyromodels.guides.factorised import FactorisedGuide
 from pyromodels.inference.mixture.moments import expected_log_likelihood, step_second_moment
+from pyromodels.inference.objectives.closed_form import BoundParts
 from pyromodels.models.mixdvae import MixDVAE
 
 
@@ -58,10 +59,6 @@ def with_clutter(model: MixDVAE, batch: MixtureBatch, log_likelihood: Tensor) ->
     return torch.cat((log_likelihood, clutter.unsqueeze(-1)), -1)
 
 
-BoundParts = dict[str, Tensor]
-"""What the bound is made of, "sources", "assignment" and "visibility": nats, each (B,)."""
-
-
 def closed_form_elbo(
     model: MixDVAE,
     guide: FactorisedGuide,
@@ -78,8 +75,14 @@ def closed_form_elbo(
         model: the program.
         guide: its guide.
         batch: the data.
-        known: parts that an update has computed on its way; the others are computed here.
+        known: parts, "sources" and "assignment", that an update has computed on its way; the others
+            are computed here.
     """
+    if not isinstance(guide, FactorisedGuide):
+        raise ValueError(
+            f"closed_form_elbo: the bound is of a MixDVAE and a guide with q(w) and q(s) as "
+            f"factors; a {type(guide).__name__} is none. Use an estimator of pyro.infer"
+        )
     if guide.assignment == "marginal":
         raise ValueError(
             "closed_form_elbo: the guide leaves w to enumeration, its bound has no closed form; "
@@ -97,16 +100,6 @@ def closed_form_elbo(
     if model.detector is not None:
         total = total + visibility_part(model, guide, batch)
     return total
-
-
-def has_closed_form(model: nn.Module, guide: nn.Module) -> bool:
-    """Whether `closed_form_elbo` exists: a prior with a message, and q(w) and q(s) as factors."""
-    return (
-        isinstance(model, MixDVAE)
-        and model.prior.has_gaussian_message
-        and isinstance(guide, FactorisedGuide)
-        and guide.assignment == "mean_field"
-    )
 
 
 def sources_part(model: MixDVAE, guide: FactorisedGuide, batch: MixtureBatch) -> Tensor:

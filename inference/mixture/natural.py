@@ -29,9 +29,9 @@ from pyromodels.distributions.chain import (
     chain_of,
 )
 from pyromodels.distributions.message import GaussianMessage
+from pyromodels.guides.damping import damped_assignment, damped_sources
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.inference.mixture.bound import log_weights, with_clutter
-from pyromodels.inference.mixture.damping import damped_assignment, damped_sources
 from pyromodels.inference.mixture.moments import expected_log_likelihood
 from pyromodels.models.mixdvae import MixDVAE
 

@@ -6,7 +6,7 @@ in order.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,34 +17,17 @@ from pyromodels.distributions.visibility import posterior_chain
 from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.errors import mismatch
 from pyromodels.guides.mean_field import MeanField
-from pyromodels.inference.mixture.bound import (
-    BoundParts,
-    assignment_part,
-    log_weights,
-    with_clutter,
-)
+from pyromodels.inference.mixture.bound import assignment_part, log_weights, with_clutter
 from pyromodels.inference.mixture.moments import (
     cavity_log_likelihood,
     expected_log_likelihood,
     projected_moments,
     step_second_moment,
 )
+from pyromodels.inference.objectives.closed_form import BoundParts
 from pyromodels.inference.training.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from pyromodels.models.information import pseudo_observations
 from pyromodels.models.mixdvae import MixDVAE
-
-
-class Update(Protocol):
-    """One step of coordinate ascent.
-
-    An update that leaves the model as it is may say so by `changes_model = False`, and return the
-    parts of the bound that it has computed on its way: `VEM.step` then need not compute them again.
-    """
-
-    def __call__(
-        self, model: MixDVAE, guide: MeanField, batch: MixtureBatch
-    ) -> BoundParts | None:
-        """Change the guide or the model in place."""
 
 
 @dataclass

@@ -175,7 +175,7 @@ def _check_prior(prior: SourcePrior) -> None:
     if not known or not _as_published(prior):
         given = repr(prior.emission) if known else type(prior).__name__
         expected = "an SRNN that filters, or a DeepAR, that predicts positions"
-        hint = "`pyromodels.inference.engines.coordinate_ascent.VEM` takes any source prior."
+        hint = "`pyromodels.inference.mixture.vem.VEM` takes any source prior."
         raise ValueError(mismatch("prior", given=given, expected=expected, hint=hint))
 
 

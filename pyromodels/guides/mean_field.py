@@ -1,7 +1,7 @@
 """The free-form mean-field guide, whose factors closed-form updates set."""
 
-import copy
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -9,14 +9,23 @@ from torch import Tensor
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain
 from pyromodels.distributions.visibility import BinaryChain
+from pyromodels.guides.damping import damped_assignment, damped_sources, damped_visibility
 from pyromodels.guides.factorised import FactorisedGuide
+from pyromodels.guides.free_form import FreeForm
 from pyromodels.guides.parametrised import ParametrisedMeanField
 from pyromodels.models.mixdvae import MixDVAE
 from pyromodels.registry import GUIDES
 
+DAMPED: dict[str, Callable[..., Any]] = {
+    "responsibilities": damped_assignment,
+    "sources": damped_sources,
+    "visibility": damped_visibility,
+}
+"""Factor -> (old, new, rate) -> what lies between."""
+
 
 @GUIDES.register("mean_field")
-class MeanField(FactorisedGuide):
+class MeanField(FreeForm, FactorisedGuide):
     r"""q(w) q(v) q(s) q(z | s), free in every factor but the last, held in buffers.
 
     `pyromodels.inference.engines.coordinate_ascent` and `pyromodels.inference.mixture.natural` set
@@ -28,6 +37,12 @@ class MeanField(FactorisedGuide):
         batch: the data it is fitted to. q(s) starts constant, at the anchors, with their variances;
             q(w) uniform; q(v) as the prior.
     """
+
+    factors: ClassVar = {
+        "responsibilities": "_responsibilities",
+        "sources": "loc",
+        "visibility": "visible_step",
+    }
 
     def __init__(self, model: MixDVAE, batch: MixtureBatch) -> None:
         super().__init__(model)
@@ -83,36 +98,13 @@ class MeanField(FactorisedGuide):
         self.visible_first, self.visible_step = chain.initial, chain.transition
         self.visible_mean = chain.mean
 
-    def snapshot(self) -> "MeanField":
-        """Return the guide as it is now; updates replace tensors, so none is copied."""
-        twin = copy.copy(self)
-        twin._buffers = dict(self._buffers)
-        return twin
+    def between(self, factor: str, old: Any, new: Any, rate: float) -> Any:
+        """Return old^(1 - rate) new^rate of a factor, normalised."""
+        return DAMPED[factor](old, new, rate)
 
-    def changed_since(self, before: "MeanField") -> set[str]:
-        """Return which factors have been set since a snapshot."""
-        holders = {
-            "responsibilities": "_responsibilities",
-            "sources": "loc",
-            "visibility": "visible_step",
-        }
-        return {
-            factor
-            for factor, name in holders.items()
-            if self._buffers.get(name) is not before._buffers.get(name)
-        }
-
-    def rows(self, index: Tensor) -> "MeanField":
-        """Return a guide of some sequences, shape of `index` (B',), for updates to change."""
-        part = self.snapshot()
-        for name, value in self._buffers.items():
-            part._buffers[name] = value[index]
-        return part
-
-    def put(self, index: Tensor, part: "MeanField") -> None:
-        """Take over the factors of some sequences, as `rows` returned them."""
-        for name, value in self._buffers.items():
-            setattr(self, name, value.index_copy(0, index, part._buffers[name]))
+    def distance(self, other: "MeanField") -> Tensor:
+        """Return the largest difference of responsibilities."""
+        return (self.responsibilities - other.responsibilities).abs().max()
 
     def parametrised(
         self, assignment: Literal["mean_field", "marginal"] = "mean_field"

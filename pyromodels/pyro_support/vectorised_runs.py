@@ -19,6 +19,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyromodels.batch import rows_of
 from pyromodels.errors import ShapeError, mismatch
 from pyromodels.pyro_support.random_state import restored_random_state
 
@@ -143,7 +144,7 @@ def check_init(init: Mapping[str, Tensor], sites: Iterable[str]) -> None:
 
 def refuse_minibatch(guide: str, batch: Any) -> None:  # noqa: ANN401
     """Raise `ValueError` where a guide that does not look up sequences is given some of them."""
-    if isinstance(getattr(batch, "index", None), Tensor):  # lists have a method of that name
+    if rows_of(batch) is not None:
         raise ValueError(
             f"{guide} keeps one value for every sequence of its data and takes no minibatch; "
             "guides that do: mean_field, chain, parametrised_mean_field. For data of their own, "

@@ -8,9 +8,9 @@ from pyro.infer import TraceEnum_ELBO
 
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.inference.engines.ascend import AscentOptions, ascend
-from pyromodels.inference.engines.coordinate_ascent import VEM
 from pyromodels.inference.engines.svi import SVI
 from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate
+from pyromodels.inference.mixture.vem import VEM
 from pyromodels.inference.training.fit import FitError
 
 STEPS = [SourceUpdate(), AssignmentUpdate()]

@@ -13,13 +13,12 @@ from pyromodels.dynamics.srnn import SRNN
 from pyromodels.experiments.demonstrations.report_examples import fit_with, two_sources
 from pyromodels.guides.amortised import Amortised
 from pyromodels.inference.adequacy.simulation import (
-    forecasts,
-    mixture_simulator,
     repeated_fits,
     scalar_summaries,
     sequence_simulator,
     simulated_ranks,
 )
+from pyromodels.inference.mixture.adequacy import forecasts, mixture_simulator
 from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.models.dvae import DynamicalVAE
 

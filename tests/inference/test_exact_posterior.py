@@ -14,10 +14,11 @@ from pyromodels.dynamics.deep_ar import DeepAR
 from pyromodels.guides.enumerated import Enumerated
 from pyromodels.guides.mean_field import MeanField, chain
 from pyromodels.guides.point import Point
-from pyromodels.inference.engines.coordinate_ascent import VEM
 from pyromodels.inference.engines.nuts import sample_nuts
 from pyromodels.inference.engines.svi import SVI
+from pyromodels.inference.mixture.bound import closed_form_elbo
 from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate
+from pyromodels.inference.mixture.vem import VEM
 from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.models.mixdvae import Detector, MixDVAE
 
@@ -169,7 +170,7 @@ def test_the_collapsed_guide_says_that_it_has_no_closed_form_bound(tiny):
     model, batch = tiny
     guide = chain(model, batch)
     with pytest.raises(ValueError, match="TraceEnum_ELBO"):
-        SVI(model, guide, elbo="closed_form").step(batch)
+        SVI(model, guide, elbo=closed_form_elbo).step(batch)
     assert not hasattr(guide, "responsibilities")
     with pytest.raises(ValueError, match="mean_field or marginal"):
         MeanField(model, batch).parametrised("none")

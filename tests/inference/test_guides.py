@@ -13,9 +13,9 @@ from pyromodels.guides.auto import AutoGuide
 from pyromodels.guides.empirical import Empirical
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.guides.point import Point
-from pyromodels.inference.engines.coordinate_ascent import VEM
 from pyromodels.inference.engines.svi import SVI
 from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate
+from pyromodels.inference.mixture.vem import VEM
 from pyromodels.inference.posterior.posterior import Posterior
 
 FAMILIES = ["normal", "multivariate_normal", "low_rank", "flow"]

@@ -11,7 +11,8 @@ from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.guides.enumerated import Enumerated
-from pyromodels.inference.adequacy.importance import log_weights, owner_evidence, take
+from pyromodels.inference.adequacy.importance import log_weights
+from pyromodels.inference.mixture.adequacy import owner_evidence
 from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.models.mixdvae import Detector, MixDVAE
 
@@ -165,6 +166,6 @@ def test_weights_of_a_minibatch_are_those_of_its_sequences(mixture, randomised):
 
 def test_take_repeats_sequences_and_forgets_where_they_were(mixture):
     _, batch = mixture(num_sequences=3)
-    taken = take(batch, torch.tensor([2, 2, 0]))
+    taken = batch.take(torch.tensor([2, 2, 0]))
     assert taken.index is None
     torch.testing.assert_close(taken.observations[1], batch.observations[2])

@@ -6,14 +6,13 @@ import torch
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain
 from pyromodels.distributions.message import Anchor
-from pyromodels.guides.mean_field import MeanField
-from pyromodels.inference.engines.coordinate_ascent import VEM
-from pyromodels.inference.mixture.bound import closed_form_elbo
-from pyromodels.inference.mixture.damping import (
+from pyromodels.guides.damping import (
     damped_assignment,
     damped_sources,
     damped_visibility,
 )
+from pyromodels.guides.mean_field import MeanField
+from pyromodels.inference.mixture.bound import closed_form_elbo
 from pyromodels.inference.mixture.natural import (
     NaturalAssignment,
     NaturalSources,
@@ -21,6 +20,7 @@ from pyromodels.inference.mixture.natural import (
     expected_log_path,
 )
 from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate, VisibilityUpdate
+from pyromodels.inference.mixture.vem import VEM
 from pyromodels.models.mixdvae import Detector, MixDVAE
 from pyromodels.registry import DYNAMICS
 

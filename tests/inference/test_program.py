@@ -15,8 +15,8 @@ from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.errors import ShapeError
 from pyromodels.guides.mean_field import MeanField
-from pyromodels.inference.engines.coordinate_ascent import VEM
 from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate, VisibilityUpdate
+from pyromodels.inference.mixture.vem import VEM
 from pyromodels.models.mixdvae import Detector
 
 DETECTOR = Detector(0.9, 0.1, 0.4, hide=0.2, reappear=0.3)

@@ -15,8 +15,8 @@ from pyromodels.experiments.demonstrations.report_examples import fit_with, two_
 from pyromodels.guides.enumerated import Enumerated
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.inference.adequacy.report import guide_report
-from pyromodels.inference.adequacy.simulation import mixture_simulator
 from pyromodels.inference.adequacy.verdict import Advice, examined
+from pyromodels.inference.mixture.adequacy import mixture_simulator
 from pyromodels.inference.mixture.updates import SourceUpdate
 from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.models.mixdvae import Detector

@@ -19,12 +19,12 @@ from pyromodels.emissions.gaussian import Gaussian
 from pyromodels.errors import SpecError
 from pyromodels.experiments.tracking.setup import walker_prior
 from pyromodels.guides.mean_field import MeanField
+from pyromodels.inference.engines import ENGINES
 from pyromodels.inference.engines.ascend import AscentOptions
-from pyromodels.inference.engines.by_name import STEPPERS
-from pyromodels.inference.engines.coordinate_ascent import VEM
 from pyromodels.inference.engines.engine import Engine, mean_bound
 from pyromodels.inference.mixture.bound import closed_form_elbo
 from pyromodels.inference.mixture.start import online_start
+from pyromodels.inference.mixture.vem import VEM
 from pyromodels.inference.training.fit import FitError
 from pyromodels.models.mixdvae import Detector, MixDVAE
 
@@ -55,7 +55,7 @@ def started(detector=True):
 
 def run(table, **how):
     model, guide, batch = started(**how)
-    engine = STEPPERS.build(table, model, guide, batch)
+    engine = ENGINES.build(table, model, guide, batch)
     losses = engine.run(batch).losses
     return closed_form_elbo(model, engine.guide, batch).item(), losses, engine
 
@@ -76,7 +76,7 @@ def test_all_engines_reach_one_bound():
 def test_svi_makes_a_mean_field_parametrised_and_leaves_the_given_one():
     model, guide, batch = started()
     before = guide.sources.loc.clone()
-    engine = STEPPERS.build({"name": "svi", "steps": 2}, model, guide, batch)
+    engine = ENGINES.build({"name": "svi", "steps": 2}, model, guide, batch)
     engine.run(batch)
     assert engine.guide is not guide and list(engine.guide.parameters())
     torch.testing.assert_close(guide.sources.loc, before)
@@ -149,7 +149,7 @@ def test_svi_climbs_with_a_prior_without_message(prior, assignment):
     torch.manual_seed(0)
     model, guide, batch = silent(prior)
     table = {"name": "svi", "steps": 60, "train_model": True}
-    engine = STEPPERS.build(table, model, guide.parametrised(assignment), batch)
+    engine = ENGINES.build(table, model, guide.parametrised(assignment), batch)
     before = mean_bound(model, engine, batch)
     assert all(map(math.isfinite, engine.run(batch).losses))
     assert mean_bound(model, engine, batch) > before + 20
@@ -187,7 +187,7 @@ def test_the_gradient_of_a_loss_goes_through_such_a_prior(prior):
 def test_closed_forms_refuse_a_prior_without_message(prior, table):
     words = f"inference '{table['name']}'.*{type(prior).__name__}.*'svi' with elbo 'trace_enum'"
     with pytest.raises(SpecError, match=words) as caught:
-        STEPPERS.build(table, *silent(prior))
+        ENGINES.build(table, *silent(prior))
     assert "\n" not in str(caught.value)
 
 
@@ -214,7 +214,7 @@ def test_a_start_needs_boxes(mixture):
 )
 def test_wrong_options_are_one_line(table, message):
     with pytest.raises(ValueError, match=message) as caught:
-        STEPPERS.build(table, *started())
+        ENGINES.build(table, *started())
     assert "\n" not in str(caught.value)
 
 
@@ -222,13 +222,13 @@ def test_wrong_options_are_one_line(table, message):
 def test_closed_form_engines_refuse_a_guide_without_free_factors(name):
     model, guide, batch = started()
     with pytest.raises(SpecError, match=f"{name!r}.*ParametrisedMeanField.*use guide 'mean_field'"):
-        STEPPERS.build({"name": name}, model, guide.parametrised(), batch)
+        ENGINES.build({"name": name}, model, guide.parametrised(), batch)
 
 
 def test_a_model_without_closed_form_is_told_what_to_use():
     with pytest.raises(SpecError, match="closed_form.*Linear has none.*trace_enum"):
         table = {"name": "svi", "elbo": "closed_form"}
-        STEPPERS.build(table, nn.Linear(1, 1), nn.Linear(1, 1), None)
+        ENGINES.build(table, nn.Linear(1, 1), nn.Linear(1, 1), None)
 
 
 def test_process_noise_of_deep_dynamics_is_refused():
@@ -238,7 +238,7 @@ def test_process_noise_of_deep_dynamics_is_refused():
     model = MixDVAE(DeepAR())
     table = {"name": "vem", "learn": ["process_noise"]}
     with pytest.raises(SpecError, match="process_noise.*linear.*DeepAR"):
-        STEPPERS.build(table, model, MeanField(model, batch), batch)
+        ENGINES.build(table, model, MeanField(model, batch), batch)
 
 
 def test_a_loss_that_is_not_finite_names_the_step():

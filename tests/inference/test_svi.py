@@ -7,10 +7,10 @@ from pyro.infer import TraceEnum_ELBO
 from torch import nn
 
 from pyromodels.guides.mean_field import MeanField
-from pyromodels.inference.engines.coordinate_ascent import VEM
 from pyromodels.inference.engines.svi import SVI
 from pyromodels.inference.mixture.bound import closed_form_elbo
 from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate, VisibilityUpdate
+from pyromodels.inference.mixture.vem import VEM
 from pyromodels.inference.training.fit import FitError
 from pyromodels.models.mixdvae import Detector
 
@@ -29,7 +29,7 @@ def converged(model, batch):
 def test_the_closed_form_reaches_the_bound_of_vem(mixture, detector):
     model, batch = mixture(detector=detector)
     guide = MeanField(model, batch).parametrised()
-    svi = SVI(model, guide, elbo="closed_form", learning_rate=0.1, num_steps=1000)
+    svi = SVI(model, guide, elbo=closed_form_elbo, learning_rate=0.1, num_steps=1000)
     start = svi.evaluate_loss(batch)
     for _ in range(1000):
         svi.step(batch)
@@ -71,7 +71,7 @@ def test_the_parametrised_guide_starts_as_the_guide_it_is_made_of(mixture, rando
 def test_minibatches_train_their_own_rows(mixture):
     model, batch = mixture(4)
     guide = MeanField(model, batch).parametrised()
-    svi = SVI(model, guide, elbo="closed_form")
+    svi = SVI(model, guide, elbo=closed_form_elbo)
     before = guide.loc.detach().clone()
     rows = torch.tensor([3, 0])
     svi.step(batch.subset(rows))
@@ -84,7 +84,7 @@ def test_training_the_model_too_raises_the_bound_further(mixture):
     for train_model in (False, True):
         model, batch = mixture()
         guide = MeanField(model, batch).parametrised()
-        svi = SVI(model, guide, elbo="closed_form", learning_rate=0.1, train_model=train_model)
+        svi = SVI(model, guide, elbo=closed_form_elbo, learning_rate=0.1, train_model=train_model)
         for _ in range(200):
             svi.step(batch)
         losses.append(svi.evaluate_loss(batch))
@@ -95,7 +95,8 @@ def test_a_state_dict_resumes_to_the_same_bits(mixture):
     model, batch = mixture()
 
     def stepper():
-        return SVI(model, MeanField(model, batch).parametrised(), elbo="closed_form", num_steps=9)
+        guide = MeanField(model, batch).parametrised()
+        return SVI(model, guide, elbo=closed_form_elbo, num_steps=9)
 
     whole, first, second = stepper(), stepper(), stepper()
     for _ in range(6):
@@ -111,7 +112,7 @@ def test_a_state_dict_resumes_to_the_same_bits(mixture):
 def test_what_cannot_train_is_refused(mixture):
     model, batch = mixture()
     with pytest.raises(ValueError, match="no parameter to train.*parametrised"):
-        SVI(model, MeanField(model, batch), elbo="closed_form")
+        SVI(model, MeanField(model, batch), elbo=closed_form_elbo)
     with pytest.raises(ValueError, match="elbo: given 'elbow'"):
         SVI(model, MeanField(model, batch).parametrised(), elbo="elbow")
 
@@ -119,7 +120,7 @@ def test_what_cannot_train_is_refused(mixture):
 def test_a_gradient_that_is_not_finite_is_named(mixture):
     model, batch = mixture()
     guide = MeanField(model, batch).parametrised()
-    svi = SVI(model, guide, elbo="closed_form")
+    svi = SVI(model, guide, elbo=closed_form_elbo)
     with torch.no_grad():
         guide.loc[0, 0, 0, 0, 0] = torch.nan
     with pytest.raises(FitError, match="step 1.*'guide.loc'"):

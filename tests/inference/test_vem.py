@@ -15,7 +15,6 @@ from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.srnn import SRNN
 from pyromodels.emissions.gaussian import Gaussian
 from pyromodels.guides.mean_field import MeanField
-from pyromodels.inference.engines.coordinate_ascent import VEM
 from pyromodels.inference.mixture.bound import closed_form_elbo
 from pyromodels.inference.mixture.restarts import keep_best
 from pyromodels.inference.mixture.updates import (
@@ -26,6 +25,7 @@ from pyromodels.inference.mixture.updates import (
     SourceUpdate,
     VisibilityUpdate,
 )
+from pyromodels.inference.mixture.vem import VEM
 from pyromodels.models.mixdvae import Detector, MixDVAE
 
 CLOSE = {"atol": 1e-9, "rtol": 1e-9}

@@ -13,6 +13,7 @@ from torch.distributions import constraints
 
 from pyromodels.inference.engines.ascend import AscentOptions, ascend
 from pyromodels.inference.engines.svi import SVI
+from pyromodels.inference.mixture.bound import closed_form_elbo
 from pyromodels.inference.posterior.posterior import Posterior
 
 DATA = torch.tensor([1.2, 0.7, 2.1, 1.4])
@@ -109,5 +110,5 @@ def test_resuming_a_run_that_was_over_leaves_its_checkpoint_whole(tmp_path):
 
 
 def test_the_closed_form_is_of_a_mixdvae():
-    with pytest.raises(ValueError, match="closed_form.*guide is none.*estimator"):
-        SVI(model, guide, elbo="closed_form")
+    with pytest.raises(ValueError, match="closed_form.*function is none.*estimator"):
+        SVI(model, guide, elbo=closed_form_elbo).step(DATA)

@@ -9,8 +9,8 @@ from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.guides.mean_field import MeanField
-from pyromodels.inference.engines.coordinate_ascent import VEM
 from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate, VisibilityUpdate
+from pyromodels.inference.mixture.vem import VEM
 from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.models.mixdvae import Detector, MixDVAE
 

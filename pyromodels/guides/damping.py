@@ -5,7 +5,6 @@ from torch import Tensor
 
 from pyromodels.distributions.chain import GaussianChain, Natural, chain_of, natural
 from pyromodels.distributions.visibility import BinaryChain, log_potentials, normalised
-from pyromodels.guides.mean_field import MeanField
 
 
 def damped_assignment(
@@ -36,15 +35,3 @@ def damped_visibility(old: BinaryChain, new: BinaryChain, rate: float) -> Binary
     pairs = zip(log_potentials(old), log_potentials(new), strict=True)
     return normalised(*(torch.lerp(*pair, rate) for pair in pairs))
 
-
-def damp(guide: MeanField, before: MeanField, rate: float) -> None:
-    """Take back part of what an update has done to a guide, in the factors it has changed."""
-    changed = guide.changed_since(before)
-    if "responsibilities" in changed:
-        guide.responsibilities = damped_assignment(
-            before.responsibilities, guide.responsibilities, rate
-        )
-    if "sources" in changed:
-        guide.sources = damped_sources(before.sources, guide.sources, rate)
-    if "visibility" in changed:
-        guide.visibility = damped_visibility(before.visibility, guide.visibility, rate)
