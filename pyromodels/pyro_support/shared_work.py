@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 Result = TypeVar("Result")
@@ -35,9 +36,10 @@ def once(
     """Return `compute()`, which depends on the module's parameters and on the inputs alone.
 
     Inputs are the same where they are the same memory under the same shape: handlers hand on views.
+    With gradients on and off the result is another: without its graph it is of no use to a loss,
+    and with it, it would keep the graph of what wanted none.
 
     Example:
-        >>> import torch
         >>> net, x, calls = nn.Linear(1, 1), torch.ones(1), []
         >>> with one_evaluation():
         ...     for _ in range(2):
@@ -48,10 +50,11 @@ def once(
     memo = _memo.get()
     if memo is None:
         return compute()
-    key = (id(module), what, *(_identity(tensor) for tensor in inputs))
+    key = (id(module), what, torch.is_grad_enabled(), *(_identity(tensor) for tensor in inputs))
     if key not in memo:
-        memo[key] = (inputs, compute())  # the inputs are kept: their memory is not used again
-    return memo[key][1]
+        # module and inputs are kept: neither their numbers nor their memory is used again
+        memo[key] = (module, inputs, compute())
+    return memo[key][-1]
 
 
 def _identity(tensor: Tensor) -> tuple:
