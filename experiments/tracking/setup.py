@@ -25,6 +25,7 @@ from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.harness.experiment import naming
 from pyromodels.experiments.tracking.model_spec import WALKERS, ModelSpec, PriorSpec
 from pyromodels.experiments.tracking.trained_priors import CENTRES, load_weights
+from pyromodels.guides.base import start_keywords
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.guides.parametrised import ParametrisedMeanField
 from pyromodels.inference.mixture.start import online_start
@@ -174,14 +175,11 @@ def started_guide(
     begun = MeanField(model, batch)
     start_fit(model, begun, batch, start_std=start_std)
     component = GUIDES[table.get("name")]
-    parameters = inspect.signature(component).parameters
-    keywords = dict(table)
-    if "init" in parameters:
-        keywords["init"] = {"s": begun.sources.loc.unsqueeze(1)}
-    if "init_scale" in parameters:
-        keywords.setdefault("init_scale", begun.sources.variance.sqrt().median().item())
-    arguments = [model, batch] if "batch" in parameters else [model]
-    guide = GUIDES.build(keywords, *arguments)
+    start = {"s": begun.sources.loc.unsqueeze(1)}
+    scale = begun.sources.variance.sqrt().median().item()
+    keywords = {**start_keywords(component, start, scale), **table}
+    takes_batch = "batch" in inspect.signature(component).parameters
+    guide = GUIDES.build(keywords, *([model, batch] if takes_batch else [model]))
     if isinstance(guide, MeanField):
         return begun
     if isinstance(guide, ParametrisedMeanField):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ Draws = Mapping[str, Tensor]
 """Draws by site name, each (n, B, ...)."""
 
 
+@runtime_checkable
 class PosteriorLike(Protocol):
     """What the report asks of a fitted guide, ours or anybody's."""
 

@@ -133,7 +133,7 @@ def guide_report(
     found = Evidence()
     with restored_random_state():
         torch.manual_seed(seed)
-        refit = None if hasattr(fit, "sample") else lambda d, i: with_sequences(fit(d, i))
+        refit = None if isinstance(fit, PosteriorLike) else lambda d, i: with_sequences(fit(d, i))
         posterior = with_sequences(fit) if refit is None else refit(data, seed)
         draws = posterior.sample(num_draws)
         gather.weigh(found, posterior, draws)

@@ -10,6 +10,7 @@ from pyro.infer import TraceEnum_ELBO
 from torch import nn
 
 from pyromodels.errors import SpecError, mismatch
+from pyromodels.guides.base import Guide
 from pyromodels.inference.engines import ENGINES
 from pyromodels.inference.engines.ascend import AscentOptions
 from pyromodels.inference.engines.engine import Engine
@@ -52,8 +53,10 @@ def svi(
     Raises:
         SpecError: where the model has no closed form, or the options contradict each other.
     """
-    if hasattr(guide, "parametrised"):
+    unit = 1.0
+    if isinstance(guide, Guide):
         guide = guide.parametrised()
+        unit = guide.init_scale
     if elbo == "closed_form" and num_particles != 1:
         raise SpecError(
             mismatch(
@@ -82,7 +85,7 @@ def svi(
         model,
         guide,
         elbo=bound,
-        learning_rate=learning_rate * getattr(guide, "init_scale", 1.0),
+        learning_rate=learning_rate * unit,
         num_steps=steps,
         train_model=train_model,
         max_grad_norm=max_grad_norm,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from pyro.infer import MCMC, NUTS
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyromodels.errors import mismatch
 from pyromodels.guides.empirical import Empirical
@@ -102,7 +102,8 @@ def sample_nuts(
 @contextmanager
 def frozen(model: Program) -> Iterator[None]:
     """Hold the parameters of a model: the sampler needs gradients of the latents alone."""
-    trained = [p for p in getattr(model, "parameters", list)() if p.requires_grad]
+    parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    trained = [p for p in parameters if p.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
     try:

@@ -46,7 +46,7 @@ def check_broadcast(pair: Pair) -> None:
     """
     with torch.no_grad(), restored_random_state(), quietly():
         _check_broadcast(pair, "model", pair.model, pair.latents.values())
-        if pair.has_density:
+        if pair.own_guide.has_density:
             _check_broadcast(pair, "guide", pair.guide, pair.guided.values())
 
 

@@ -46,7 +46,7 @@ def groups_of(
     """
     num_chains = 1
     if num_samples is None:
-        stored = hasattr(posterior.guide, "in_order")
+        stored = posterior.pair.own_guide.num_stored is not None
         num_chains = posterior.num_chains if stored else 1
         num_samples = None if stored else DEFAULT_DRAWS
     pair, layout = posterior.pair, posterior.pair.layout

@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from pyromodels.errors import mismatch
+from pyromodels.guides.base import Guide, as_guide
 from pyromodels.inference.posterior.enumeration import draw_discrete, log_marginal
-from pyromodels.pyro_support.site_labels import Layout
+from pyromodels.pyro_support.site_labels import Layout, layout_of
 from pyromodels.pyro_support.vectorised_runs import (
     Draws,
     Program,
@@ -36,6 +37,11 @@ class Pair:
     model: Program
     guide: Program
     batch: Any
+
+    @cached_property
+    def own_guide(self) -> Guide:
+        """The guide with what it says of itself; the defaults of any other program."""
+        return as_guide(self.guide)
 
     @cached_property
     def sites(self) -> dict[str, Site]:
@@ -67,8 +73,7 @@ class Pair:
     @cached_property
     def layout(self) -> Layout:
         """What the model says of its variables beside their law."""
-        describe = getattr(self.model, "layout", None)
-        return Layout() if describe is None else describe(self.batch)
+        return layout_of(self.model, self.batch)
 
     @cached_property
     def nesting(self) -> int:
@@ -82,11 +87,12 @@ class Pair:
         """Draws and, where q has a density, log q of each."""
         given = None
         if num_samples is None:
-            if not hasattr(self.guide, "in_order"):
+            num_samples = self.own_guide.num_stored
+            if num_samples is None:
                 raise ValueError(
                     mismatch("num_samples", given=None, expected="a number: q is a law, not draws")
                 )
-            num_samples, given = self.guide.num_stored, self.guide.in_order()
+            given = self.own_guide.in_order()
         elif num_samples < 1:
             raise ValueError(mismatch("num_samples", given=num_samples, expected="at least 1"))
         nodes = run(self.guide, self.batch, num_samples, self.nesting, given)
@@ -101,7 +107,7 @@ class Pair:
                 [self.sites[name] for name in self.enumerated],
             )
             draws |= self.inward(drawn, self.enumerated)
-        return draws, self.log_q(nodes, draws) if self.has_density else None
+        return draws, self.log_q(nodes, draws) if self.own_guide.has_density else None
 
     def log_q(self, nodes: Nodes, draws: Mapping[str, Tensor]) -> Tensor:
         """Log q of a run of the guide and of the discrete sites that it leaves to the model."""
@@ -125,11 +131,6 @@ class Pair:
         """Log p(data, x) at draws in our shapes."""
         num_draws = count(draws)
         return self.total(self.run(self.model, num_draws, draws), num_draws)
-
-    @property
-    def has_density(self) -> bool:
-        """Whether log q can be evaluated."""
-        return getattr(self.guide, "has_density", True)
 
     # ---- runs, all draws at once
 

@@ -111,7 +111,7 @@ class Posterior:
         Raises:
             NotImplementedError: where the guide has no density, or none that can be evaluated.
         """
-        if not self.pair.has_density:
+        if not self.pair.own_guide.has_density:
             raise NotImplementedError(
                 f"log_prob: a guide of {type(self.guide).__name__} is made of draws and has no "
                 "density; use log_joint, or a guide with a law of its own"
@@ -121,13 +121,12 @@ class Posterior:
             expected = "every site of `sample`"
             raise ValueError(mismatch("draws", given=f"none of {missing}", expected=expected))
         given = pair.outward({name: draws[name] for name in pair.guided})
-        if hasattr(self.guide, "auxiliary"):
-            given = self.guide.auxiliary(given)
+        given = pair.own_guide.auxiliary(given)
         nodes = run(self.guide, self.batch, num_draws, pair.nesting, given)
         if unknown := auxiliary_drawn(nodes):
             raise NotImplementedError(
                 f"log_prob: a guide of {type(self.guide).__name__} draws its auxiliary sites "
-                f"{unknown} anew and has no method `auxiliary` that returns them for given draws; "
+                f"{unknown} anew and has no `Guide.auxiliary` that returns them for given draws; "
                 "Pyro's automatic guides with a density: pyromodels.guides.auto.AutoGuide"
             )
         return pair.log_q(nodes, draws)
@@ -232,14 +231,13 @@ class Posterior:
     @property
     def num_chains(self) -> int:
         """Chains of the guide's own draws; 1 for a guide that has a law of its own."""
-        return getattr(self.guide, "num_chains", 1)
+        return self.pair.own_guide.num_chains
 
     def _mixture(self, name: str, draws: Mapping[str, Tensor], weights: str) -> Tensor:
         """Log likelihood of observations whose owner is summed out."""
         log_weight, log_parts = self.pair.layout.components[name](draws)
         if weights == "posterior":
-            guide = self.guide.of(self.batch) if hasattr(self.guide, "of") else self.guide
-            eta = getattr(guide, "responsibilities", None)
+            eta = self.pair.own_guide.responsibilities_of(self.batch)
             if eta is not None:
                 log_weight = eta.clamp_min(torch.finfo(eta.dtype).tiny).log()
             else:  # q(w | x) of an enumerated site is its exact conditional

@@ -7,6 +7,7 @@ from torch import nn
 
 from pyromodels.batch import SequenceBatch
 from pyromodels.errors import SpecError, mismatch
+from pyromodels.guides.base import Guide
 from pyromodels.models.dvae import DynamicalVAE
 from pyromodels.models.mixdvae import MixDVAE
 from pyromodels.pyro_support.param_store import register
@@ -15,7 +16,7 @@ from pyromodels.registry import GUIDES
 
 
 @GUIDES.register("amortised")
-class Amortised(nn.Module):
+class Amortised(Guide):
     r"""q(z | x) = \prod_t q(z_t | x, z_{<t}), by an encoder of any direction and feedback.
 
     By default the encoder is the model's own, and this guide's parameters are the model's. Another

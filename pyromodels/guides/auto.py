@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform, biject_to, constraints
 
 from pyromodels.errors import mismatch
+from pyromodels.guides.base import Guide
 from pyromodels.pyro_support.vectorised_runs import (
     Program,
     check_init,
@@ -35,7 +36,7 @@ from pyromodels.registry import GUIDES
 
 
 @GUIDES.register("auto")
-class AutoGuide(nn.Module):
+class AutoGuide(Guide):
     """Pyro's automatic guides over all continuous latents, enumerated ones left to the model.
 
     ========================  ==================================================================
@@ -87,11 +88,11 @@ class AutoGuide(nn.Module):
         hidden_features: tuple[int, ...] = (32, 32),
     ) -> None:
         super().__init__()
-        self.sites = guided_sites(model, batch, "an AutoGuide", serving="mean_field, chain")
-        check_init(init or {}, self.sites)
+        guided = guided_sites(model, batch, "an AutoGuide", serving="mean_field, chain")
+        check_init(init or {}, guided)
         latents = latent_sites(model, batch)
         self.max_plate_nesting = nesting_of(model, sites=latents.values())
-        hidden = [name for name in latents if name not in self.sites]
+        hidden = [name for name in latents if name not in guided]
         program = poutine.block(model, hide=hidden)
         start = init_to_value(values=dict(init or {}), fallback=init_to_sample)
         common = {"init_loc_fn": start, "init_scale": init_scale}

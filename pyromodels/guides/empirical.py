@@ -6,9 +6,10 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyromodels.errors import ShapeError, mismatch
+from pyromodels.guides.base import Guide
 from pyromodels.pyro_support.vectorised_runs import (
     Program,
     latent_sites,
@@ -22,7 +23,7 @@ INDEX = "_empirical_index"
 
 
 @GUIDES.register("empirical")
-class Empirical(nn.Module):
+class Empirical(Guide):
     """Draws of a sampler, in chains; as a program it draws one of them, all alike probable.
 
     Sites that it has no draws of are left to enumeration in the model. It has no density.
@@ -65,11 +66,11 @@ class Empirical(nn.Module):
         sizes = {name: tuple(value.shape[:2]) for name, value in draws.items()}
         if len(set(sizes.values())) != 1:
             raise ShapeError(mismatch("draws", given=sizes, expected="one (C, n) of all sites"))
-        self.sites = {name: latents[name] for name in draws}
+        self._sites = {name: latents[name] for name in draws}
         self.max_plate_nesting = nesting_of(model, sites=latents.values())
         self.num_chains, length = next(iter(sizes.values()))
         self.num_stored = self.num_chains * length
-        for name, site in self.sites.items():
+        for name, site in self._sites.items():
             value = site.outward(draws[name].detach().flatten(0, 1), self.max_plate_nesting)
             like = site.value[(None,) * (self.max_plate_nesting - site.batch_dim)]
             if value.shape[1:] != like.shape:
@@ -79,7 +80,7 @@ class Empirical(nn.Module):
 
     def in_order(self) -> dict[str, Tensor]:
         """Return what makes a run of `num_stored` draws return them all, chain after chain."""
-        stored = self.get_buffer(f"draws_{next(iter(self.sites))}")
+        stored = self.get_buffer(f"draws_{next(iter(self._sites))}")
         index = torch.arange(self.num_stored, device=stored.device)
         return {INDEX: index.reshape(-1, *[1] * self.max_plate_nesting)}
 
@@ -87,13 +88,13 @@ class Empirical(nn.Module):
         """Run the guide; returns the draw."""
         refuse_minibatch("an Empirical", batch)
         plates: dict[str, pyro.plate] = {}
-        stored = {name: self.get_buffer(f"draws_{name}") for name in self.sites}
+        stored = {name: self.get_buffer(f"draws_{name}") for name in self._sites}
         device = next(iter(stored.values())).device
         logits = torch.zeros(self.num_stored, device=device)
         index = pyro.sample(INDEX, dist.Categorical(logits=logits), infer={"is_auxiliary": True})
         index = index.reshape(index.shape[: max(0, index.dim() - self.max_plate_nesting)])
         result = {}
-        for name, site in self.sites.items():
+        for name, site in self._sites.items():
             value = stored[name][index]
             with plates_of(site, plates):
                 result[name] = pyro.sample(name, dist.Delta(value, event_dim=site.event_dim))

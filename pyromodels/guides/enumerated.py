@@ -9,6 +9,7 @@ from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain
 from pyromodels.distributions.kalman import smooth
 from pyromodels.errors import mismatch
+from pyromodels.guides.base import Guide
 from pyromodels.models.information import pseudo_observations
 from pyromodels.models.mixdvae import MixDVAE
 from pyromodels.models.mixdvae_labels import components
@@ -20,7 +21,7 @@ HYPOTHESIS = "_hypothesis"
 
 
 @GUIDES.register("enumerated")
-class Enumerated(nn.Module):
+class Enumerated(Guide):
     r"""p(s, w | o) of a linear-Gaussian MixDVAE: a mixture of Gaussian chains.
 
         p(s, w = h | o) = p(h | o) \prod_n N(s_n; smoother given h),    h = 1..N^M
@@ -133,6 +134,10 @@ class Enumerated(nn.Module):
         ):
             # w is what h says
             pyro.sample("w", dist.Delta(self.assignment[row, hypothesis]))
+
+    def responsibilities_of(self, batch: MixtureBatch) -> Tensor:
+        """Return `responsibilities`."""
+        return self.responsibilities
 
     def auxiliary(
         self,

@@ -6,18 +6,19 @@ from typing import Any, Literal
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain
 from pyromodels.distributions.visibility import BinaryChain
 from pyromodels.errors import ShapeError, mismatch
+from pyromodels.guides.base import Guide
 from pyromodels.models.mixdvae import MixDVAE, owner
 from pyromodels.pyro_support.param_store import register
 from pyromodels.pyro_support.plates import batch_plate, frame_plate, observation_plate, source_plate
 
 
-class FactorisedGuide(nn.Module, ABC):
+class FactorisedGuide(Guide, ABC):
     r"""q(w) q(v) q(s) q(z | s) (thesis eq. 3.7, 3.15).
 
         q(w_tk = n)  eta_tkn            `responsibilities`
@@ -76,6 +77,10 @@ class FactorisedGuide(nn.Module, ABC):
         guide = self if batch.index is None else Selected(self, batch.index)
         guide.check_batch(batch)
         return guide
+
+    def responsibilities_of(self, batch: MixtureBatch) -> Tensor | None:
+        """Return eta of the batch's sequences; None where w is left to the model."""
+        return None if self.assignment == "marginal" else self.of(batch).responsibilities
 
     def check_batch(self, batch: MixtureBatch) -> None:
         """Raise `ShapeError` where the guide was made for data of another shape."""

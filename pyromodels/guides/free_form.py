@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from pyromodels.guides.base import Guide
 
 
-class FreeForm(nn.Module, ABC):
+class FreeForm(Guide, ABC):
     """What coordinate ascent asks of a guide: to tell its factors apart, and keep those of before.
 
     Each factor is an attribute that an update may set. Setting it replaces its buffers, and never

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from pyromodels.errors import ShapeError, mismatch
+from pyromodels.guides.base import Guide
 from pyromodels.pyro_support.vectorised_runs import (
     Program,
     check_init,
@@ -21,7 +22,7 @@ from pyromodels.registry import GUIDES
 
 
 @GUIDES.register("point")
-class Point(nn.Module):
+class Point(Guide):
     """One value of every continuous latent; discrete ones are left to enumeration in the model.
 
     Trained with `TraceEnum_ELBO` it goes to the mode of p(x | data), the discrete sites summed out.
@@ -58,11 +59,11 @@ class Point(nn.Module):
     ) -> None:
         super().__init__()
         serving = "mean_field, chain"
-        self.sites = guided_sites(model, batch, "a Point", serving=serving)
-        check_init(init or {}, self.sites)
-        self.max_plate_nesting = nesting_of(model, sites=self.sites.values())
+        self._sites = guided_sites(model, batch, "a Point", serving=serving)
+        check_init(init or {}, self._sites)
+        self.max_plate_nesting = nesting_of(model, sites=self._sites.values())
         self.unconstrained = nn.ParameterDict()
-        for name, site in self.sites.items():
+        for name, site in self._sites.items():
             value = (init or {}).get(name, site.value)
             if value.shape != site.value.shape:
                 given, expected = tuple(value.shape), tuple(site.value.shape)
@@ -75,7 +76,7 @@ class Point(nn.Module):
         refuse_minibatch("a Point", batch)
         plates: dict[str, pyro.plate] = {}
         point = {}
-        for name, site in self.sites.items():
+        for name, site in self._sites.items():
             value = biject_to(site.support)(self.unconstrained[name])
             with plates_of(site, plates):
                 point[name] = pyro.sample(name, dist.Delta(value, event_dim=site.event_dim))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -53,3 +53,9 @@ class Layout:
         default_factory=dict
     )
     labels: Labels | None = None
+
+
+def layout_of(model: Callable[..., Any], batch: Any) -> Layout:  # noqa: ANN401
+    """Return what a model's method `layout` says; of any other program, the default."""
+    describe = getattr(model, "layout", None)
+    return Layout() if describe is None else describe(batch)

@@ -154,10 +154,15 @@ def refuse_minibatch(guide: str, batch: Any) -> None:  # noqa: ANN401
 
 def nesting_of(*programs: Program, sites: Iterable[Site] = ()) -> int:
     """Batch dimensions that the programs use: as they say (`max_plate_nesting`), or as seen."""
-    said = [getattr(program, "max_plate_nesting", None) for program in programs]
+    said = [nesting_said(program) for program in programs]
     seen = [max((-frame.dim for frame in site.plates), default=0) for site in sites]
     seen += [site.batch_dim for site in sites]
     return max((number for number in (*said, *seen) if number is not None), default=0)
+
+
+def nesting_said(program: Program) -> int | None:
+    """Return the `max_plate_nesting` of a program that states one, as a model or guide may."""
+    return getattr(program, "max_plate_nesting", None)
 
 
 def run(

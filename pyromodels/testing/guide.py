@@ -8,6 +8,7 @@ import torch
 from pyro.infer import TraceEnum_ELBO
 from torch import Tensor, nn
 
+from pyromodels.guides.base import as_guide
 from pyromodels.pyro_support.vectorised_runs import (
     Site,
     latent_sites,
@@ -38,8 +39,7 @@ def check_guide(
     * Gradients of the bound reach every parameter.
     * It follows the device and the dtype of `.to`.
 
-    A guide without a density says so, `has_density = False`; one with auxiliary sites has
-    `auxiliary(values)`, their values for given draws.
+    What a guide may say of itself beside its statements, `pyromodels.guides.base.Guide` says.
 
     Args:
         guide: as a user makes it.
@@ -91,7 +91,7 @@ def check_draws(
 
 def check_density(guide: nn.Module, model: nn.Module, batch: Any) -> None:  # noqa: ANN401
     """Densities are finite and the same drawn, evaluated together, and one by one."""
-    if not getattr(guide, "has_density", True):
+    if not as_guide(guide).has_density:
         return
     latents, nesting, nodes = _drawn(guide, model, batch)
     with torch.no_grad():
@@ -106,6 +106,12 @@ def check_density(guide: nn.Module, model: nn.Module, batch: Any) -> None:  # no
             one = {name: value[at : at + 1] for name, value in given.items()}
             alone = total(run(guide, batch, 1, nesting, one), 1, nesting)
             torch.testing.assert_close(alone[0], drawn[at], **close)
+        # the same through its own methods, in the shapes of the plates
+        own, sites = as_guide(guide), sites_of(guide, batch)
+        inner = {name: site.inward(values[name], nesting) for name, site in sites.items()}
+        torch.testing.assert_close(own.log_prob(batch, inner), drawn, **close)
+        shapes = {name: value.shape for name, value in own.sample(batch, NUM_DRAWS).items()}
+        assert shapes == {name: value.shape for name, value in inner.items()}
 
 
 def check_weights(
@@ -185,4 +191,4 @@ def _nesting(guide: nn.Module, model: nn.Module, batch: Any) -> int:  # noqa: AN
 
 
 def _given(guide: nn.Module, values: dict[str, Tensor]) -> dict[str, Tensor]:
-    return guide.auxiliary(values) if hasattr(guide, "auxiliary") else values
+    return as_guide(guide).auxiliary(values)
