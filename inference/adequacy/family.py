@@ -12,7 +12,7 @@ from pyromodels.registry import Registry
 LogWeights = dict[tuple[str, ...], Tensor]
 """The sites of a block -> log p - log q of n draws, nats, (n, B). The joint one comes first."""
 
-FAMILIES = Registry("model family", "pyromodels.inference.mixture")
+FAMILIES = Registry("model family", "pyromodels.inference.mixture", module="adequacy")
 """Name -> posterior -> what is known of its family; None of a posterior of another one."""
 
 AT_ONCE = 50

@@ -3,6 +3,9 @@
 from pyromodels.registry import Registry
 
 ENGINES = Registry(
-    "inference engine", "pyromodels.inference.engines", "pyromodels.inference.mixture"
+    "inference engine",
+    "pyromodels.inference.engines",
+    "pyromodels.inference.mixture",
+    module="by_name",
 )
 """Name -> engine(model, guide, batch, **options)."""

@@ -1,7 +1,7 @@
 """Inference engines by name: what steps a guide, and for how long.
 
 An engine is built from a model, a guide that stands where the fit begins, and the batch. Adding one
-is a function in any file of this folder, or of `inference/mixture` where it is of a MixDVAE alone.
+is a function here, or in `inference/mixture/by_name.py` where it is of a MixDVAE alone.
 """
 
 from typing import Any, Literal

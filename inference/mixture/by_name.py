@@ -1,4 +1,4 @@
-"""What is in closed form for a MixDVAE, by name: its bound, and the engines that set factors."""
+"""Inference engines of a MixDVAE by name: those that set factors in closed form."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -8,13 +8,12 @@ from torch import nn
 from pyromodels.batch import MixtureBatch
 from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.errors import SpecError, mismatch
-from pyromodels.guides.factorised import FactorisedGuide
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.inference.engines import ENGINES
 from pyromodels.inference.engines.ascend import AscentOptions
 from pyromodels.inference.engines.coordinate_ascent import Update
 from pyromodels.inference.engines.engine import Engine
-from pyromodels.inference.mixture.bound import closed_form_elbo
+from pyromodels.inference.mixture.closed_form import silent
 from pyromodels.inference.mixture.natural import NaturalAssignment, NaturalSources
 from pyromodels.inference.mixture.updates import (
     AssignmentUpdate,
@@ -24,26 +23,7 @@ from pyromodels.inference.mixture.updates import (
     VisibilityUpdate,
 )
 from pyromodels.inference.mixture.vem import VEM
-from pyromodels.inference.objectives.closed_form import BOUNDS, Bound
 from pyromodels.models.mixdvae import MixDVAE
-
-
-@BOUNDS.register("mixdvae")
-def mixdvae_bound(model: nn.Module, guide: nn.Module) -> Bound | None:
-    """The bound of a MixDVAE whose prior sends a message, and a guide with q(w), q(s) as factors.
-
-    Raises:
-        SpecError: where the prior sends none, or the guide has no such factors.
-    """
-    if not isinstance(model, MixDVAE):
-        return None
-    if not model.prior.has_gaussian_message:
-        raise SpecError(_silent(model))
-    if not isinstance(guide, FactorisedGuide) or guide.assignment == "marginal":
-        raise SpecError(
-            f"it needs q(w) and q(s) as factors, which this {type(guide).__name__} has not"
-        )
-    return closed_form_elbo
 
 
 @ENGINES.register("vem")
@@ -131,16 +111,9 @@ def svi_natural(
     )
 
 
-def _silent(model: MixDVAE) -> str:
-    given = f"{type(model.prior).__name__}, whose frames are not Gaussian"
-    expected = "one that sends a Gaussian message, for a closed form"
-    hint = "Use inference 'svi' with elbo 'trace_enum'"
-    return mismatch("prior", given=given, expected=expected, hint=hint)
-
-
 def _check_message(name: str, model: MixDVAE) -> None:
     if not model.prior.has_gaussian_message:
-        raise SpecError(f"inference {name!r}: {_silent(model)}")
+        raise SpecError(f"inference {name!r}: {silent(model)}")
 
 
 def _check_free_form(name: str, guide: nn.Module) -> None:
