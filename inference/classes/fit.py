@@ -20,15 +20,11 @@ from pyromodels.inference.classes.scores import (
     own_class_log_prob,
     own_log_prob,
 )
-from pyromodels.inference.training.checkpoint import (
-    latest_checkpoint,
-    remove_checkpoints,
-    save_checkpoint,
-)
+from pyromodels.inference.training.checkpoint import Checkpoint
 from pyromodels.inference.training.finite import FitError, guilty_parameter
 from pyromodels.inference.training.optimizer_state import load_optimizer_tensors, optimizer_tensors
-from pyromodels.inference.training.progress import progress
 from pyromodels.inference.training.seeding import random_state, seed_all, set_random_state
+from pyromodels.inference.training.trainer import Trainer, check_same_options
 from pyromodels.labelled import LabelledSequences
 
 POOL = 8
@@ -62,6 +58,7 @@ class BankTraining:
         ValueError: where a class has no sequence, or labels are not those of the bank.
     """
 
+    name, unit = "training", "update"
     _COUNTS = ("best_loss", "best_update", "num_worse", "class_loss")
 
     def __init__(
@@ -96,7 +93,7 @@ class BankTraining:
         self.turns = torch.Generator().manual_seed(options.seed)  # of minibatches of a pool
         self.left = [torch.empty(0, dtype=torch.long) for _ in self.orders]
         self.queue: list[list[list[int]]] = []
-        self.num_updates = 0
+        self.num_done = 0
         networks = 1 if options.together else bank.num_networks
         self.best_loss = torch.full((networks,), math.inf)
         self.best_update, self.num_worse = torch.zeros(2, networks, dtype=torch.long)
@@ -108,18 +105,27 @@ class BankTraining:
         """Return what ends training here, "patience" or "updates", or None."""
         if (self.num_worse >= self.options.patience).all():
             return "patience"
-        return "updates" if self.num_updates >= self.options.updates else None
+        return "updates" if self.num_done >= self.options.updates else None
 
     @property
     def going_on(self) -> Tensor:  # shape: (networks,)
         """Which networks have not stopped."""
         return self.num_worse < self.options.patience
 
-    def until_next_look(self) -> dict[str, Any]:
+    @property
+    def most(self) -> int:
+        """Most updates."""
+        return self.options.updates
+
+    def in_words(self, record: dict[str, Any]) -> str:
+        """Say how far it is."""
+        return f"valid={sum(record['valid_loss']) / self.bank.num_members:.3f}"
+
+    def advance(self) -> dict[str, Any]:
         """Make the next updates, look at the validation data and return the record."""
         options, losses = self.options, []
         self.bank.train()
-        for _ in range(min(options.check_every, options.updates - self.num_updates)):
+        for _ in range(min(options.check_every, options.updates - self.num_done)):
             losses.append(self.update())
         loss, confusion = self.validate()
         if options.chosen_by == "posterior":
@@ -132,13 +138,13 @@ class BankTraining:
         self.num_worse += going_on & ~better
         self.num_worse[better] = 0
         self.best_loss = torch.where(better, by_network, self.best_loss)
-        self.best_update[better] = self.num_updates
+        self.best_update[better] = self.num_done
         self.class_loss = torch.where(self._by_class(better), loss, self.class_loss)
         for name, p in self.named.items():
             chosen = better.to(p.device).view(-1, *[1] * (p.dim() - 1))
             self.best[name] = torch.where(chosen, p.detach(), self.best[name])
         record = {
-            "update": self.num_updates,
+            "update": self.num_done,
             "train_loss": torch.stack(losses).mean(0).tolist(),
             "valid_loss": loss.tolist(),
             "valid_cross_entropy": confusion.mean().item(),
@@ -164,7 +170,7 @@ class BankTraining:
         """Make one update of every network; return minus nats a frame of every class, (C,)."""
         options = self.options
         for group in self.adam.param_groups:
-            group["lr"] = options.rate(self.num_updates)
+            group["lr"] = options.rate(self.num_done)
         rows = torch.tensor(self.next_rows())
         some = self.train[rows.flatten()]
         x = some.x
@@ -184,11 +190,11 @@ class BankTraining:
         norm = self._scale_gradients()
         if not torch.isfinite(norm[self._networks(self.going_on)]).all():
             raise FitError(
-                f"the gradient is not finite at update {self.num_updates + 1}: minus nats a frame "
+                f"the gradient is not finite at update {self.num_done + 1}: minus nats a frame "
                 f"of every class {loss.tolist()}{guilty_parameter(self.named)}"
             )
         self.adam.step()
-        self.num_updates += 1
+        self.num_done += 1
         return loss.detach().cpu()
 
     def _scale_gradients(self) -> Tensor:  # shape: (networks,)
@@ -240,7 +246,7 @@ class BankTraining:
         frames, ones = self.valid.lengths.cpu(), torch.ones_like(log_prob)
         loss = -self._sum(log_prob, labels) / self._sum(frames.to(log_prob), labels)
         if torch.isnan(loss[self._by_class(self.going_on)]).any():
-            raise FitError(f"validation loss is {loss.tolist()} after update {self.num_updates}")
+            raise FitError(f"validation loss is {loss.tolist()} after update {self.num_done}")
         return loss, self._sum(confusion, labels) / self._sum(ones, labels)
 
     def _sum(self, values: Tensor, labels: Tensor) -> Tensor:
@@ -268,7 +274,7 @@ class BankTraining:
 
     def meta(self) -> dict[str, Any]:
         """Return the plain data of a checkpoint."""
-        return {"options": asdict(self.options), "num_updates": self.num_updates,
+        return {"options": asdict(self.options), "num_updates": self.num_done,
                 "queue": self.queue, "history": self.history, "fingerprint": self._fingerprint()}
 
     def _fingerprint(self) -> list[Any]:
@@ -276,36 +282,30 @@ class BankTraining:
         shapes = {name: list(p.shape) for name, p in self.named.items()}
         return [self.train.digest(), self.valid.digest(), shapes]
 
-    def restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    def restore(self, found: Checkpoint) -> None:
         """Continue from a checkpoint.
 
         Raises:
-            ValueError: it was made with other options, of other data or of another bank.
+            ValueError: it was made with other options, of other data or of other densities.
         """
-        if meta["fingerprint"] != self._fingerprint():
+        if found.meta["fingerprint"] != self._fingerprint():
             raise ValueError("checkpoint is of other data or of another bank; start anew")
-        for name, value in asdict(self.options).items():
-            if meta["options"][name] != value:
-                raise ValueError(f"checkpoint was made with {name}={meta['options'][name]}, now "
-                                 f"{value}; resume with the same options or start anew")
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-
+        check_same_options(found.meta["options"], asdict(self.options))
         with torch.no_grad():
-            for name, value in part("now.").items():
+            for name, value in found.part("now.").items():
                 self.named[name].copy_(value)
-        self.best = {name: t.to(self.named[name].device) for name, t in part("best.").items()}
-        load_optimizer_tensors(self.adam, part("adam."))
+        best = found.part("best.").items()
+        self.best = {name: t.to(self.named[name].device) for name, t in best}
+        load_optimizer_tensors(self.adam, found.part("adam."))
         for c, order in enumerate(self.orders):
-            order.set_state(tensors[f"order.{c}"])
-            self.left[c] = tensors[f"left.{c}"]
-        self.turns.set_state(tensors["turns"])
+            order.set_state(found.tensors[f"order.{c}"])
+            self.left[c] = found.tensors[f"left.{c}"]
+        self.turns.set_state(found.tensors["turns"])
         for name in self._COUNTS:
-            setattr(self, name, tensors[name])
-        set_random_state(part("random."))
-        self.num_updates, self.queue = meta["num_updates"], meta["queue"]
-        self.history = meta["history"]
+            setattr(self, name, found.tensors[name])
+        set_random_state(found.part("random."))
+        self.num_done, self.queue = found.meta["num_updates"], found.meta["queue"]
+        self.history = found.meta["history"]
 
 
 def fit_bank(
@@ -334,23 +334,6 @@ def fit_bank(
         FitError: where a gradient or a validation loss is not finite.
         ValueError: where a class has no sequence, or a checkpoint was made with other options.
     """
-    if resume and folder is None:
-        raise ValueError("resume: given no folder to resume from")
+    trainer = Trainer(None if folder is None else Path(folder), resume)
     run = BankTraining(bank, train, valid, options)
-    folder = None if folder is None else Path(folder)
-    found = latest_checkpoint(folder) if resume else None
-    if found is not None:
-        run.restore(found.tensors, found.meta)
-    elif folder is not None:
-        remove_checkpoints(folder)
-    total, done = options.updates, run.num_updates
-    with progress(total=total, initial=done, desc="training", unit="update") as bar:
-        while (reason := run.stopped()) is None:
-            record = run.until_next_look()
-            bar.update(run.num_updates - bar.n)
-            bar.set_postfix(valid=f"{sum(record['valid_loss']) / bank.num_members:.3f}")
-            if folder is not None:
-                save_checkpoint(folder, run.num_updates, run.tensors(), run.meta())
-            if on_look is not None:
-                on_look(record)
-    return run.result(reason)
+    return run.result(trainer.run(run, on_look))

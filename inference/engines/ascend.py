@@ -1,28 +1,34 @@
 """Climb a bound with any stepper: stopping rule, minibatches, progress, checkpoints, resumption."""
 
-import json
 import math
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from pyromodels.errors import mismatch
-from pyromodels.inference.training.checkpoint import (
-    latest_checkpoint,
-    remove_checkpoints,
-    save_checkpoint,
-)
+from pyromodels.inference.training.checkpoint import Checkpoint
 from pyromodels.inference.training.finite import FitError
-from pyromodels.inference.training.progress import progress
 from pyromodels.inference.training.seeding import random_state, seed_all, set_random_state
+from pyromodels.inference.training.trainer import Record, Trainer, check_same_options
 
 OnStep = Callable[[int, float], None]
 """Called after every step with its number, from 1, and its loss."""
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """Data that can be had in minibatches."""
+
+    @property
+    def num_sequences(self) -> int:
+        """B."""
+
+    def subset(self, index: Tensor) -> Any:
+        """Return the sequences of some indices, shape (B',)."""
 
 
 class Stepper(Protocol):
@@ -118,97 +124,95 @@ def ascend(
         FitError: naming the step, where a loss is not finite or a factor no distribution.
         ValueError: where the checkpoint was made with other options.
     """
-    if resume and folder is None:
-        raise ValueError("resume: given no folder to resume from")
-    if options.batch_size is not None and not hasattr(batch, "subset"):
+    if options.batch_size is not None and not isinstance(batch, Divisible):
         given, expected = type(batch).__name__, "a MixtureBatch, or what else has `subset`"
         raise ValueError(mismatch("batch, with batch_size", given=given, expected=expected))
-    folder = None if folder is None else Path(folder)
-    if options.seed is not None:
-        seed_all(options.seed)
-    order = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
-    losses: list[float] = []
-    queue: list[list[int]] = []  # minibatches left of this pass over the data
-    found = latest_checkpoint(folder) if resume else None
-    if found is not None:
-        _restore(stepper, order, found.tensors, found.meta, options)
-        losses, queue = found.meta["losses"], found.meta["queue"]
-    elif folder is not None:
-        remove_checkpoints(folder)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    resumed_at = len(losses)
+    trainer = Trainer(
+        None if folder is None else Path(folder), resume, options.checkpoint_every, "losses.jsonl"
+    )
+    training = _Steps(stepper, batch, options)
+    tell = None if on_step is None else lambda record: on_step(record["step"], record["loss"])
+    return Ascent(training.losses, trainer.run(training, tell))
 
-    def save() -> None:
-        meta = {"options": asdict(options), "losses": losses, "queue": queue}
-        tensors = {f"stepper.{name}": t for name, t in stepper.state_dict().items()}
+
+class _Steps:
+    """A stepper, the order of the data and the losses, as they stand between steps."""
+
+    name, unit = "fit", "step"
+
+    def __init__(self, stepper: Stepper, batch: Any, options: AscentOptions) -> None:
+        if options.seed is not None:
+            seed_all(options.seed)
+        self.stepper, self.batch, self.options = stepper, batch, options
+        self.order = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+        self.losses: list[float] = []
+        self.history: list[Record] = []
+        self.queue: list[list[int]] = []  # minibatches left of this pass over the data
+
+    @property
+    def most(self) -> int:
+        """Most steps."""
+        return self.options.max_steps
+
+    @property
+    def num_done(self) -> int:
+        """Steps made."""
+        return len(self.losses)
+
+    def stopped(self) -> str | None:
+        """Return what ends the ascent here."""
+        if self.options.settled(self.losses):
+            return "tolerance"
+        return "max_steps" if self.num_done >= self.most else None
+
+    def advance(self) -> Record:
+        """Take a step."""
+        number = self.num_done + 1
+        try:
+            loss = self.stepper.step(self._next())
+        except torch.linalg.LinAlgError as error:
+            hint = "try float64, or a smaller rate or damping"
+            raise FitError(f"step {number}: {error}; {hint}") from error
+        if not math.isfinite(loss):
+            raise FitError(f"step {number}: the loss is {loss}")
+        self._add(loss)
+        return self.history[-1]
+
+    def in_words(self, record: Record) -> str:
+        """Say how far it is."""
+        return f"loss={record['loss']:.3f}"
+
+    def _add(self, loss: float) -> None:
+        self.losses.append(loss)
+        self.history.append({"step": len(self.losses), "loss": loss})
+
+    def _next(self) -> Any:
+        """Return the data of the next step."""
+        if self.options.batch_size is None:
+            return self.batch
+        if not self.queue:
+            rows = torch.randperm(self.batch.num_sequences, generator=self.order)
+            self.queue = [part.tolist() for part in rows.split(self.options.batch_size)]
+        return self.batch.subset(torch.tensor(self.queue.pop(0), device=self.batch.mask.device))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of a checkpoint."""
+        tensors = {f"stepper.{name}": t for name, t in self.stepper.state_dict().items()}
         tensors |= {f"random.{name}": t for name, t in random_state().items()}
-        save_checkpoint(folder, len(losses), {**tensors, "order": order.get_state()}, meta)
+        return {**tensors, "order": self.order.get_state()}
 
-    def write_losses() -> None:
-        lines = (json.dumps({"step": i, "loss": x}) + "\n" for i, x in enumerate(losses, 1))
-        part = folder / f".losses.{os.getpid()}"
-        part.write_text("".join(lines), encoding="utf-8")
-        os.replace(part, folder / "losses.jsonl")
+    def meta(self) -> dict[str, Any]:
+        """Return the plain data of a checkpoint."""
+        return {"options": asdict(self.options), "losses": self.losses, "queue": self.queue}
 
-    total = options.max_steps
-    with progress(total=total, initial=len(losses), desc="fit", unit="step") as bar:
-        while len(losses) < total and not options.settled(losses):
-            number, part = len(losses) + 1, _next(batch, options.batch_size, queue, order)
-            try:
-                loss = stepper.step(part)
-            except torch.linalg.LinAlgError as error:
-                hint = "try float64, or a smaller rate or damping"
-                raise FitError(f"step {number}: {error}; {hint}") from error
-            if not math.isfinite(loss):
-                raise FitError(f"step {number}: the loss is {loss}")
-            losses.append(loss)
-            bar.update()
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-            if folder is not None and len(losses) % options.checkpoint_every == 0:
-                save()
-                write_losses()
-            if on_step is not None:
-                on_step(len(losses), loss)
-    if folder is not None:
-        if len(losses) > resumed_at and len(losses) % options.checkpoint_every:
-            save()
-        write_losses()
-    return Ascent(losses, "tolerance" if options.settled(losses) else "max_steps")
-
-
-def _next(
-    batch: Any, size: int | None, queue: list[list[int]], order: torch.Generator
-) -> Any:
-    if size is None:
-        return batch
-    if not queue:
-        queue.extend(_passes(batch.num_sequences, size, order))
-    return batch.subset(torch.tensor(queue.pop(0), device=batch.mask.device))
-
-
-def _passes(count: int, size: int, order: torch.Generator) -> Iterator[list[int]]:
-    for rows in torch.randperm(count, generator=order).split(size):
-        yield rows.tolist()
-
-
-def _restore(
-    stepper: Stepper,
-    order: torch.Generator,
-    tensors: dict[str, Tensor],
-    meta: dict[str, Any],
-    options: AscentOptions,
-) -> None:
-    for name, value in asdict(options).items():
-        if name not in ("max_steps", "checkpoint_every") and meta["options"][name] != value:
-            raise ValueError(
-                f"checkpoint was made with {name}={meta['options'][name]}, now {value}; resume "
-                "with the same options or start anew"
-            )
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-
-    stepper.load_state_dict(part("stepper."))
-    set_random_state(part("random."))
-    order.set_state(tensors["order"])
+    def restore(self, found: Checkpoint) -> None:
+        """Go on from a checkpoint; there may be more steps than there were to be."""
+        given = asdict(self.options)
+        given = {k: v for k, v in given.items() if k not in ("max_steps", "checkpoint_every")}
+        check_same_options(found.meta["options"], given)
+        self.stepper.load_state_dict(found.part("stepper."))
+        set_random_state(found.part("random."))
+        self.order.set_state(found.tensors["order"])
+        self.queue = found.meta["queue"]
+        for loss in found.meta["losses"]:
+            self._add(loss)

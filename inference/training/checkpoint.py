@@ -29,6 +29,11 @@ class Checkpoint(NamedTuple):
     tensors: dict[str, Tensor]
     meta: dict[str, Any]
 
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """Return the tensors whose names start so, without it."""
+        every = self.tensors.items()
+        return {name.removeprefix(prefix): t for name, t in every if name.startswith(prefix)}
+
 
 def save_checkpoint(
     folder: Path,

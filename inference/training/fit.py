@@ -1,25 +1,17 @@
-"""A training loop: Adam on minibatches, early stopping, checkpoints, exact resumption."""
+"""Fit a network: Adam on minibatches, early stopping, checkpoints, exact resumption."""
 
-import json
 import math
-import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import pyro
 from torch import nn
 
 from pyromodels.inference.training import distributed
-from pyromodels.inference.training.checkpoint import (
-    latest_checkpoint,
-    remove_checkpoints,
-    save_checkpoint,
-)
 from pyromodels.inference.training.finite import FitError as FitError
 from pyromodels.inference.training.options import FitOptions
-from pyromodels.inference.training.training import Data, LossFunction, Training
+from pyromodels.inference.training.trainer import Trainer
+from pyromodels.inference.training.training import Data, EpochTraining, LossFunction
 
 
 class FitResult(NamedTuple):
@@ -78,46 +70,11 @@ def fit(
     if distributed.sum_number(given != (first := distributed.from_first(given))):
         raise ValueError(f"process {distributed.rank()}: given (options, number of sequences) "
                          f"{given}, the first process {first}; expected the same in all processes")
-    if resume and folder is None:
-        raise ValueError("resume: given no folder to resume from")
-    folder = Path(folder) if folder is not None and distributed.is_first() else None
-    run = Training(module, loss_function, options)
-    found = latest_checkpoint(folder) if resume and folder is not None else None
-    found = distributed.from_first(found)
-    sizes = [len(train[0]), len(valid[0])]
-    if found is not None:
-        if (made := found.meta.get("sequences", sizes)) != sizes:
-            raise ValueError(f"checkpoint was made with {made} sequences (train, valid), now "
-                             f"{sizes}; resume with the same data or start anew")
-        run.restore(found.tensors, found.meta)
-    elif folder is not None:
-        remove_checkpoints(folder)
-    begin, last_epoch, trained = time.monotonic(), 0.0, False
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_lines(folder / "metrics.jsonl", run.history)
-
-    def stopped() -> str | None:
-        late = trained and time.monotonic() - begin + last_epoch > max_seconds
-        return distributed.from_first(run.stopped() or ("time" if late else None))
-
-    while (reason := stopped()) is None:
-        start = time.monotonic()
-        with pyro.settings.context(module_local_params=True):  # the parameters are the module's
-            record = run.epoch(train, valid)
-        last_epoch, trained = time.monotonic() - start, True
-        record["seconds"] = last_epoch
-        if folder is not None:
-            meta = {**run.meta(), "sequences": sizes}
-            save_checkpoint(folder, run.num_epochs, run.tensors(), meta)
-            _write_lines(folder / "metrics.jsonl", run.history)
-        if on_epoch is not None and distributed.is_first():
-            on_epoch(record)
-    module.load_state_dict(run.best)
-    return FitResult(run.best_epoch, run.best_loss, run.history, reason)
-
-
-def _write_lines(path: Path, records: list[dict[str, float]]) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    os.replace(part, path)
+    trainer = Trainer(
+        None if folder is None else Path(folder), resume, records="metrics.jsonl",
+        max_seconds=max_seconds, processes=True, shown=False,
+    )
+    training = EpochTraining(module, loss_function, train, valid, options)
+    reason = trainer.run(training, on_epoch)
+    module.load_state_dict(training.best)
+    return FitResult(training.best_epoch, training.best_loss, training.history, reason)

@@ -1,21 +1,24 @@
-"""The state of training between epochs, and what an epoch does to it."""
+"""A network trained on minibatches, as it stands between epochs, and what an epoch does to it."""
 
 import dataclasses
-import json
 import math
+import time
 from collections.abc import Callable
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor, nn
 
 from pyromodels.inference.training import distributed
+from pyromodels.inference.training.checkpoint import Checkpoint
 from pyromodels.inference.training.finite import FitError, guilty_parameter
 from pyromodels.inference.training.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from pyromodels.inference.training.options import FitOptions, Weights
 from pyromodels.inference.training.precision import Precision
 from pyromodels.inference.training.progress import progress
 from pyromodels.inference.training.seeding import random_state, seed_all, set_random_state
+from pyromodels.inference.training.trainer import check_same_options
 from pyromodels.networks.mlp import at_least_single
 
 Data = tuple[Tensor, ...]
@@ -25,7 +28,7 @@ LossFunction = Callable[[Data, Weights], Tensor]
 """(batch, weights) -> loss of every sequence, shape (B,), e.g. the negative bound in nats."""
 
 
-class Training:
+class EpochTraining:
     """Parameters, optimiser, order of the data and counts, as they stand between epochs.
 
     In several processes every minibatch is cut over them, and loss and gradient are those of the
@@ -36,11 +39,23 @@ class Training:
     Args:
         module: whose parameters are trained.
         loss: see `LossFunction`.
+        train: training data.
+        valid: validation data.
         options: how to train.
     """
 
-    def __init__(self, module: nn.Module, loss: LossFunction, options: FitOptions) -> None:
+    name, unit = "training", "epoch"
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: LossFunction,
+        train: Data,
+        valid: Data,
+        options: FitOptions,
+    ) -> None:
         self.module, self.loss, self.options = module, loss, options
+        self.train, self.valid = train, valid
         self.named = {n: p for n, p in module.named_parameters() if p.requires_grad}
         self.parameters = list(self.named.values())
         if not self.parameters:
@@ -50,7 +65,7 @@ class Training:
         self.adam = torch.optim.Adam(self.parameters, lr=options.learning_rate)
         seed_all(options.seed)
         self.order = torch.Generator().manual_seed(options.seed)
-        self.num_epochs = self.num_steps = self.num_worse = self.best_epoch = 0
+        self.num_done = self.num_steps = self.num_worse = self.best_epoch = 0
         self.best_loss, self.history = math.inf, []
         self.best = self._weights()
 
@@ -58,11 +73,28 @@ class Training:
         """Return what ends training here, "patience" or "epochs", or None."""
         if self.num_worse >= self.options.patience:
             return "patience"
-        return "epochs" if self.num_epochs >= self.options.epochs else None
+        return "epochs" if self.num_done >= self.most else None
 
-    def epoch(self, train: Data, valid: Data) -> dict[str, float]:
+    @property
+    def most(self) -> int:
+        """Most epochs."""
+        return self.options.epochs
+
+    def in_words(self, record: dict[str, float]) -> str:
+        """Say how far it is."""
+        return f"loss={record['train_loss']:.3f}, valid={record['valid_loss']:.3f}"
+
+    def advance(self) -> dict[str, float]:
         """Train on every sequence once, validate, and return the epoch's record."""
-        options, epoch = self.options, self.num_epochs + 1
+        begin = time.monotonic()
+        with pyro.settings.context(module_local_params=True):  # the parameters are the module's
+            record = self._epoch()
+        record["seconds"] = time.monotonic() - begin
+        self.history.append(record)
+        return record
+
+    def _epoch(self) -> dict[str, float]:
+        options, epoch, train = self.options, self.num_done + 1, self.train
         weights, rate = options.weights(epoch), options.rate(epoch)
         self.module.train()
         distributed.seed_others(options.seed, epoch)
@@ -87,22 +119,20 @@ class Training:
             num_overflows += overflowed
             total, norms = total + finite * len(rows), norms + (0 if overflowed else length)
             bar.set_postfix(loss=f"{finite:.3f}")
-        valid_loss = self._validate(valid, finite)
-        self.num_epochs = epoch
+        valid_loss = self._validate(self.valid, finite)
+        self.num_done = epoch
         if valid_loss < self.best_loss - options.min_delta:
             self.best_loss, self.best_epoch, self.num_worse = valid_loss, epoch, 0
             self.best = self._weights()
         elif epoch > options.settled:
             self.num_worse += 1
-        record = {
+        return {
             "epoch": epoch, "step": self.num_steps, "train_loss": total / len(train[0]),
             "valid_loss": valid_loss, "kl_weight": weights.kl,
             "learning_rate": rate * options.warmth(self.num_steps),
             "use_prediction": weights.use_prediction,
             "grad_norm": norms / max(len(batches) - num_overflows, 1),
         }
-        self.history.append(record)
-        return record
 
     def _gradient(self, train: Data, rows: Tensor, weights: Weights) -> Tensor:
         """Leave the joined minibatch's gradient in the parameters; return this process' loss."""
@@ -175,32 +205,32 @@ class Training:
             "num_worse": self.num_worse, "best_epoch": self.best_epoch,
             "best_loss": self.best_loss if math.isfinite(self.best_loss) else None,
             "history": self.history, "scaler": self.precision.state(), "torch": torch.__version__,
+            "sequences": self._sizes(),
         }
 
-    def restore(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    def restore(self, found: Checkpoint) -> None:
         """Continue from a checkpoint.
 
         Raises:
-            ValueError: it was made with other options.
+            ValueError: it was made with other options, or of another number of sequences.
         """
-        made = {**dataclasses.asdict(FitOptions()), **meta["options"]}  # some came later
-        given = json.loads(json.dumps(dataclasses.asdict(self.options)))
-        for name, value in given.items():
-            if made[name] != value:
-                raise ValueError(f"checkpoint was made with {name}={made[name]}, "
-                                 f"now {value}; resume with the same options or start anew")
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-
-        self.module.load_state_dict(part("module."))
-        self.best = part("best.")
-        load_optimizer_tensors(self.adam, part("adam."))
+        meta, sizes = found.meta, self._sizes()
+        if (made := meta.get("sequences", sizes)) != sizes:
+            raise ValueError(f"checkpoint was made with {made} sequences (train, valid), now "
+                             f"{sizes}; resume with the same data or start anew")
+        some = dataclasses.asdict(FitOptions())  # options that came after the checkpoint
+        check_same_options({**some, **meta["options"]}, dataclasses.asdict(self.options))
+        self.module.load_state_dict(found.part("module."))
+        self.best = found.part("best.")
+        load_optimizer_tensors(self.adam, found.part("adam."))
         if distributed.is_first():  # the others are seeded in every epoch
-            set_random_state(part("random."))
-        self.order.set_state(tensors["order"])
-        self.num_epochs, self.num_steps = meta["epoch"], meta["num_steps"]
+            set_random_state(found.part("random."))
+        self.order.set_state(found.tensors["order"])
+        self.num_done, self.num_steps = found.epoch, meta["num_steps"]
         self.num_worse, self.best_epoch = meta["num_worse"], meta["best_epoch"]
         self.best_loss = math.inf if meta["best_loss"] is None else meta["best_loss"]
         self.history = meta["history"]
         self.precision.restore(meta.get("scaler", {}))
+
+    def _sizes(self) -> list[int]:
+        return [len(self.train[0]), len(self.valid[0])]

@@ -48,7 +48,7 @@ def test_a_class_ends_where_it_would_end_alone(data, cls, label):
     run = BankTraining(alone, relabelled(data.train, label), relabelled(data.valid, label), options)
     run.orders[0].manual_seed(options.seed + 1000 * label)
     while run.stopped() is None:
-        run.until_next_look()
+        run.advance()
     found = run.result(run.stopped())
     assert found.best_update == together.best_update[label : label + 1]
     for name, value in bank.state_dict().items():
@@ -140,7 +140,7 @@ def test_patience_starts_anew_with_a_better_look(data, monkeypatch):
     )
     run = BankTraining(built(), data.train, data.valid, SHORT)
     while run.stopped() is None:
-        run.until_next_look()
+        run.advance()
     assert run.stopped() == "patience" and run.best_loss.tolist() == [1.0] * 3
 
 
@@ -164,11 +164,11 @@ def test_weights_decay(data):
 
 def test_a_class_that_has_stopped_does_not_end_the_others(data):
     run = BankTraining(built(), data.train, data.valid, SHORT)
-    run.until_next_look()
+    run.advance()
     run.num_worse[0] = SHORT.patience
     with torch.no_grad():
         run.bank.head.flow.told.bias[0].fill_(float("nan"))
-    run.until_next_look()
+    run.advance()
     run.result("updates")
     assert class_log_prob(run.bank, data.valid).isfinite().all()
 

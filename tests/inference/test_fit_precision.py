@@ -13,10 +13,11 @@ from pyromodels.dynamics.vae import VAE
 from pyromodels.guides.amortised import Amortised
 from pyromodels.inference.objectives.path_elbo import PathELBO
 from pyromodels.inference.training import precision
+from pyromodels.inference.training.checkpoint import Checkpoint
 from pyromodels.inference.training.fit import FitError, fit
 from pyromodels.inference.training.options import FitOptions, Weights
 from pyromodels.inference.training.precision import Precision, has_bf16
-from pyromodels.inference.training.training import Training
+from pyromodels.inference.training.training import EpochTraining
 from pyromodels.models.dvae import DynamicalVAE
 
 OPTIONS = FitOptions(epochs=3, batch_size=4, learning_rate=0.01, autocast="bf16", seed=2)
@@ -150,10 +151,10 @@ def test_training_in_bf16_follows_float32_and_resumes_to_the_same_bits(
 
 def test_a_checkpoint_from_before_there_was_autocast_goes_on():
     model, loss, _ = problem()
-    training = Training(model, loss, FitOptions())
-    meta = {**training.meta(), "epoch": 0}
+    training = EpochTraining(model, loss, (torch.ones(4, 1),), (torch.ones(4, 1),), FitOptions())
+    meta = training.meta()
     del meta["options"]["autocast"], meta["scaler"]
-    training.restore(training.tensors(), meta)
+    training.restore(Checkpoint(0, training.tensors(), meta))
     assert training.precision.state() == {}
 
 
@@ -205,37 +206,35 @@ def scaled(factor=1.0):
         return factor * module(batch[0])[:, 0].half().float()
 
     options = dataclasses.replace(OPTIONS, autocast="none")
-    training = Training(module, loss, options)
+    data = (torch.ones(4, 1),)
+    training = EpochTraining(module, loss, data, data, options)
     training.precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
     return module, training
 
 
 def test_an_overflow_under_the_scale_is_left_out_and_halves_it():
     module, training = scaled(factor=4.0)
-    data = (torch.ones(4, 1),)
-    record = training.epoch(data, data)  # 2^16 * 4 / 4 = 2^16 overflows in half precision
+    record = training.advance()  # 2^16 * 4 / 4 = 2^16 overflows in half precision
     assert module.weight.item() == 1.0 and record["grad_norm"] == 0.0
     assert training.precision.scaler.get_scale() == 2.0**15
-    record = training.epoch(data, data)
+    record = training.advance()
     assert module.weight.item() == pytest.approx(1.0 - OPTIONS.learning_rate)
     assert record["grad_norm"] == pytest.approx(4.0)
 
 
 def test_an_overflow_without_a_scale_is_refused():
     module, training = scaled(factor=1e9)
-    data = (torch.ones(4, 1),)
     with pytest.raises(FitError, match="the gradient is not finite at step 17.*'weight'"):
         for _ in range(20):
-            training.epoch(data, data)
+            training.advance()
     assert module.weight.item() == 1.0
 
 
 def test_the_scale_is_in_the_checkpoint():
     _, training = scaled(factor=4.0)
-    data = (torch.ones(4, 1),)
-    training.epoch(data, data), training.epoch(data, data)
+    training.advance(), training.advance()
     _, other = scaled()
-    other.restore(training.tensors(), {**training.meta(), "epoch": 2})
+    other.restore(Checkpoint(2, training.tensors(), training.meta()))
     assert other.precision.state() == training.precision.state()
     assert other.precision.state()["scale"] == 2.0**15
     assert other.precision.state()["_growth_tracker"] == 1
