@@ -27,7 +27,7 @@ from pyromodels.experiments.classification.training import train_bank
 from pyromodels.experiments.harness.devices import add_device_argument, use_device
 from pyromodels.experiments.harness.records import RunFolder, open_run, spec_of
 from pyromodels.experiments.metrics.classification import confusion, reliability
-from pyromodels.inference.classes.fit import BankOptions
+from pyromodels.inference.classes.fit import ClassOptions
 from pyromodels.inference.posterior.arviz_io import inference_data, save
 
 DEFAULT_MODELS = "tvgmm1,tvgmm3,tvnf,tvnf_tied"
@@ -58,7 +58,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add("--resume", action="store_true", help="continue an interrupted training")
 
 
-def options_of(chosen: Variant, args: argparse.Namespace, seed: int) -> BankOptions:
+def options_of(chosen: Variant, args: argparse.Namespace, seed: int) -> ClassOptions:
     """Return the model's own options, overridden by what is said."""
     said = {name: getattr(args, name)
             for name in ("updates", "batch_size", "learning_rate", "input_noise")}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pyromodels.errors import SpecError, unknown
-from pyromodels.inference.classes.fit import BankOptions
+from pyromodels.inference.classes.fit import ClassOptions
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Variant:
     label: str
     dynamics: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    options: BankOptions = BankOptions()
+    options: ClassOptions = ClassOptions()
     quoted: float | None = None
 
     def spec(self, source_dim: int, num_classes: int) -> dict[str, Any]:
@@ -33,7 +33,7 @@ class Variant:
         return {"name": self.dynamics, **sizes, **self.arguments}
 
 
-PLAIN = BankOptions(updates=300, batch_size=64, decay=0.5, decay_every=0.2)
+PLAIN = ClassOptions(updates=300, batch_size=64, decay=0.5, decay_every=0.2)
 """Maximum likelihood, the best parameters by the likelihood of the validation data."""
 SMOOTHED = replace(PLAIN, input_noise=0.3, chosen_by="posterior")
 HYBRID = replace(SMOOTHED, discriminative=1.0, updates=120, batch_size=16, patience=4)

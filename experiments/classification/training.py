@@ -10,7 +10,7 @@ from pyromodels.dynamics.autoregressive import Autoregressive
 from pyromodels.experiments.classification.data import Problem
 from pyromodels.experiments.classification.table_models import Variant
 from pyromodels.experiments.harness.weights import read_prior, save_prior
-from pyromodels.inference.classes.fit import BankOptions, fit_bank
+from pyromodels.inference.classes.fit import ClassOptions, fit_classes
 from pyromodels.inference.training.checkpoint import remove_checkpoints
 from pyromodels.inference.training.seeding import seed_all
 from pyromodels.registry import DYNAMICS
@@ -25,7 +25,7 @@ class TrainedBank(NamedTuple):
 
 def train_bank(
     variant: Variant,
-    options: BankOptions,
+    options: ClassOptions,
     problem: Problem,
     folder: Path,
     *,
@@ -50,7 +50,7 @@ def train_bank(
         return TrainedBank(bank.to(device), record)
     seed_all(options.seed)
     bank = DYNAMICS.build(spec).to(device)
-    fit = fit_bank(
+    fit = fit_classes(
         bank, data.train.to(device), data.valid.to(device), options,
         folder=folder / "checkpoints", resume=resume, on_look=on_look,
     )

@@ -41,7 +41,7 @@ class Family:
         """Return what draws data of so many sequences and the latents they came from, if known."""
         if not isinstance(posterior, Posterior) or not isinstance(posterior.batch, SequenceBatch):
             return None
-        if set(posterior.pair.observed) != {"x"} or not posterior.batch.mask.all():
+        if set(posterior.model_and_guide.observed) != {"x"} or not posterior.batch.mask.all():
             return None
         return sequence_simulator(posterior.model, posterior.batch, min(number, AT_ONCE))
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyromodels.inference.adequacy import diagnose as gather
-from pyromodels.inference.adequacy.diagnose import Evidence
+from pyromodels.inference.adequacy.diagnose import Findings
 from pyromodels.inference.adequacy.page import markdown
 from pyromodels.inference.adequacy.protocols import (
     Fit,
@@ -130,7 +130,7 @@ def guide_report(
         >>> guide_report(Exact()).overall  # nothing here could see a second mode
         'cannot say'
     """
-    found = Evidence()
+    found = Findings()
     with restored_random_state():
         torch.manual_seed(seed)
         refit = None if isinstance(fit, PosteriorLike) else lambda d, i: with_sequences(fit(d, i))

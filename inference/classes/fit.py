@@ -1,4 +1,4 @@
-"""Maximum likelihood for a bank of class-conditional densities, all classes in one computation."""
+"""Maximum likelihood for class-conditional densities, side by side in one computation."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from pyromodels.errors import mismatch
 from pyromodels.inference.classes.calibrate import fit_posterior
-from pyromodels.inference.classes.options import BankOptions as BankOptions
+from pyromodels.inference.classes.options import ClassOptions as ClassOptions
 from pyromodels.inference.classes.scores import (
     ClassDensities,
     class_log_prob,
@@ -32,8 +32,8 @@ POOL = 8
 are fewer where the smallest class has no more: copies of a sequence would lie side by side."""
 
 
-class BankFit(NamedTuple):
-    """What came of training; the bank holds the best parameters of every network."""
+class ClassFit(NamedTuple):
+    """What came of training; the densities hold the best parameters of every network."""
 
     best_update: list[int]  # of every class
     best_loss: list[float]  # of every class: minus nats a frame of the validation data
@@ -41,21 +41,21 @@ class BankFit(NamedTuple):
     stopped: str  # "updates" or "patience"
 
 
-class BankTraining:
+class ClassTraining:
     """Parameters, optimiser, order of the data and counts, as they stand between looks.
 
-    A class and its network are one where members have networks of their own: they train side by
-    side, each as it would alone. Tied members have one network, which stops when the mean over
+    A class and its network are one where classes have networks of their own: they train side by
+    side, each as it would alone. Tied classes have one network, which stops when the mean over
     classes does; so do all networks where what counts is to tell the classes apart.
 
     Args:
-        bank: the densities, one member for every class.
+        densities: of every class.
         train: what is learned from.
         valid: what ends training and says which parameters are best.
         options: how to train.
 
     Raises:
-        ValueError: where a class has no sequence, or labels are not those of the bank.
+        ValueError: where a class has no sequence, or labels are not those of the densities.
     """
 
     name, unit = "training", "update"
@@ -63,41 +63,42 @@ class BankTraining:
 
     def __init__(
         self,
-        bank: ClassDensities,
+        densities: ClassDensities,
         train: LabelledSequences,
         valid: LabelledSequences,
-        options: BankOptions,
+        options: ClassOptions,
     ) -> None:
-        self.bank, self.train, self.valid, self.options = bank, train, valid, options
+        self.densities, self.train, self.valid, self.options = densities, train, valid, options
+        num_classes = densities.num_members
         for name, data in (("train", train), ("valid", valid)):
-            counts = data.labels.bincount(minlength=bank.num_members)
-            if len(counts) != bank.num_members or not counts.all():
+            counts = data.labels.bincount(minlength=num_classes)
+            if len(counts) != num_classes or not counts.all():
                 raise ValueError(mismatch(f"{name}: sequences of each class", given=counts.tolist(),
-                                          expected=f"one or more of {bank.num_members} classes"))
-            dtype = next(bank.parameters()).dtype
+                                          expected=f"one or more of {num_classes} classes"))
+            dtype = next(densities.parameters()).dtype
             if data.x.dtype != dtype:
                 raise ValueError(mismatch(f"{name}: x", given=data.x.dtype, expected=dtype))
-        if options.together and bank.num_members < 2:
-            raise ValueError("chosen_by, discriminative: a bank of one class has none to tell it "
-                             "from; give likelihood and 0")
+        if options.together and num_classes < 2:
+            raise ValueError("chosen_by, discriminative: densities of one class have none to be "
+                             "told from; give likelihood and 0")
         # orders are drawn on the CPU, whatever the device
         self.labels, self.lengths = train.labels.cpu(), train.lengths.cpu()
         seed_all(options.seed)
-        self.named = {n: p for n, p in bank.named_parameters() if p.requires_grad}
+        self.named = {n: p for n, p in densities.named_parameters() if p.requires_grad}
         self.adam = torch.optim.AdamW(
             self.named.values(), lr=options.learning_rate, weight_decay=options.weight_decay
         )
         self.orders = [
-            torch.Generator().manual_seed(options.seed + 1000 * c) for c in range(bank.num_members)
+            torch.Generator().manual_seed(options.seed + 1000 * c) for c in range(num_classes)
         ]
         self.turns = torch.Generator().manual_seed(options.seed)  # of minibatches of a pool
         self.left = [torch.empty(0, dtype=torch.long) for _ in self.orders]
         self.queue: list[list[list[int]]] = []
         self.num_done = 0
-        networks = 1 if options.together else bank.num_networks
+        networks = 1 if options.together else densities.num_networks
         self.best_loss = torch.full((networks,), math.inf)
         self.best_update, self.num_worse = torch.zeros(2, networks, dtype=torch.long)
-        self.class_loss = torch.full((bank.num_members,), math.inf)
+        self.class_loss = torch.full((num_classes,), math.inf)
         self.best = {name: p.detach().clone() for name, p in self.named.items()}
         self.history: list[dict[str, Any]] = []
 
@@ -119,12 +120,12 @@ class BankTraining:
 
     def in_words(self, record: dict[str, Any]) -> str:
         """Say how far it is."""
-        return f"valid={sum(record['valid_loss']) / self.bank.num_members:.3f}"
+        return f"valid={sum(record['valid_loss']) / self.densities.num_members:.3f}"
 
     def advance(self) -> dict[str, Any]:
         """Make the next updates, look at the validation data and return the record."""
         options, losses = self.options, []
-        self.bank.train()
+        self.densities.train()
         for _ in range(min(options.check_every, options.updates - self.num_done)):
             losses.append(self.update())
         loss, confusion = self.validate()
@@ -154,17 +155,17 @@ class BankTraining:
         self.history.append(record)
         return record
 
-    def result(self, reason: str) -> BankFit:
-        """Leave the best parameters in the bank and say what came of it."""
+    def result(self, reason: str) -> ClassFit:
+        """Leave the best parameters in the densities and say what came of it."""
         if not self.best_update.all():
             losses = self.history[-1]["valid_loss"]
             raise FitError(f"the validation loss was never finite: {losses} at last")
         with torch.no_grad():
             for name, p in self.named.items():
                 p.copy_(self.best[name])
-        self.bank.eval()
+        self.densities.eval()
         updates = self._by_class(self.best_update).tolist()
-        return BankFit(updates, self.class_loss.tolist(), self.history, reason)
+        return ClassFit(updates, self.class_loss.tolist(), self.history, reason)
 
     def update(self) -> Tensor:
         """Make one update of every network; return minus nats a frame of every class, (C,)."""
@@ -177,12 +178,12 @@ class BankTraining:
         if options.input_noise:
             x = x + options.input_noise * torch.randn_like(x)
         if options.discriminative:
-            scores = every_log_prob(self.bank, x, some.mask)
+            scores = every_log_prob(self.densities, x, some.mask)
             log_prob = scores.gather(-1, some.labels.unsqueeze(-1)).view(rows.shape)
             confusion = cross_entropy(options.sharpness * scores, some.labels)
         else:
             grid = (v.unflatten(0, rows.shape) for v in (x, some.mask))
-            log_prob, confusion = own_log_prob(self.bank, *grid), 0.0
+            log_prob, confusion = own_log_prob(self.densities, *grid), 0.0
         loss = -log_prob.sum(0) / some.lengths.view(rows.shape).sum(0)
         objective = loss.sum() + options.discriminative * len(loss) * confusion
         self.adam.zero_grad(set_to_none=True)
@@ -209,7 +210,7 @@ class BankTraining:
     def next_rows(self) -> list[list[int]]:  # shape: (B, C)
         """Return the next minibatch: rows of the training data, a column for every class."""
         if not self.queue:
-            batch_size, classes = self.options.batch_size, range(self.bank.num_members)
+            batch_size, classes = self.options.batch_size, range(self.densities.num_members)
             count = min(POOL, max(1, int(self.labels.bincount().min()) // batch_size))
             pools = torch.stack([self._drawn(c, count * batch_size) for c in classes], 1)
             order = self.lengths[pools].argsort(0)
@@ -231,17 +232,17 @@ class BankTraining:
     @torch.no_grad()
     def validate(self) -> tuple[Tensor, Tensor]:  # each (C,)
         """Return minus nats a frame of every class, and the cross-entropy where it counts."""
-        self.bank.eval()
+        self.densities.eval()
         options, labels = self.options, self.valid.labels.cpu()
         if options.together:
-            scores = class_log_prob(self.bank, self.valid).cpu()
+            scores = class_log_prob(self.densities, self.valid).cpu()
             log_prob = scores.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
             sharpness = options.sharpness
             if options.chosen_by == "posterior":
                 sharpness, _ = fit_posterior(scores, labels)
             confusion = cross_entropy(sharpness * scores, labels, reduction="none").to(scores)
         else:
-            log_prob = own_class_log_prob(self.bank, self.valid).cpu()
+            log_prob = own_class_log_prob(self.densities, self.valid).cpu()
             confusion = torch.zeros_like(log_prob)
         frames, ones = self.valid.lengths.cpu(), torch.ones_like(log_prob)
         loss = -self._sum(log_prob, labels) / self._sum(frames.to(log_prob), labels)
@@ -250,15 +251,15 @@ class BankTraining:
         return loss, self._sum(confusion, labels) / self._sum(ones, labels)
 
     def _sum(self, values: Tensor, labels: Tensor) -> Tensor:
-        return values.new_zeros(self.bank.num_members).index_add(0, labels, values)
+        return values.new_zeros(self.densities.num_members).index_add(0, labels, values)
 
     def _by_class(self, value: Tensor) -> Tensor:
         """Say of every class what is true of its network."""
-        return value.expand(self.bank.num_members) if len(value) == 1 else value
+        return value.expand(self.densities.num_members) if len(value) == 1 else value
 
     def _networks(self, value: Tensor) -> Tensor:
         """Say of every network what is true of those that stop together."""
-        return value.expand(self.bank.num_networks) if len(value) == 1 else value
+        return value.expand(self.densities.num_networks) if len(value) == 1 else value
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of a checkpoint."""
@@ -289,7 +290,7 @@ class BankTraining:
             ValueError: it was made with other options, of other data or of other densities.
         """
         if found.meta["fingerprint"] != self._fingerprint():
-            raise ValueError("checkpoint is of other data or of another bank; start anew")
+            raise ValueError("checkpoint is of other data or of other densities; start anew")
         check_same_options(found.meta["options"], asdict(self.options))
         with torch.no_grad():
             for name, value in found.part("now.").items():
@@ -308,20 +309,20 @@ class BankTraining:
         self.history = found.meta["history"]
 
 
-def fit_bank(
-    bank: ClassDensities,
+def fit_classes(
+    densities: ClassDensities,
     train: LabelledSequences,
     valid: LabelledSequences,
-    options: BankOptions = BankOptions(),  # noqa: B008
+    options: ClassOptions = ClassOptions(),  # noqa: B008
     *,
     folder: str | Path | None = None,
     resume: bool = False,
     on_look: Callable[[dict[str, Any]], None] | None = None,
-) -> BankFit:
-    """Train a bank of densities, one for every class; afterwards it holds the best parameters.
+) -> ClassFit:
+    """Train class densities side by side; afterwards they hold the best parameters.
 
     Args:
-        bank: trained in place.
+        densities: trained in place.
         train: what is learned from.
         valid: what ends training and says which parameters are best.
         options: how to train.
@@ -335,5 +336,5 @@ def fit_bank(
         ValueError: where a class has no sequence, or a checkpoint was made with other options.
     """
     trainer = Trainer(None if folder is None else Path(folder), resume)
-    run = BankTraining(bank, train, valid, options)
+    run = ClassTraining(densities, train, valid, options)
     return run.result(trainer.run(run, on_look))

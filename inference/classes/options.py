@@ -1,4 +1,4 @@
-"""How to train a bank of densities: the options of `pyromodels.inference.classes.fit.fit_bank`."""
+"""How to train class densities side by side: the options of `fit_classes`."""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from pyromodels.errors import mismatch
 
 
 @dataclass(frozen=True)
-class BankOptions:
+class ClassOptions:
     """How to train. Every class gets as many updates as every other, however few its sequences.
 
     Args:

@@ -1,4 +1,4 @@
-"""log p(x given c) of labelled sequences under a bank of densities, little of it padding."""
+"""log p(x given c) of labelled sequences under every class, little of it padding."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -29,61 +29,61 @@ class ClassDensities(Protocol):
 
 
 def class_log_prob(
-    bank: ClassDensities, data: LabelledSequences
+    densities: ClassDensities, data: LabelledSequences
 ) -> Tensor:  # nats, shape: (n, C)
     """Return log p(x given c) of every sequence under every class."""
-    found = data.x.new_zeros(len(data), bank.num_members)
+    found = data.x.new_zeros(len(data), densities.num_members)
     order = data.lengths.argsort()
     with torch.no_grad():
-        for rows in _chunks(order, data.lengths[order], FRAMES_AT_ONCE // bank.num_members):
+        for rows in _chunks(order, data.lengths[order], FRAMES_AT_ONCE // densities.num_members):
             some = data[rows]
-            found[rows] = every_log_prob(bank, some.x, some.mask)
+            found[rows] = every_log_prob(densities, some.x, some.mask)
     return found
 
 
 def own_log_prob(
-    bank: ClassDensities,
+    densities: ClassDensities,
     x: Tensor,  # of class c in column c, shape: (B, C, T, D)
     mask: Tensor,  # shape: (B, C, T)
 ) -> Tensor:  # nats, shape: (B, C)
     """Return log p(x given c) of sequences under their own class only."""
-    return bank.path(x.shape[-2], batch_shape=x.shape[:2], mask=mask).log_prob(x)
+    return densities.path(x.shape[-2], batch_shape=x.shape[:2], mask=mask).log_prob(x)
 
 
 def every_log_prob(
-    bank: ClassDensities,
+    densities: ClassDensities,
     x: Tensor,  # shape: (n, T, D)
     mask: Tensor,  # shape: (n, T)
 ) -> Tensor:  # nats, shape: (n, C)
     """Return log p(x given c) of sequences under every class."""
-    shape = torch.Size((len(x), bank.num_members))
-    path = bank.path(x.shape[-2], batch_shape=shape, mask=mask.unsqueeze(1))
+    shape = torch.Size((len(x), densities.num_members))
+    path = densities.path(x.shape[-2], batch_shape=shape, mask=mask.unsqueeze(1))
     return path.log_prob(x.unsqueeze(1))
 
 
 def own_class_log_prob(
-    bank: ClassDensities, data: LabelledSequences
+    densities: ClassDensities, data: LabelledSequences
 ) -> Tensor:  # nats, shape: (n,)
     """Return log p(x given c) of every sequence, c its class.
 
     Raises:
-        ValueError: where a class of the bank has no sequence.
+        ValueError: where a class of the densities has no sequence.
     """
-    if not data.labels.bincount(minlength=bank.num_members).all():
-        raise ValueError("data: a class of the bank has no sequence")
+    if not data.labels.bincount(minlength=densities.num_members).all():
+        raise ValueError("data: a class of the densities has no sequence")
     order = data.lengths.argsort()
-    columns = [order[data.labels[order] == c] for c in range(bank.num_members)]
+    columns = [order[data.labels[order] == c] for c in range(densities.num_members)]
     most = max(map(len, columns))
     # classes side by side; the last of a short column is repeated, and says the same again
     grid = torch.stack([pad(c, (0, most - len(c)), value=int(c[-1])) for c in columns], 1)
     found = data.x.new_zeros(len(data))
     with torch.no_grad():
         longest = data.lengths[grid].amax(-1)
-        for part in _chunks(torch.arange(most), longest, FRAMES_AT_ONCE // bank.num_members):
+        for part in _chunks(torch.arange(most), longest, FRAMES_AT_ONCE // densities.num_members):
             rows = grid[part]
             some = data[rows.flatten()]
             x, mask = (v.unflatten(0, rows.shape) for v in (some.x, some.mask))
-            found[rows.flatten()] = own_log_prob(bank, x, mask).flatten()
+            found[rows.flatten()] = own_log_prob(densities, x, mask).flatten()
     return found
 
 

@@ -41,9 +41,10 @@ class Chains:
     def __post_init__(self) -> None:
         if not self.posteriors:
             raise ValueError("concat: given no posterior; expected at least one")
-        first = self.posteriors[0].pair.latents
+        first = self.posteriors[0].model_and_guide.latents
         for other in self.posteriors[1:]:
-            shapes = {name: tuple(site.value.shape) for name, site in other.pair.latents.items()}
+            latents = other.model_and_guide.latents
+            shapes = {name: tuple(site.value.shape) for name, site in latents.items()}
             expected = {name: tuple(site.value.shape) for name, site in first.items()}
             if shapes != expected:
                 raise ValueError(mismatch("concat", given=shapes, expected=expected))
@@ -61,7 +62,7 @@ class Chains:
         Raises:
             ValueError: where the model's layout does not say what may change places.
         """
-        layout = self.posteriors[0].pair.layout
+        layout = self.posteriors[0].model_and_guide.layout
         if layout.labels is None:
             raise ValueError(
                 "align: the model's layout has no labels; it has no parts that may change places"
@@ -132,7 +133,7 @@ def relabelled(posterior: Posterior, order: Tensor | None, draws: Draws) -> Draw
     """Give the parts of draws other numbers, shape of `order` (B, N); None leaves them."""
     if order is None:
         return draws
-    labels = posterior.pair.layout.labels
+    labels = posterior.model_and_guide.layout.labels
     number = torch.argsort(order, -1)  # the new number of an old part
     return {
         name: _renamed(value, number) if name in labels.owners else _moved(
@@ -165,13 +166,13 @@ def _renamed(owner: Tensor, number: Tensor) -> Tensor:
 
 def _parts_first(posterior: Posterior, mean: Tensor) -> Tensor:
     """Mean of the path site, (B, N, *)."""
-    labels = posterior.pair.layout.labels
+    labels = posterior.model_and_guide.layout.labels
     return mean.movedim(_part_dim(posterior, labels.path, labels.plate) - 1, 1)
 
 
 def _part_dim(posterior: Posterior, name: str, plate: str) -> int | None:
     """Dimension of the parts in draws of a site."""
-    site = posterior.pair.sites[name]
+    site = posterior.model_and_guide.sites[name]
     dims = [frame.dim for frame in site.plates if frame.name == plate]
     return 1 + site.kept.index(dims[0]) if dims else None
 

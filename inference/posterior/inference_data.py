@@ -46,13 +46,13 @@ def groups_of(
     """
     num_chains = 1
     if num_samples is None:
-        stored = posterior.pair.own_guide.num_stored is not None
+        stored = posterior.model_and_guide.own_guide.num_stored is not None
         num_chains = posterior.num_chains if stored else 1
         num_samples = None if stored else DEFAULT_DRAWS
-    pair, layout = posterior.pair, posterior.pair.layout
+    both, layout = posterior.model_and_guide, posterior.model_and_guide.layout
     name_dims = _Dims(posterior)
     with torch.no_grad():
-        draws, log_q = posterior.pair.draw(num_samples)
+        draws, log_q = posterior.model_and_guide.draw(num_samples)
         log_joint = posterior.log_joint(draws)
         likelihood = posterior.log_likelihood(draws, weights=weights)
         replica = posterior.predictive(draws=draws)
@@ -62,9 +62,9 @@ def groups_of(
         weight = log_joint if log_q.dim() == log_joint.dim() else log_joint.sum(-1)
         stats |= {"log_q": log_q, "log_weight": weight - log_q}
     sequences = () if layout.sequences is None else (layout.sequences,)
-    data = {name: site.value for name, site in pair.observed.items()}
+    data = {name: site.value for name, site in both.observed.items()}
     data = {
-        name: pair.sites[name].inward(_padded(value, name, posterior)[None], pair.nesting)
+        name: both.sites[name].inward(_padded(value, name, posterior)[None], both.nesting)
         for name, value in data.items()
     }
     groups: dict[str, dict[str, Variable]] = {
@@ -145,7 +145,7 @@ class _Dims:
     """Names of the dimensions of every site."""
 
     def __init__(self, posterior: "Posterior") -> None:
-        self.sites, self.layout = posterior.pair.sites, posterior.pair.layout
+        self.sites, self.layout = posterior.model_and_guide.sites, posterior.model_and_guide.layout
         self.given = posterior.dims
 
     def plates(self, name: str) -> tuple[str, ...]:
@@ -183,21 +183,21 @@ def _gaps(
     """Data or predictions, NaN where nothing is observed."""
     group = {}
     for name, value in values.items():
-        if name in posterior.pair.layout.present and value.is_floating_point():
-            value = posterior.pair.mark(name, value, torch.nan)
+        if name in posterior.model_and_guide.layout.present and value.is_floating_point():
+            value = posterior.model_and_guide.mark(name, value, torch.nan)
         group[name] = dims.drawn(name, value, num_chains)
     return group
 
 
 def _padded(value: Tensor, name: str, posterior: "Posterior") -> Tensor:
     """Give a value of one run all batch dimensions."""
-    pair = posterior.pair
-    return value[(None,) * (pair.nesting - pair.sites[name].batch_dim)]
+    both = posterior.model_and_guide
+    return value[(None,) * (both.nesting - both.sites[name].batch_dim)]
 
 
 def _num_sequences(posterior: "Posterior") -> int:
-    sequences = posterior.pair.layout.sequences
-    frames = [f for site in posterior.pair.sites.values() for f in site.plates]
+    sequences = posterior.model_and_guide.layout.sequences
+    frames = [f for site in posterior.model_and_guide.sites.values() for f in site.plates]
     return next((frame.size for frame in frames if frame.name == sequences), 1)
 
 

@@ -25,7 +25,7 @@ Nodes = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Pair:
+class ModelAndGuide:
     """Two Pyro programs of one batch.
 
     Args:

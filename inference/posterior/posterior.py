@@ -14,7 +14,12 @@ from pyromodels.errors import ShapeError, mismatch
 from pyromodels.inference.posterior import arviz_io
 from pyromodels.inference.posterior.checks import check_broadcast, check_sites
 from pyromodels.inference.posterior.inference_data import groups_of
-from pyromodels.inference.posterior.model_and_guide import Pair, auxiliary_drawn, count, values_of
+from pyromodels.inference.posterior.model_and_guide import (
+    ModelAndGuide,
+    auxiliary_drawn,
+    count,
+    values_of,
+)
 from pyromodels.pyro_support.vectorised_runs import Draws, Program, Uncondition, run
 
 
@@ -72,19 +77,19 @@ class Posterior:
     dims: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_sites(self.pair)
-        check_broadcast(self.pair)
+        check_sites(self.model_and_guide)
+        check_broadcast(self.model_and_guide)
         for name, named in self.dims.items():
-            site = self.pair.sites.get(name)
+            site = self.model_and_guide.sites.get(name)
             size = None if site is None else len(site.kept) + site.event_dim
             if size != len(named):
                 expected = "a site of the model" if site is None else f"{size} names"
                 raise ShapeError(mismatch(f"dims[{name!r}]", given=named, expected=expected))
 
     @cached_property
-    def pair(self) -> Pair:
+    def model_and_guide(self) -> ModelAndGuide:
         """Which sites model and guide have, and how they are shaped."""
-        return Pair(self.model, self.guide, self.batch)
+        return ModelAndGuide(self.model, self.guide, self.batch)
 
     @classmethod
     def from_fitted(cls, model: Program, guide: Program, batch: Any) -> "Posterior":
@@ -99,7 +104,7 @@ class Posterior:
 
         None: a guide that is made of draws (`Empirical`) returns them all, chain after chain.
         """
-        return self.pair.draw(num_samples)[0]
+        return self.model_and_guide.draw(num_samples)[0]
 
     @torch.no_grad()
     def log_prob(
@@ -111,25 +116,25 @@ class Posterior:
         Raises:
             NotImplementedError: where the guide has no density, or none that can be evaluated.
         """
-        if not self.pair.own_guide.has_density:
+        if not self.model_and_guide.own_guide.has_density:
             raise NotImplementedError(
                 f"log_prob: a guide of {type(self.guide).__name__} is made of draws and has no "
                 "density; use log_joint, or a guide with a law of its own"
             )
-        pair, num_draws = self.pair, count(draws)
-        if missing := sorted(set(pair.latents) - set(draws)):
+        both, num_draws = self.model_and_guide, count(draws)
+        if missing := sorted(set(both.latents) - set(draws)):
             expected = "every site of `sample`"
             raise ValueError(mismatch("draws", given=f"none of {missing}", expected=expected))
-        given = pair.outward({name: draws[name] for name in pair.guided})
-        given = pair.own_guide.auxiliary(given)
-        nodes = run(self.guide, self.batch, num_draws, pair.nesting, given)
+        given = both.outward({name: draws[name] for name in both.guided})
+        given = both.own_guide.auxiliary(given)
+        nodes = run(self.guide, self.batch, num_draws, both.nesting, given)
         if unknown := auxiliary_drawn(nodes):
             raise NotImplementedError(
                 f"log_prob: a guide of {type(self.guide).__name__} draws its auxiliary sites "
                 f"{unknown} anew and has no `Guide.auxiliary` that returns them for given draws; "
                 "Pyro's automatic guides with a density: pyromodels.guides.auto.AutoGuide"
             )
-        return pair.log_q(nodes, draws)
+        return both.log_q(nodes, draws)
 
     @torch.no_grad()
     def log_joint(
@@ -137,7 +142,7 @@ class Posterior:
         draws: Mapping[str, Tensor],  # every site of `sample`, in its shapes
     ) -> Tensor:  # nats, shape: (n, B) or (n,)
         """Return log p(data, x) at the draws and the data of the batch."""
-        return self.pair.log_joint(draws)
+        return self.model_and_guide.log_joint(draws)
 
     # ---- predictions
 
@@ -163,15 +168,15 @@ class Posterior:
         if (num_samples is None) == (draws is None):
             raise ValueError("predictive: give either num_samples or draws")
         draws = self.sample(num_samples) if draws is None else draws
-        nodes = self.pair.run(Uncondition()(self.model), count(draws), draws)
-        return self.pair.inward(values_of(nodes), self.pair.observed)
+        nodes = self.model_and_guide.run(Uncondition()(self.model), count(draws), draws)
+        return self.model_and_guide.inward(values_of(nodes), self.model_and_guide.observed)
 
     @torch.no_grad()
     def prior(self, num_samples: int) -> tuple[Draws, Draws]:  # latents, data
         """Draw x ~ p(x) and data' ~ p(data' | x), whatever data the batch holds."""
-        pair = self.pair
-        values = values_of(pair.run(Uncondition()(self.model), num_samples))
-        return pair.inward(values, pair.latents), pair.inward(values, pair.observed)
+        both = self.model_and_guide
+        values = values_of(both.run(Uncondition()(self.model), num_samples))
+        return both.inward(values, both.latents), both.inward(values, both.observed)
 
     @torch.no_grad()
     def log_likelihood(
@@ -194,18 +199,18 @@ class Posterior:
         if weights not in ("posterior", "prior"):
             expected = "posterior or prior"
             raise ValueError(mismatch("weights", given=repr(weights), expected=expected))
-        pair, num_draws, result = self.pair, count(draws), {}
-        nodes = pair.run(self.model, num_draws, draws)
-        for name, site in pair.observed.items():
-            if name in pair.layout.components:
+        both, num_draws, result = self.model_and_guide, count(draws), {}
+        nodes = both.run(self.model, num_draws, draws)
+        for name, site in both.observed.items():
+            if name in both.layout.components:
                 value = self._mixture(name, draws, weights)
             else:
                 law, value = nodes[name]["fn"], nodes[name]["value"]
                 path = isinstance(law, PathDistribution)  # a likelihood for every frame
                 value = law.log_prob_by_frame(value) if path else law.log_prob(value)
-                value = value[(None,) * (1 + pair.nesting + path - value.dim())]
-                value = site.inward(value.expand(num_draws, *value.shape[1:]), pair.nesting)
-            result[name] = pair.mark(name, value, 0.0)
+                value = value[(None,) * (1 + both.nesting + path - value.dim())]
+                value = site.inward(value.expand(num_draws, *value.shape[1:]), both.nesting)
+            result[name] = both.mark(name, value, 0.0)
         return result
 
     # ---- ArviZ
@@ -231,13 +236,13 @@ class Posterior:
     @property
     def num_chains(self) -> int:
         """Chains of the guide's own draws; 1 for a guide that has a law of its own."""
-        return self.pair.own_guide.num_chains
+        return self.model_and_guide.own_guide.num_chains
 
     def _mixture(self, name: str, draws: Mapping[str, Tensor], weights: str) -> Tensor:
         """Log likelihood of observations whose owner is summed out."""
-        log_weight, log_parts = self.pair.layout.components[name](draws)
+        log_weight, log_parts = self.model_and_guide.layout.components[name](draws)
         if weights == "posterior":
-            eta = self.pair.own_guide.responsibilities_of(self.batch)
+            eta = self.model_and_guide.own_guide.responsibilities_of(self.batch)
             if eta is not None:
                 log_weight = eta.clamp_min(torch.finfo(eta.dtype).tiny).log()
             else:  # q(w | x) of an enumerated site is its exact conditional

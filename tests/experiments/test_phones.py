@@ -26,7 +26,7 @@ from pyromodels.experiments.datasets.labelled.hidden_markov import (
 )
 from pyromodels.experiments.harness.table_rows import over_seeds
 from pyromodels.inference.classes.calibrate import fit_posterior
-from pyromodels.inference.classes.fit import BankOptions
+from pyromodels.inference.classes.fit import ClassOptions
 from pyromodels.inference.posterior.arviz_io import load
 from pyromodels.registry import DYNAMICS
 
@@ -165,7 +165,7 @@ def test_bayes_figures_are_those_of_the_classes_asked_for():
 
 
 def test_an_interrupted_training_goes_on_where_it_was(problem, tmp_path):
-    options = BankOptions(updates=3, batch_size=2, check_every=1)
+    options = ClassOptions(updates=3, batch_size=2, check_every=1)
     looks = []
 
     def interrupt(record):
@@ -191,7 +191,7 @@ def test_the_sources_themselves_are_judged_as_bayes_says(problem):
 
 
 def test_a_finished_training_is_told_by_what_it_was(problem, tmp_path):
-    options = BankOptions(updates=1, batch_size=2, check_every=1)
+    options = ClassOptions(updates=1, batch_size=2, check_every=1)
     trained = train_bank(VARIANTS["tvgmm1"], options, problem, tmp_path)
     weights, spec = tmp_path / "weights.safetensors", trained.record["prior"]
     question = {key: trained.record[key] for key in ("options", "data")}

@@ -117,7 +117,7 @@ def test_owners_left_to_the_model_have_their_exact_law(tiny):
     one = posterior.sample(1)["s"]
     posterior = Posterior(model, Point(model, batch, init={"s": one[0].unsqueeze(1)}), batch)
     draws = posterior.sample(4000)
-    log_weight, log_parts = posterior.pair.layout.components["o"]({"s": one})
+    log_weight, log_parts = posterior.model_and_guide.layout.components["o"]({"s": one})
     eta = (log_weight + log_parts).softmax(-1)[0]
     frequency = (draws["w"] == 0).double().mean(0)
     tolerance = 5 * (eta[..., 0] * eta[..., 1] / 4000).sqrt() + 1e-9

@@ -92,7 +92,7 @@ def dense(chain):
 def test_the_density_of_an_auto_guide_counts_the_transform_of_a_positive_site(family):
     torch.manual_seed(0)
     posterior = Posterior(correlated, AutoGuide(correlated, DATA, family=family), DATA)
-    draws, log_q = posterior.pair.draw(9)
+    draws, log_q = posterior.model_and_guide.draw(9)
     assert {name: value.shape[1:] for name, value in draws.items()} == {
         "place": (), "shift": (2,), "scale": ()
     }  # fmt: skip
@@ -141,7 +141,7 @@ def test_a_copy_of_an_auto_guide_is_trained_on_its_own(family):
         assert all(torch.equal(old, mine) for old, mine, _ in pairs)
         assert all((old != theirs).any() for old, _, theirs in pairs)
         posterior = Posterior(correlated, twin, DATA)
-        draws, log_q = posterior.pair.draw(4)
+        draws, log_q = posterior.model_and_guide.draw(4)
         torch.testing.assert_close(posterior.log_prob(draws), log_q)
         guide = twin
     pyro.clear_param_store()
