@@ -95,7 +95,7 @@ def decode(
 ) -> Tensor:  # decoder variance, shape: (*batch, T, F)
     """Return the expected power of every frame."""
     fed = networks.own_history(observed, z) if mode == "generation" else observed
-    outputs = networks.decode(z, networks.see(fed))
+    outputs = networks.cell.all_outputs(z, networks.see(fed))
     return networks.emission.conditionals(outputs, fed, None).mean
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import pyro
 import torch
@@ -19,20 +19,9 @@ from pyromodels.dynamics.latent_paths import EncoderPath, LatentPaths, gaussian
 from pyromodels.dynamics.unroll import unroll
 from pyromodels.emissions.base import DecodedEmission, Emission, make_emission, refuse_no_anchor
 from pyromodels.errors import SpecError, unknown
-from pyromodels.networks.encoders import Encoder, Inferred, make_encoder
+from pyromodels.networks.encoders import Encoder, GloballyInferred, Inferred, make_encoder
 from pyromodels.networks.mlp import driven, rows
 from pyromodels.pyro_support.shared_work import once, one_evaluation
-
-
-class GloballyInferred(NamedTuple):
-    """A draw from q(w | x) q(z | x, w) and the Gaussians along it."""
-
-    z: Tensor  # shape: (*batch, T, L)
-    mean: Tensor  # of q(z_t | x, w), shape: (*batch, T, L)
-    log_variance: Tensor  # shape: (*batch, T, L)
-    w: Tensor  # shape: (*batch, L_w)
-    w_mean: Tensor  # of q(w | x), shape: (*batch, L_w)
-    w_log_variance: Tensor  # shape: (*batch, L_w)
 
 
 class DynamicalPrior(SourcePrior):
@@ -44,14 +33,7 @@ class DynamicalPrior(SourcePrior):
     Its parameters have the names that they have in the cell. A model of a name of its own derives
     from it to put the three together, and overrides nothing.
 
-    ======  =============  ==================  ====================================
-    symbol  name           shape               unit
-    ======  =============  ==================  ====================================
-    s       s              (*batch, T, D)      as the data
-    x       x              (*batch, T, D)      what networks see of s
-    z       z              (*batch, T, L)      1
-    w       w              (*batch, L_w)       1
-    ======  =============  ==================  ====================================
+    s has shape (*batch, T, D), z (*batch, T, L) and w (*batch, L_w); x is what networks see of s.
 
     Args:
         cell: the conditionals.
@@ -86,10 +68,8 @@ class DynamicalPrior(SourcePrior):
         super().__init__()
         self.emission = make_emission(emission, DecodedEmission)
         self.emission.check_source_dim(cell.source_dim)
-        self.source_dim, self.latent_dim, self.global_dim = (
-            cell.source_dim, cell.latent_dim, global_dim,
-        )  # fmt: skip
-        self.cell = cell
+        self.source_dim, self.latent_dim = cell.source_dim, cell.latent_dim
+        self.cell, self.global_dim = cell, global_dim
         networks = cell.networks()
         for name in cell.shared:
             self.add_module(name, networks.pop(name))

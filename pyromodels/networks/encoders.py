@@ -40,6 +40,17 @@ class Inferred(NamedTuple):
     log_variance: Tensor  # shape: (*batch, T, L)
 
 
+class GloballyInferred(NamedTuple):
+    """A draw from q(w | x) q(z | x, w) and the Gaussians along it."""
+
+    z: Tensor  # shape: (*batch, T, L)
+    mean: Tensor  # of q(z_t | x, w), shape: (*batch, T, L)
+    log_variance: Tensor  # shape: (*batch, T, L)
+    w: Tensor  # shape: (*batch, L_w)
+    w_mean: Tensor  # of q(w | x), shape: (*batch, L_w)
+    w_log_variance: Tensor  # shape: (*batch, L_w)
+
+
 class Shared(NamedTuple):
     """Sizes of what an encoder may share with the generative networks; see `Cell`."""
 

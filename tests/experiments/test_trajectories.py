@@ -278,7 +278,7 @@ def test_loss_leaves_the_first_frame_out():
     prior = DYNAMICS.build({"name": "deep_ar", "emission": INCREMENTS}).double().eval()
     s = corners_to_centres(generate_trajectories(3, 9, dtype=torch.float64))
     # p(s_{2:T} | s_1) by hand, from the conditionals.
-    mean, log_variance = prior.decode(s)
+    mean, log_variance = prior.decoder(prior.summary(s))
     unit = 0.03 * box_size(s[:, :-1])
     p = torch.distributions.Normal(
         s[:, :-1] + unit * mean[:, 1:], unit * (0.5 * log_variance[:, 1:]).exp()
