@@ -32,20 +32,16 @@ from pyromodels.experiments.speech.training import SpeechLoss
 from pyromodels.experiments.tracking.methods import Options, run_method
 from pyromodels.experiments.tracking.published import track_published
 from pyromodels.guides.amortised import Amortised
+from pyromodels.inference.adequacy.protocols import Fit
 from pyromodels.inference.adequacy.report import guide_report
-from pyromodels.inference.adequacy.simulation import (
-    Fit,
-    forecasts,
-    mixture_simulator,
-    repeated_fits,
-    simulated_ranks,
-)
-from pyromodels.inference.classes.fit import BankOptions, fit_bank
+from pyromodels.inference.adequacy.simulation import repeated_fits, simulated_ranks
+from pyromodels.inference.classes.fit import ClassOptions, fit_classes
 from pyromodels.inference.classes.scores import class_log_prob
 from pyromodels.inference.engines import ENGINES
 from pyromodels.inference.engines.ascend import AscentOptions, ascend
 from pyromodels.inference.engines.engine import Engine
 from pyromodels.inference.engines.nuts import sample_nuts
+from pyromodels.inference.mixture.adequacy import forecasts, mixture_simulator
 from pyromodels.inference.objectives.iwae import ImportanceELBO
 from pyromodels.inference.objectives.path_elbo import PathELBO
 from pyromodels.inference.posterior.chains import Chains
@@ -458,10 +454,10 @@ def _classes(device: Device, model: dict[str, Any], **options: Any) -> Any:
     densities = DYNAMICS.build(spec).to(device)
     lengths = torch.tensor([5, 4, 3, 5, 2, 5, 4, 5])
     data = LabelledSequences(torch.randn(8, 5, 4), lengths, torch.tensor([0, 1] * 4)).to(device)
-    chosen = BankOptions(updates=4, check_every=2, batch_size=2, **options)
+    chosen = ClassOptions(updates=4, check_every=2, batch_size=2, **options)
     with tempfile.TemporaryDirectory() as folder:
-        fit_bank(densities, data, data, chosen, folder=folder)
-        found = fit_bank(densities, data, data, chosen, folder=folder, resume=True)
+        fit_classes(densities, data, data, chosen, folder=folder)
+        found = fit_classes(densities, data, data, chosen, folder=folder, resume=True)
     with torch.no_grad():
         drawn = densities.path(3, batch_shape=torch.Size([3, 2])).rsample()
         scores = class_log_prob(densities, data)

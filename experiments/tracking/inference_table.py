@@ -19,7 +19,7 @@ TUNED_NAME = "tuned"
 CHUNK = 64
 """Sequences tracked at once."""
 
-ENGINES = ComponentTable(ENGINES, {"name": "vem"})
+ENGINE = ComponentTable(ENGINES, {"name": "vem"})
 STAGE = ComponentTable(STAGES)
 
 
@@ -41,7 +41,7 @@ class InferenceTable:
 
     def read(self, value: Any, where: str) -> Plain:
         """Return the table, its stages checked."""
-        table = nested(ENGINES.default if value is None else value, where)
+        table = nested(ENGINE.default if value is None else value, where)
         name = table.get("name")
         options = {key: option for key, option in table.items() if key != "name"}
         if name == TUNED_NAME:
@@ -63,14 +63,14 @@ class InferenceTable:
         if isinstance(name, str) and name not in ENGINES:
             known = [*ENGINES, TUNED_NAME, *self.methods]
             raise SpecError(unknown(ENGINES.kind, given=name, known=known))
-        return ENGINES.read(table, where)
+        return ENGINE.read(table, where)
 
     def write(self, held: Plain, seed: int) -> Plain:
         """Return the table with every default, those of its stages among them."""
         if held["name"] in self.methods:
             return held
         if held["name"] != TUNED_NAME:
-            return ENGINES.write(held, seed)
+            return ENGINE.write(held, seed)
         stages = [STAGE.write(stage, seed) for stage in stages_of(held)]
         return {"name": TUNED_NAME, "chunk": chunk_of(held), "stages": stages}
 

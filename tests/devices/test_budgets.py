@@ -18,7 +18,7 @@ from pyromodels.experiments.speech.training import SpeechLoss
 from pyromodels.guides.amortised import Amortised
 from pyromodels.inference.objectives.path_elbo import PathELBO
 from pyromodels.inference.training.options import FitOptions
-from pyromodels.inference.training.training import Training
+from pyromodels.inference.training.training import EpochTraining
 from pyromodels.models.dvae import DynamicalVAE
 from pyromodels.registry import DYNAMICS
 
@@ -74,12 +74,12 @@ def test_a_step_of_a_fit_waits_once():
     with Watched() as seen:
         module.to(NAME)
         data = (torch.randn(8, 3).to(NAME),)
-        training = Training(module, lambda batch, _: module(batch[0]).square().squeeze(-1),
-                            FitOptions(epochs=9, batch_size=2))  # fmt: skip
         waits = []
         for rows in (data, (data[0][:4],)):
+            training = EpochTraining(module, lambda batch, _: module(batch[0]).square().squeeze(-1),
+                                     rows, data, FitOptions(epochs=9, batch_size=2))
             seen.reset()
-            training.epoch(rows, data)
+            training.advance()
             waits.append(seen.waits.total())
     assert waits[0] - waits[1] == 2  # of four steps and of two, with one validation
 
