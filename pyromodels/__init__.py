@@ -47,8 +47,8 @@ if TYPE_CHECKING:  # the names at the top: read by type checkers, and by `_homes
     from pyromodels.inference.training.options import FitOptions as FitOptions
     from pyromodels.models.classifier import Classifier as Classifier
     from pyromodels.models.dvae import DynamicalVAE as DynamicalVAE
-    from pyromodels.models.mixdvae import Detector as Detector
     from pyromodels.models.mixdvae import MixDVAE as MixDVAE
+    from pyromodels.observations.detector import Detector as Detector
     from pyromodels.published_weights.load import load_published as load_published
 
 _FOLDER = dirname(__file__)

@@ -1,5 +1,6 @@
 """What a model is given: tensors, masks and the start of every trajectory."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -111,9 +112,11 @@ class MixtureBatch:
         mask: True where an observation is there, shape (B, T, K).
         variance: diagonal of the observation covariance Phi, shape (B, T, K, X), squared units of
             o.
-        anchor: p(s_1), fields of shape (B, N, D).
+        anchor: p(s_1), fields of shape (B, N, D); None for priors that have a law of s_1 of their
+            own.
         index: which sequences of the whole data these are, shape (B,), where the batch is a
             minibatch; a guide keeps factors for every sequence of the data. None: all of them.
+        num_sources: N; None: that of the anchor.
 
     Raises:
         ShapeError: where the shapes do not fit each other.
@@ -123,8 +126,9 @@ class MixtureBatch:
     observations: Tensor
     mask: Tensor
     variance: Tensor
-    anchor: Anchor
+    anchor: Anchor | None
     index: Tensor | None = None
+    num_sources: int | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.observations.shape)
@@ -136,15 +140,7 @@ class MixtureBatch:
             given = tuple(getattr(self, name).shape)
             if given != wanted:
                 raise ShapeError(mismatch(name, given=f"shape {given}", expected=wanted))
-        loc = tuple(self.anchor.loc.shape)
-        if len(loc) != 3 or loc[0] != shape[0] or loc != tuple(self.anchor.variance.shape):
-            raise ShapeError(
-                mismatch(
-                    "anchor",
-                    given=f"loc {loc}, variance {tuple(self.anchor.variance.shape)}",
-                    expected=f"both ({shape[0]}, N, D)",
-                )
-            )
+        self._count_sources()
         seen = self.mask
         if not torch.isfinite(self.observations[seen]).all():
             raise ValueError(
@@ -173,22 +169,17 @@ class MixtureBatch:
         return self.observations.shape[1]
 
     @property
-    def num_sources(self) -> int:
-        """N."""
-        return self.anchor.loc.shape[1]
+    def num_slots(self) -> int:
+        """K."""
+        return self.observations.shape[2]
 
     def subset(
         self,
         index: Tensor,  # of sequences, shape: (B',)
     ) -> "MixtureBatch":
         """Return some sequences as a minibatch, which remembers which ones they are."""
-        return MixtureBatch(
-            self.observations[index],
-            self.mask[index],
-            self.variance[index],
-            Anchor(*(part[index] for part in self.anchor)),
-            index if self.index is None else self.index[index],
-        )
+        part = index if self.index is None else self.index[index]
+        return self._mapped(lambda value: value[index], index=part)
 
     def take(
         self,
@@ -199,22 +190,42 @@ class MixtureBatch:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "MixtureBatch":
         """Return the batch on another device, and its numbers in another dtype."""
-        return MixtureBatch(
-            self.observations.to(device, dtype),
-            self.mask.to(device),
-            self.variance.to(device, dtype),
-            Anchor(*(part.to(device, dtype) for part in self.anchor)),
-            None if self.index is None else self.index.to(device),
-        )
+
+        def move(value: Tensor) -> Tensor:
+            return value.to(device, dtype if value.is_floating_point() else None)
+
+        return self._mapped(move, index=None if self.index is None else self.index.to(device))
 
     def repeat(self, times: int) -> "MixtureBatch":
         """Return the batch repeated along B: one copy for each restart."""
+        return self._mapped(lambda value: value.repeat(times, *[1] * (value.dim() - 1)), index=None)
 
-        def tile(value: Tensor) -> Tensor:
-            return value.repeat(times, *[1] * (value.dim() - 1))
+    def _mapped(
+        self, change: Callable[[Tensor], Tensor], *, index: Tensor | None
+    ) -> "MixtureBatch":
+        data = (change(value) for value in (self.observations, self.mask, self.variance))
+        anchor = self.anchor and Anchor(*map(change, self.anchor))
+        return MixtureBatch(*data, anchor, index, self.num_sources)
 
-        anchor = Anchor(*(tile(part) for part in self.anchor))
-        return MixtureBatch(tile(self.observations), tile(self.mask), tile(self.variance), anchor)
+    def _count_sources(self) -> None:
+        """Set N where the anchor says it."""
+        if self.anchor is None:
+            if self.num_sources is None:
+                raise ShapeError("num_sources: given none, and no anchor to count; give either")
+            return
+        loc, num_sequences = tuple(self.anchor.loc.shape), len(self.observations)
+        if len(loc) != 3 or loc[0] != num_sequences or loc != tuple(self.anchor.variance.shape):
+            raise ShapeError(
+                mismatch(
+                    "anchor",
+                    given=f"loc {loc}, variance {tuple(self.anchor.variance.shape)}",
+                    expected=f"both ({num_sequences}, N, D)",
+                )
+            )
+        if self.num_sources not in (None, loc[1]):
+            expected = f"{loc[1]}, as the anchor has"
+            raise ShapeError(mismatch("num_sources", given=self.num_sources, expected=expected))
+        object.__setattr__(self, "num_sources", loc[1])
 
 
 def rows_of(batch: Any) -> Tensor | None:  # noqa: ANN401

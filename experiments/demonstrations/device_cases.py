@@ -52,7 +52,8 @@ from pyromodels.inference.training.fit import fit
 from pyromodels.inference.training.options import FitOptions, ScheduledSampling
 from pyromodels.labelled import LabelledSequences
 from pyromodels.models.dvae import DynamicalVAE
-from pyromodels.models.mixdvae import Detector, MixDVAE
+from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.observations.detector import Detector
 from pyromodels.registry import DYNAMICS, GUIDES
 from pyromodels.testing import build_source_prior, example_anchor, source_prior_specs
 

@@ -147,7 +147,7 @@ def problem(prior: SourcePrior) -> tuple[MixDVAE, MixtureBatch]:
     """Two sequences of two sources in four frames, two detections a frame, in any order."""
     generator = torch.Generator().manual_seed(0)
     model = MixDVAE(prior)
-    shape = (2, 4, 2, model.projection.shape[-2])
+    shape = (2, 4, 2, model.observation.num_features)
     observations = torch.rand(shape, generator=generator)
     if shape[-1] == 4:
         observations[..., 2:] += 1.0  # right of left, below top

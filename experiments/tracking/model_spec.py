@@ -10,7 +10,7 @@ from typing import Any
 
 from pyromodels.errors import SpecError, mismatch, shown
 from pyromodels.experiments.harness.plain_tables import Plain, component, nested
-from pyromodels.models.mixdvae import Detector
+from pyromodels.observations.detector import Detector
 from pyromodels.registry import DYNAMICS, MODELS, check_call
 
 RUNS = "mixdvae"

@@ -30,6 +30,7 @@ from pyromodels.guides.mean_field import MeanField
 from pyromodels.guides.parametrised import ParametrisedMeanField
 from pyromodels.inference.mixture.start import online_start
 from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.observations.gaussian import GaussianObservations
 from pyromodels.registry import DYNAMICS, GUIDES
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -94,8 +95,8 @@ def box_program(
         dtype=dtype,
         device=device,
     )
-    model = MixDVAE(prior, detector=said.detector, noise_scale=said.noise_scale)
-    return batch, model.to(device, dtype)
+    law = GaussianObservations(prior, noise_scale=said.noise_scale)
+    return batch, MixDVAE(prior, law, detector=said.detector).to(device, dtype)
 
 
 def box_batch(

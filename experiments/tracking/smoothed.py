@@ -23,8 +23,8 @@ from pyromodels.experiments.tracking.stages import (
     NOISES,
     with_error,
 )
-from pyromodels.models.information import pseudo_observations
-from pyromodels.models.mixdvae import Detector, MixDVAE
+from pyromodels.observations.detector import Detector
+from pyromodels.observations.gaussian import GaussianObservations
 
 START_STD = (0.15, 0.02)
 """Deviations of a start: of positions, in box sizes, and of velocities, in box sizes a frame."""
@@ -83,12 +83,12 @@ def smoothed_detections(
     batch = MixtureBatch(
         observations, mask, own_size_variance(detections, noise_ratio), anchor
     )
-    model = MixDVAE(prior, noise_scale=INDEPENDENT).to(s)
+    law = GaussianObservations(prior, noise_scale=INDEPENDENT).to(s)
     assigned = mask.unsqueeze(-1).to(s)
     message = prior.gaussian_message(
         anchor.loc.unsqueeze(-2).expand(-1, -1, num_frames, -1), anchor=anchor
     )
-    chain = smooth(message, *pseudo_observations(model, batch, assigned))
+    chain = smooth(message, *law.pseudo_observations(batch, assigned))
     return chain.loc_blocks[:, 0, :, :, 0].contiguous()
 
 

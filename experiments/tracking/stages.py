@@ -39,8 +39,8 @@ from pyromodels.inference.mixture.updates import (
     VisibilityUpdate,
 )
 from pyromodels.inference.mixture.vem import VEM
-from pyromodels.models.information import pseudo_observations
 from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.observations.gaussian import GaussianObservations
 
 Progress = Callable[[str, int, Tensor], None]
 """Called after each sweep with the phase, the sweep, and the bound of every sequence and start."""
@@ -263,7 +263,7 @@ def _smooth(
     guide = MeanField(model, batch)
     guide.responsibilities, guide.visibility = fit.guide.responsibilities, fit.guide.visibility
     message = averaged_message(prior, histories[0], histories[1:], anchor=anchor)
-    evidence = pseudo_observations(model, batch, guide.assigned)
+    evidence = model.observation.pseudo_observations(batch, guide.assigned)
     guide.sources, divergence = smooth_and_compare(message, *evidence)
     fit.model, fit.guide, fit.batch = model, guide, batch
     fit.elbo = closed_form_elbo(model, guide, batch, known={"sources": -divergence.sum(1)})
@@ -271,9 +271,8 @@ def _smooth(
 
 def _program(fit: Fit, prior: SourcePrior, scale: float = 1.0) -> MixDVAE:
     """The program with another prior, the deviation of its noise times `scale`."""
-    scale *= fit.noise_scale
-    model = MixDVAE(prior, detector=fit.model.detector, noise_scale=scale)
-    return model.to(fit.single.observations)
+    law = GaussianObservations(prior, noise_scale=scale * fit.noise_scale)
+    return MixDVAE(prior, law, detector=fit.model.detector).to(fit.single.observations)
 
 
 def _started(fit: Fit) -> Fit:

@@ -19,7 +19,9 @@ from pyromodels.guides.mean_field import MeanField
 from pyromodels.inference.engines import ENGINES
 from pyromodels.inference.engines.engine import mean_bound
 from pyromodels.inference.training.seeding import seed_all
-from pyromodels.models.mixdvae import Detector, MixDVAE
+from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.observations.detector import Detector
+from pyromodels.observations.gaussian import GaussianObservations
 from pyromodels.registry import DYNAMICS, GUIDES
 
 
@@ -85,7 +87,10 @@ def to_python(spec: Spec) -> str:
     detector = None
     if model.detector is not None:
         detector = Code(script.call(Detector, **vars(model.detector)))
-    program = script.call(MixDVAE, "prior", detector=detector, noise_scale=model.noise_scale)
+    law = []
+    if model.noise_scale != 1:
+        law = [script.call(GaussianObservations, "prior", noise_scale=model.noise_scale)]
+    program = script.call(MixDVAE, "prior", *law, detector=detector)
     script.add(f"model = {program}.to({where})")
     if spec.inference["name"] == TUNED_NAME:
         return _tuned(script, spec)

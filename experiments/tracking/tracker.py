@@ -70,7 +70,7 @@ def track(
     start = batch.anchor.loc[..., :: model.prior.block_dim]
     anchor = box_anchor(start, walker_prior(), start_std)
     single = MixtureBatch(batch.observations, batch.mask, batch.variance, anchor)
-    scale = model.log_noise_scale.exp().item()
+    scale = model.observation.log_noise_scale.exp().item()
     guide = MeanField(model, batch)
     fit = Fit(model.prior, model, guide, single, single, noise_scale=scale, progress=progress)
     for stage in stages:

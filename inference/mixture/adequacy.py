@@ -12,13 +12,12 @@ known. A q(w) that has ruled out the right owners leaves the joint ratio constan
 "s" sums over all owners and sees it.
 """
 
-import math
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Normal
 
 from pyromodels.batch import MixtureBatch
 from pyromodels.dynamics.linear import LinearGaussian
@@ -126,16 +125,8 @@ def _owner_correction(
     model: MixDVAE, batch: MixtureBatch, draws: Draws, eta: Tensor
 ) -> Tensor:  # nats, shape: (n, B)
     r"""log q(w) - log p(w | o, s, v): added to the joint ratio it leaves that of s and v alone."""
-    location = model.project(draws["s"])  # (n, B, N, T, K or 1, X)
-    scale = model.variance(batch).sqrt().unsqueeze(1)
-    score = Normal(location, scale).log_prob(batch.observations.unsqueeze(1))
-    score = score.sum(-1).movedim(2, -1)  # (n, B, T, K, N)
-    if model.detector is not None:
-        score = score + model.detector.log_rates(draws["v"]).mT.unsqueeze(-2)
-        clutter = model.clutter(batch).log_prob(batch.observations)
-        clutter = clutter + math.log(model.detector.clutter_rate)
-        clutter = clutter.expand(score.shape[:-1]).unsqueeze(-1)
-        score = torch.cat((score, clutter), -1)
+    log_parts = model.with_clutter(batch, model.observation.log_prob(batch, draws["s"]))
+    score = model.log_weights(batch, draws.get("v")) + log_parts
     log_ratio = eta.log() - score.log_softmax(-1)
     return _gathered(log_ratio, draws["w"], batch)
 
@@ -163,7 +154,7 @@ def mixture_simulator(model: MixDVAE, batch: MixtureBatch, num_sequences: int) -
         o, w = drawn.pop("o"), drawn.pop("w")
         truth = {name: value.squeeze(1) for name, value in drawn.items()}
         truth["w"] = w.masked_fill(~template.mask, -1)
-        return MixtureBatch(o, template.mask, template.variance, template.anchor), truth
+        return dataclasses.replace(template, observations=o), truth
 
     return simulate
 
@@ -189,9 +180,7 @@ def forecasts(
     seen = torch.arange(num_frames, device=batch.mask.device) < starts.unsqueeze(-1)
     seen = seen.repeat_interleave(batch.num_sequences, 0).unsqueeze(-1)  # starts outside
     copies = batch.repeat(len(starts))
-    held_back = MixtureBatch(
-        copies.observations, copies.mask & seen, copies.variance, copies.anchor
-    )
+    held_back = dataclasses.replace(copies, mask=copies.mask & seen)
     posterior = fit(held_back, seed)
     model = posterior.model
     s = posterior.sample(num_draws)["s"]
@@ -201,8 +190,9 @@ def forecasts(
         frame = (starts + horizon - 1).repeat_interleave(batch.num_sequences)
         rows = (frame < num_frames).nonzero().squeeze(-1)
         at = frame[rows]
-        location = model.project(s[:, rows, :, at].movedim(0, 1))  # (n, R, N, K or 1, X)
-        scale = model.variance(copies)[rows, at].sqrt()
+        law = model.observation
+        location = law.project(s[:, rows, :, at].movedim(0, 1))  # (n, R, N, K or 1, X)
+        scale = law.variance(copies)[rows, at].sqrt()
         observed, mask = copies.observations[rows, at], copies.mask[rows, at].cpu().numpy()
         location = location.expand(*location.shape[:3], *observed.shape[1:])
         pit = mixture_pit(observed, location.transpose(1, 2).flatten(0, 1), scale)

@@ -1,7 +1,5 @@
 """The evidence lower bound of MixDVAE in closed form, given the prior's Gaussian message."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -10,7 +8,7 @@ from pyromodels.distributions.chain import GaussianChain, block_inverse, block_l
 from pyromodels.distributions.message import GaussianMessage
 from pyromodels.distributions.visibility import BinaryChain
 from pyromodels.guides.factorised import FactorisedGuide
-from pyromodels.inference.mixture.moments import expected_log_likelihood, step_second_moment
+from pyromodels.inference.mixture.moments import step_second_moment
 from pyromodels.inference.objectives.closed_form import BoundParts
 from pyromodels.models.mixdvae import MixDVAE
 
@@ -25,15 +23,17 @@ def expected_log_prior(message: GaussianMessage, sources: GaussianChain) -> Tens
     return -0.5 * (square + block_logdet(2 * torch.pi * message.covariance)).sum((-1, -2))
 
 
-def log_weights(model: MixDVAE, guide: FactorisedGuide) -> Tensor:
-    """E_q(v)[log of the unnormalised p(w_tk)], shape (B, T, 1, N [+ 1])."""
-    if model.detector is None:
-        num_sources = guide.responsibilities.shape[-1]
-        return guide.responsibilities.new_full((1, 1, 1, num_sources), 1 / num_sources).log()
-    visible = guide.visibility.mean.transpose(1, 2).unsqueeze(2)
-    sources = model.detector.log_rates(visible)
-    clutter = sources.new_full((*sources.shape[:-1], 1), math.log(model.detector.clutter_rate))
-    return torch.cat((sources, clutter), -1)
+def expected_log_joint(
+    model: MixDVAE,
+    guide: FactorisedGuide,
+    batch: MixtureBatch,
+    log_parts: Tensor | None = None,  # in place of E_q(s)[log p(o | w, s)], shape: (B, T, K, N)
+) -> Tensor:  # nats, shape: (B, T, K, N [+ 1 for clutter])
+    """E_q(s) q(v)[log p(o_tk, w_tk = j | s, v)]; with a detector log p(w | v) is its log rates."""
+    visible = None if model.detector is None else guide.visibility.mean
+    if log_parts is None:
+        log_parts = model.observation.expected_log_prob(batch, guide.sources)
+    return model.log_weights(batch, visible) + model.with_clutter(batch, log_parts)
 
 
 def binary_kl(posterior: BinaryChain, prior: BinaryChain) -> Tensor:
@@ -49,14 +49,6 @@ def binary_kl(posterior: BinaryChain, prior: BinaryChain) -> Tensor:
     weight = torch.stack((1 - marginal, marginal), -1)
     # every source starts visible, in p and so in q: no KL at the first frame
     return (weight * kl(posterior.transition, prior.transition)).sum((-1, -2))
-
-
-def with_clutter(model: MixDVAE, batch: MixtureBatch, log_likelihood: Tensor) -> Tensor:
-    """Append log p(o | clutter) where the model has clutter, shape (B, T, K, N [+ 1])."""
-    if model.detector is None:
-        return log_likelihood
-    clutter = model.clutter(batch).log_prob(batch.observations)
-    return torch.cat((log_likelihood, clutter.unsqueeze(-1)), -1)
 
 
 def closed_form_elbo(
@@ -93,9 +85,7 @@ def closed_form_elbo(
     if "assignment" in known:
         total = total + known["assignment"]
     else:
-        log_joint = log_weights(model, guide) + with_clutter(
-            model, batch, expected_log_likelihood(model, batch, guide.sources)
-        )
+        log_joint = expected_log_joint(model, guide, batch)
         total = total + assignment_part(guide.responsibilities, log_joint, batch)
     if model.detector is not None:
         total = total + visibility_part(model, guide, batch)
@@ -121,7 +111,7 @@ def assignment_part(
 
 
 def visibility_part(model: MixDVAE, guide: FactorisedGuide, batch: MixtureBatch) -> Tensor:
-    """E_q(v)[log p(K | v) p(v) - log q(v)], nats, shape (B,); `log_weights` holds the log rates."""
+    """E_q(v)[log p(K | v) p(v) - log q(v)], nats, shape (B,), less what the log rates hold."""
     visible = guide.visibility
     prior = model.detector.visibility(batch.num_frames, visible.mean)
     count = batch.mask.sum(-1).to(visible.mean)

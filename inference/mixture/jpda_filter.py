@@ -9,22 +9,10 @@ from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain, block_inverse, matmul, matvec
 from pyromodels.distributions.message import GaussianMessage
 from pyromodels.inference.mixture.belief_propagation import association_marginals
-from pyromodels.inference.mixture.moments import projected_moments
-from pyromodels.models.information import pseudo_observations
 from pyromodels.models.mixdvae import MixDVAE
 
 MOST_DETECTED = 0.999
 """Largest probability that a source is detected; at 1 a missed detection would be impossible."""
-
-
-def predictive_log_likelihood(
-    model: MixDVAE, batch: MixtureBatch, predicted: GaussianChain
-) -> Tensor:  # shape: (B, T, K, N)
-    """log N(o_tk; P m, P V P' + Phi_tk) in every coordinate: the source's own uncertainty added."""
-    mean, variance = projected_moments(model, predicted)
-    total = model.variance(batch).unsqueeze(-2) + variance
-    square = (batch.observations.unsqueeze(-2) - mean).square() / total
-    return -0.5 * (square + (2 * torch.pi * total).log()).sum(-1)
 
 
 @torch.no_grad()
@@ -52,7 +40,7 @@ def online_assignment(
     steady = detector.reappear / (detector.reappear + detector.hide) if detector.hide else 1.0
     # a source fires once or not at all here, whatever its rate
     detected = min(steady * detector.visible_rate, MOST_DETECTED)
-    clutter = model.clutter(batch).log_prob(batch.observations) + math.log(detector.clutter_rate)
+    clutter = model.log_clutter(batch) + math.log(detector.clutter_rate)
     log_odds = math.log(detected / (1 - detected)) - clutter
     shape = (batch.num_sequences, batch.num_sources, batch.num_frames, batch.anchor.loc.shape[-1])
     message = model.prior.gaussian_message(batch.anchor.loc.new_zeros(shape), anchor=batch.anchor)
@@ -68,10 +56,11 @@ def online_assignment(
             loc = matvec(transition, loc) + offset
             covariance = matmul(matmul(transition, covariance), transition.mT) + noise
         predicted = GaussianChain(loc, covariance, validate_args=False)
-        score = predictive_log_likelihood(model, frame, predicted) + log_odds[:, t, None, :, None]
+        score = model.observation.predictive_log_prob(frame, predicted)
+        score = score + log_odds[:, t, None, :, None]
         eta = association_marginals(score, frame.mask)
         responsibilities.append(eta)
-        precision, information = pseudo_observations(model, frame, eta[..., :-1])
+        precision, information = model.observation.pseudo_observations(frame, eta[..., :-1])
         covariance = matmul(block_inverse(identity + matmul(covariance, precision)), covariance)
         loc = loc + matvec(covariance, information - matvec(precision, loc))
     return torch.cat(responsibilities, 1)
@@ -80,12 +69,8 @@ def online_assignment(
 def _frame(batch: MixtureBatch, t: int) -> MixtureBatch:
     """One frame of the batch, keeping its time dimension."""
     at = slice(t, t + 1)
-    observations, mask, variance = (
-        batch.observations[:, at],
-        batch.mask[:, at],
-        batch.variance[:, at],
-    )
-    return MixtureBatch(observations, mask, variance, batch.anchor)
+    data = (part[:, at] for part in (batch.observations, batch.mask, batch.variance))
+    return MixtureBatch(*data, batch.anchor)
 
 
 def _message_frame(message: GaussianMessage, t: int) -> GaussianMessage:

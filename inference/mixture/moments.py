@@ -1,59 +1,11 @@
-"""What the closed-form updates share: expectations under q(s), and observations as information."""
-
-import math
+"""Moments under q(s) that the closed forms share: of the residuals of a message, of its noise."""
 
 import torch
 from torch import Tensor
 
-from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain, matmul, matvec
 from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.dynamics.base import SourcePrior
-from pyromodels.models.mixdvae import MixDVAE
-
-
-def projected_moments(
-    model: MixDVAE, sources: GaussianChain
-) -> tuple[Tensor, Tensor]:  # mean and variance of P_k s_tn, each (B, T, K or 1, N, X)
-    """Return E[P s] and diag(P V P')."""
-    projection = model.projection.to(sources.loc_blocks)
-    projection = projection.unflatten(-1, sources.loc_blocks.shape[-2:])  # (K, X, G, d)
-    mean = torch.einsum("kxgi,bntgi->btknx", projection, sources.loc_blocks)
-    squared = projection.unsqueeze(-1) * projection.unsqueeze(-2)  # (K, X, G, d, d)
-    return mean, torch.einsum("kxgij,bntgij->btknx", squared, sources.covariance)
-
-
-def expected_log_likelihood(
-    model: MixDVAE, batch: MixtureBatch, sources: GaussianChain
-) -> Tensor:  # shape: (B, T, K, N)
-    """E_q(s)[log N(o_tk; P s_tn, Phi_tk)] (eq. A.21), nats."""
-    mean, variance = projected_moments(model, sources)
-    noise = model.variance(batch).unsqueeze(-2)
-    square = (batch.observations.unsqueeze(-2) - mean).square() + variance
-    return -0.5 * (square / noise + (2 * math.pi * noise).log()).sum(-1)
-
-
-def cavity_log_likelihood(
-    model: MixDVAE,
-    batch: MixtureBatch,
-    sources: GaussianChain,
-    assigned: Tensor,  # eta, shape: (B, T, K, N)
-) -> Tensor:  # shape: (B, T, K, N)
-    """log ∫ N(o_tk; P s, Phi_tk) q_without_k(s_tn) ds: how the rest of the data expects o_tk.
-
-    q_without_k takes the observation's own soft contribution out of q(s_tn). A lone observation
-    that has pulled a source towards itself is then judged from where the source would be without
-    it. Exact where no two rows of P read the same block, coordinate by coordinate otherwise.
-    """
-    mean, variance = projected_moments(model, sources)
-    noise = model.variance(batch).unsqueeze(-2)
-    observation, weight = batch.observations.unsqueeze(-2), assigned.unsqueeze(-1)
-    # eta / Phi never exceeds 1 / V in exact arithmetic; the floor is for rounding
-    precision = (1 / variance - weight / noise).clamp_min(1e-6 / variance)
-    mean = (mean / variance - weight * observation / noise) / precision
-    total = noise + 1 / precision
-    square = (observation - mean).square() / total
-    return -0.5 * (square + (2 * math.pi * total).log()).sum(-1)
 
 
 def step_second_moment(

@@ -31,8 +31,7 @@ from pyromodels.distributions.chain import (
 from pyromodels.distributions.message import GaussianMessage
 from pyromodels.guides.damping import damped_assignment, damped_sources
 from pyromodels.guides.mean_field import MeanField
-from pyromodels.inference.mixture.bound import log_weights, with_clutter
-from pyromodels.inference.mixture.moments import expected_log_likelihood
+from pyromodels.inference.mixture.bound import expected_log_joint
 from pyromodels.models.mixdvae import MixDVAE
 
 
@@ -51,10 +50,7 @@ class NaturalAssignment:
         """Set the guide's responsibilities."""
         with torch.enable_grad():
             mean = guide.responsibilities.detach().requires_grad_()
-            score = with_clutter(
-                model, batch, expected_log_likelihood(model, batch, guide.sources)
-            )
-            energy = (mean * (log_weights(model, guide) + score)).sum()
+            energy = (mean * expected_log_joint(model, guide, batch)).sum()
             (log_ratio,) = torch.autograd.grad(energy, mean)
         update = log_ratio.softmax(-1) * batch.mask[..., None]
         guide.responsibilities = damped_assignment(guide.responsibilities, update, self.rate)
@@ -129,4 +125,5 @@ def _log_likelihood(
     """E[log p(o | w, s)] of all sequences, as a function of the moments of q(s)."""
     covariance = second - first.unsqueeze(-1) * first.unsqueeze(-2)
     marginals = GaussianChain(first, covariance, validate_args=False)
-    return (guide.assigned * expected_log_likelihood(model, batch, marginals)).sum()
+    score = model.observation.expected_log_prob(batch, marginals)
+    return (guide.assigned * score).sum()

@@ -6,11 +6,12 @@ from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.linear import LinearGaussian
-from pyromodels.errors import mismatch
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.inference.mixture.jpda_filter import online_assignment
 from pyromodels.inference.mixture.updates import SourceUpdate, VisibilityUpdate
-from pyromodels.models.mixdvae import Detector, MixDVAE
+from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.observations.detector import Detector
+from pyromodels.observations.gaussian import GaussianObservations
 
 
 @torch.no_grad()
@@ -38,17 +39,13 @@ def online_start(
         anchor: p(s_1) in the coordinates of that prior, fields of shape (B, N, D').
 
     Raises:
-        ValueError: where the observations are no boxes, or the filter has no exact message.
+        ShapeError: where the model has no detector, and observations are no boxes.
+        ValueError: where the filter has no exact message.
     """
-    if batch.observations.shape[-1] != 4:
-        given = f"{batch.observations.shape[-1]} observed coordinates"
-        raise ValueError(mismatch("online_start", given=given, expected="4, a box"))
     seen = MixtureBatch(batch.observations, batch.mask, batch.variance, anchor)
-    online = MixDVAE(
-        prior,
-        detector=model.detector or Detector(),
-        noise_scale=model.log_noise_scale.exp().item(),
-    ).to(batch.observations)
+    scale = model.observation.log_noise_scale.exp().item()
+    law = GaussianObservations(prior, noise_scale=scale)
+    online = MixDVAE(prior, law, detector=model.detector or Detector()).to(batch.observations)
     smoothed = MeanField(online, seen)
     smoothed.responsibilities = online_assignment(online, seen)
     guide.responsibilities = smoothed.responsibilities

@@ -17,16 +17,10 @@ from pyromodels.distributions.visibility import posterior_chain
 from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.errors import mismatch
 from pyromodels.guides.mean_field import MeanField
-from pyromodels.inference.mixture.bound import assignment_part, log_weights, with_clutter
-from pyromodels.inference.mixture.moments import (
-    cavity_log_likelihood,
-    expected_log_likelihood,
-    projected_moments,
-    step_second_moment,
-)
+from pyromodels.inference.mixture.bound import assignment_part, expected_log_joint
+from pyromodels.inference.mixture.moments import step_second_moment
 from pyromodels.inference.objectives.closed_form import BoundParts
 from pyromodels.inference.training.optimizer_state import load_optimizer_tensors, optimizer_tensors
-from pyromodels.models.information import pseudo_observations
 from pyromodels.models.mixdvae import MixDVAE
 
 
@@ -37,7 +31,7 @@ class AssignmentUpdate:
     Args:
         likelihood: "expected" is the update of the thesis, the maximiser of the bound. "cavity"
             judges an observation by what the others say of the source (see
-            `cavity_log_likelihood`).
+            `ObservationLaw.cavity_log_prob`).
             Departure: an expectation-propagation step, not the maximiser of the bound; it lets go
             of a false detection that has pulled a source to itself, which the bound's maximiser
             never does.
@@ -52,11 +46,10 @@ class AssignmentUpdate:
         self, model: MixDVAE, guide: MeanField, batch: MixtureBatch
     ) -> BoundParts | None:
         """Set the guide's responsibilities."""
+        score = None
         if self.likelihood == "cavity":
-            score = cavity_log_likelihood(model, batch, guide.sources, guide.assigned)
-        else:
-            score = expected_log_likelihood(model, batch, guide.sources)
-        logits = log_weights(model, guide) + with_clutter(model, batch, score)
+            score = model.observation.cavity_log_prob(batch, guide.sources, guide.assigned)
+        logits = expected_log_joint(model, guide, batch, score)
         eta = logits.softmax(-1) * batch.mask[..., None]
         if self.keep_first:
             eta[:, 0] = guide.responsibilities[:, 0]
@@ -112,7 +105,7 @@ class SourceUpdate:
         if self.history == "fixed":
             message = message.at(loc)
         exact = model.prior.message_is_exact and self.history == "smoothed"
-        evidence = pseudo_observations(model, batch, guide.assigned)
+        evidence = model.observation.pseudo_observations(batch, guide.assigned)
         guide.sources, divergence = smooth_and_compare(message, *evidence, compare=exact)
         return {"sources": -divergence.sum(1)} if exact else None
 
@@ -184,13 +177,12 @@ class ObservationNoiseUpdate:
             return
         scale = square[batch.mask].sum() / total
         with torch.no_grad():
-            model.log_noise_scale.copy_(0.5 * scale.log())
+            model.observation.log_noise_scale.copy_(0.5 * scale.log())
 
 
 def observation_variance(model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> Tensor:
     r"""diag \sum_n eta_tkn ((o - P m)(o - P m)' + P V P') (eq. 3.26), shape (B, T, K, X)."""
-    mean, variance = projected_moments(model, guide.sources)
-    square = (batch.observations.unsqueeze(-2) - mean).square() + variance
+    square = model.observation.expected_square(batch, guide.sources)
     return (guide.assigned.unsqueeze(-1) * square).sum(-2)
 
 

@@ -10,7 +10,6 @@ from pyromodels.distributions.chain import GaussianChain
 from pyromodels.distributions.kalman import smooth
 from pyromodels.errors import mismatch
 from pyromodels.guides.base import Guide
-from pyromodels.models.information import pseudo_observations
 from pyromodels.models.mixdvae import MixDVAE
 from pyromodels.models.mixdvae_labels import components
 from pyromodels.pyro_support.plates import batch_plate, frame_plate, observation_plate, source_plate
@@ -157,7 +156,9 @@ def _given_assignment(
     count = len(owner)
     assigned = nn.functional.one_hot(owner, batch.num_sources) * batch.mask[..., None]
     assigned = assigned.to(batch.observations)
-    seen = pseudo_observations(model, batch.repeat(count), assigned.flatten(0, 1))
+    seen = model.observation.pseudo_observations(
+        batch.repeat(count), assigned.flatten(0, 1)
+    )
     like = seen[1].new_zeros(batch.num_sequences, batch.num_sources, batch.num_frames, 1)
     like = like.expand(-1, -1, -1, model.prior.source_dim)
     message = model.prior.gaussian_message(like, anchor=batch.anchor)

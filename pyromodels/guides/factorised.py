@@ -105,7 +105,7 @@ class FactorisedGuide(Guide, ABC):
         """Run the guide."""
         register(self)
         num_sequences, num_frames, num_slots, _ = batch.observations.shape
-        anchor = type(batch.anchor)(*(part.unsqueeze(1) for part in batch.anchor))
+        anchor = self.model.start(batch)["anchor"]
         guide = self.of(batch)
         sequences = batch_plate(num_sequences)
         with sequences, source_plate(batch.num_sources):

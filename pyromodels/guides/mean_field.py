@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain
+from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.visibility import BinaryChain
 from pyromodels.guides.damping import damped_assignment, damped_sources, damped_visibility
 from pyromodels.guides.factorised import FactorisedGuide
@@ -34,8 +35,8 @@ class MeanField(FreeForm, FactorisedGuide):
 
     Args:
         model: the program it is a guide of.
-        batch: the data it is fitted to. q(s) starts constant, at the anchors, with their variances;
-            q(w) uniform; q(v) as the prior.
+        batch: the data it is fitted to. q(s) starts constant, at the anchors, with their variances
+            (without anchors: standard normal); q(w) uniform; q(v) as the prior.
     """
 
     factors: ClassVar = {
@@ -46,8 +47,13 @@ class MeanField(FreeForm, FactorisedGuide):
 
     def __init__(self, model: MixDVAE, batch: MixtureBatch) -> None:
         super().__init__(model)
-        loc = batch.anchor.loc.unflatten(-1, (-1, model.prior.block_dim)).unsqueeze(2)
-        variance = batch.anchor.variance.unflatten(-1, (-1, model.prior.block_dim)).unsqueeze(2)
+        model.start(batch)  # a batch that the program would refuse is refused here
+        if (anchor := batch.anchor) is None:
+            shape = (batch.num_sequences, batch.num_sources, model.prior.source_dim)
+            anchor = Anchor(batch.variance.new_zeros(shape), batch.variance.new_ones(shape))
+        loc, variance = (
+            part.unflatten(-1, (-1, model.prior.block_dim)).unsqueeze(2) for part in anchor
+        )
         loc = loc.expand(-1, -1, batch.num_frames, -1, -1).clone()
         covariance = torch.diag_embed(variance).expand(-1, -1, batch.num_frames, -1, -1, -1)
         components = batch.num_sources + model.num_extra

@@ -14,7 +14,8 @@ from pyromodels.dynamics.deep_ar import DeepAR
 from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.dynamics.srnn import SRNN
 from pyromodels.guides.empirical import Empirical
-from pyromodels.models.mixdvae import Detector, MixDVAE
+from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.observations.detector import Detector
 from pyromodels.registry import GUIDES
 from pyromodels.testing import check_guide
 

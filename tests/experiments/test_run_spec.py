@@ -284,7 +284,7 @@ def test_show_draws_plates_shapes_parents_and_parameters(capsys):
     assert "●" in site and "|(4)" in site and site.endswith("observed")
     assert next(line for line in lines if "p(w | v)" in line).endswith("enumerated")
     assert "p(v) " in text and "guide  MeanField" in text and "q(s)" in text
-    assert "prior.log_process_std  parameter  (4, 2)" in text
+    assert "prior.log_process_std        parameter  (4, 2)" in text
 
 
 def test_a_graph_of_any_program():

@@ -18,7 +18,7 @@ from pyromodels.experiments.runs.spec import (
     read_table,
     shipped_specs,
 )
-from pyromodels.models.mixdvae import Detector
+from pyromodels.observations.detector import Detector
 
 
 def tracking(table):

@@ -27,7 +27,7 @@ from pyromodels.experiments.tracking.model_spec import noise_rows
 from pyromodels.experiments.tracking.smoothed import smoothed_detections
 from pyromodels.experiments.tracking.stages import ERROR_STD, TUNED
 from pyromodels.inference.posterior.posterior import Posterior
-from pyromodels.models.mixdvae import Detector
+from pyromodels.observations.detector import Detector
 
 
 def score(name: str, data: TrackingData, options: Options) -> dict[str, float]:

@@ -12,6 +12,7 @@ from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.experiments.demonstrations.report_examples import one_source
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.observations.gaussian import GaussianObservations
 
 
 @pytest.fixture(autouse=True)
@@ -48,8 +49,9 @@ def make_mixture(
         velocity_decay=0.9,
         scale="unit",
     )
-    model = MixDVAE(prior, detector=detector, projection=projection, noise_scale=noise_scale)
-    dim = model.projection.shape[-2]
+    law = GaussianObservations(prior, projection=projection, noise_scale=noise_scale)
+    model = MixDVAE(prior, law, detector=detector)
+    dim = law.num_features
     observations = torch.rand(num_sequences, num_frames, num_slots, dim) + 0.3
     mask = torch.rand(num_sequences, num_frames, num_slots) >= missing
     variance = 0.1 + 0.2 * torch.rand_like(observations)

@@ -11,7 +11,7 @@ from pyromodels.guides.mean_field import MeanField
 from pyromodels.inference.posterior import arviz_io
 from pyromodels.inference.posterior.chains import concat, matching, relabelled
 from pyromodels.inference.posterior.posterior import Posterior
-from pyromodels.models.mixdvae import Detector
+from pyromodels.observations.detector import Detector
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_renaming_leaves_owners_with_their_trajectories(swapped):
     back = relabelled(second, torch.argsort(orders, -1), draws)
     model, batch = second.model, second.batch
     for each in (draws, back):
-        each["location"] = model.project(each["s"]).squeeze(-2)
+        each["location"] = model.observation.project(each["s"]).squeeze(-2)
     for b, t, k in batch.mask.nonzero().tolist():
         for n in range(20):
             old, new = draws["w"][n, b, t, k], back["w"][n, b, t, k]

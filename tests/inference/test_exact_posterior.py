@@ -20,7 +20,8 @@ from pyromodels.inference.mixture.bound import closed_form_elbo
 from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate
 from pyromodels.inference.mixture.vem import VEM
 from pyromodels.inference.posterior.posterior import Posterior
-from pyromodels.models.mixdvae import Detector, MixDVAE
+from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.observations.detector import Detector
 
 
 @pytest.fixture

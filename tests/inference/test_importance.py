@@ -14,7 +14,8 @@ from pyromodels.guides.enumerated import Enumerated
 from pyromodels.inference.adequacy.importance import log_weights
 from pyromodels.inference.mixture.adequacy import owner_evidence
 from pyromodels.inference.posterior.posterior import Posterior
-from pyromodels.models.mixdvae import Detector, MixDVAE
+from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.observations.detector import Detector
 
 CLOSE = {"atol": 1e-8, "rtol": 1e-8}
 

@@ -21,7 +21,8 @@ from pyromodels.inference.mixture.natural import (
 )
 from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate, VisibilityUpdate
 from pyromodels.inference.mixture.vem import VEM
-from pyromodels.models.mixdvae import Detector, MixDVAE
+from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.observations.detector import Detector
 from pyromodels.registry import DYNAMICS
 
 CLOSE = {"atol": 1e-10, "rtol": 1e-10}
@@ -45,7 +46,7 @@ def scene(prior, num_sequences=2, num_frames=6, num_slots=3, num_sources=2):
     """A batch that fits a prior, boxes as likely as anything else."""
     torch.manual_seed(0)
     model = MixDVAE(prior)
-    dim = model.projection.shape[-2]
+    dim = model.observation.num_features
     observations = torch.rand(num_sequences, num_frames, num_slots, dim)
     if dim == 4:
         observations[..., 2:] += 1.0

@@ -19,7 +19,8 @@ from pyromodels.inference.mixture.bound import closed_form_elbo
 from pyromodels.inference.posterior import arviz_io
 from pyromodels.inference.posterior.inference_data import bound_trace
 from pyromodels.inference.posterior.posterior import Posterior
-from pyromodels.models.mixdvae import Detector, MixDVAE
+from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.observations.detector import Detector
 
 NUM_DRAWS = 4000
 
@@ -123,12 +124,13 @@ def test_predictive_is_not_the_data_and_has_the_moments_of_its_owner(mixture, ra
     assert not (replica == batch.observations)[:, mask].any()
     assert (replica[:, ~mask] == 0).all()
     eta = posterior.guide.responsibilities.unsqueeze(-1)
-    loc = model.project(posterior.guide.sources.mean).squeeze(-2).transpose(1, 2).unsqueeze(2)
+    law = model.observation
+    loc = law.project(posterior.guide.sources.mean).squeeze(-2).transpose(1, 2).unsqueeze(2)
     mean = (eta * loc).sum(-2)
     assert within_errors(replica, mean)[mask].all()
-    variance = model.project(posterior.guide.sources.variance).squeeze(-2)
+    variance = law.project(posterior.guide.sources.variance).squeeze(-2)
     second = (eta * (variance.transpose(1, 2).unsqueeze(2) + loc.square())).sum(-2)
-    assert within_errors(replica.square(), second + model.variance(batch).detach())[mask].all()
+    assert within_errors(replica.square(), second + law.variance(batch).detach())[mask].all()
 
 
 def test_predictive_of_clutter_comes_from_clutter(mixture, randomised):
@@ -155,8 +157,9 @@ def test_log_likelihood_sums_over_the_owners(fitted, weights):
     draws = fitted.sample(2)
     result = fitted.log_likelihood(draws, weights=weights)["o"]
     b, t, k = (int(i) for i in batch.mask.nonzero()[0])
-    location = model.project(draws["s"][1, b, :, t]).squeeze(-2)
-    normal = torch.distributions.Normal(location, model.variance(batch)[b, t, k].sqrt())
+    law = model.observation
+    location = law.project(draws["s"][1, b, :, t]).squeeze(-2)
+    normal = torch.distributions.Normal(location, law.variance(batch)[b, t, k].sqrt())
     parts = normal.log_prob(batch.observations[b, t, k]).sum(-1).exp()
     eta = guide.responsibilities[b, t, k]
     if model.detector is not None:

@@ -17,7 +17,7 @@ from pyromodels.errors import ShapeError
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate, VisibilityUpdate
 from pyromodels.inference.mixture.vem import VEM
-from pyromodels.models.mixdvae import Detector
+from pyromodels.observations.detector import Detector
 
 DETECTOR = Detector(0.9, 0.1, 0.4, hide=0.2, reappear=0.3)
 DETECTORS = [pytest.param(None, id="thesis"), pytest.param(DETECTOR, id="detector")]
@@ -72,8 +72,9 @@ def test_prior_predictive_has_the_moments_of_the_dense_gaussian(mixture):
     for t in range(4):
         if t:
             loc, covariance = transition @ loc, transition @ covariance @ transition.T + noise
-        mean = model.projection[0] @ loc
-        variance = (model.projection[0] @ covariance @ model.projection[0].T).diagonal()
+        projection = model.observation.projection[0]
+        mean = projection @ loc
+        variance = (projection @ covariance @ projection.T).diagonal()
         variance = variance + many.variance[0, t, 0]
         error = (observed[:, t].mean(0) - mean) / (variance / len(observed)).sqrt()
         assert error.abs().max() < 5
@@ -138,7 +139,8 @@ def test_log_joint_equals_a_sum_by_hand(mixture, detector, noise_scale):
             total = total - o[2:].log().sum()
         else:
             scale = noise_scale * batch.variance[b, t, k].sqrt()
-            total = total + Normal(model.projection[0] @ s[b, n, t], scale).log_prob(o).sum()
+            mean = model.observation.projection[0] @ s[b, n, t]
+            total = total + Normal(mean, scale).log_prob(o).sum()
     torch.testing.assert_close(trace.log_prob_sum(), total, atol=1e-10, rtol=1e-12)
 
 
@@ -193,10 +195,10 @@ def test_stock_svi_trains_the_program(mixture, detector, vectorised):
     elbo = TraceEnum_ELBO(num_particles=2, vectorize_particles=vectorised, max_plate_nesting=3)
     svi = SVI(program, guide, pyro.optim.Adam({"lr": 0.01}), elbo)
     pyro.set_rng_seed(0)
-    before = model.log_noise_scale.detach().clone()
+    before = model.observation.log_noise_scale.detach().clone()
     losses = [svi.step(batch) for _ in range(3)] + [svi.evaluate_loss(batch)]
     assert all(map(math.isfinite, losses))
-    assert model.log_noise_scale.item() != before.item()
+    assert model.observation.log_noise_scale.item() != before.item()
     pyro.clear_param_store()
 
 

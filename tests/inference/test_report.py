@@ -19,7 +19,7 @@ from pyromodels.inference.adequacy.verdict import Advice, examined
 from pyromodels.inference.mixture.adequacy import mixture_simulator
 from pyromodels.inference.mixture.updates import SourceUpdate
 from pyromodels.inference.posterior.posterior import Posterior
-from pyromodels.models.mixdvae import Detector
+from pyromodels.observations.detector import Detector
 
 QUICK = {"num_draws": 300, "num_simulations": 100, "num_fits": 2, "horizons": (1,)}
 

@@ -26,7 +26,8 @@ from pyromodels.inference.mixture.bound import closed_form_elbo
 from pyromodels.inference.mixture.start import online_start
 from pyromodels.inference.mixture.vem import VEM
 from pyromodels.inference.training.fit import FitError
-from pyromodels.models.mixdvae import Detector, MixDVAE
+from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.observations.detector import Detector
 
 
 def crossing(num_frames=8):
@@ -96,7 +97,7 @@ def test_noises_can_be_learned():
     learn = ["process_noise", "observation_noise"]
     still, learned = (run({"name": "vem", "steps": 6, "learn": names}) for names in ([], learn))
     assert learned[0] > still[0] + 1
-    assert learned[2].stepper.model.log_noise_scale != 0
+    assert learned[2].stepper.model.observation.log_noise_scale != 0
 
 
 def test_the_start_knows_the_sources_and_every_factor_is_set():
@@ -193,7 +194,7 @@ def test_closed_forms_refuse_a_prior_without_message(prior, table):
 
 def test_a_start_needs_boxes(mixture):
     model, batch = mixture()
-    with pytest.raises(ValueError, match="online_start: given 2 observed.*a box"):
+    with pytest.raises(ValueError, match="given 2 coordinates; expected centre x"):
         online_start(model, MeanField(model, batch), batch, prior=model.prior, anchor=batch.anchor)
 
 

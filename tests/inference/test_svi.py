@@ -12,7 +12,7 @@ from pyromodels.inference.mixture.bound import closed_form_elbo
 from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate, VisibilityUpdate
 from pyromodels.inference.mixture.vem import VEM
 from pyromodels.inference.training.fit import FitError
-from pyromodels.models.mixdvae import Detector
+from pyromodels.observations.detector import Detector
 
 DETECTOR = Detector(0.9, 0.1, 0.4, hide=0.2, reappear=0.3)
 STEPS = [SourceUpdate(), AssignmentUpdate(), VisibilityUpdate()]

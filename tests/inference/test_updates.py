@@ -17,8 +17,6 @@ from pyromodels.errors import ShapeError
 from pyromodels.inference.mixture.bound import closed_form_elbo
 from pyromodels.inference.mixture.moments import (
     averaged_message,
-    cavity_log_likelihood,
-    projected_moments,
 )
 from pyromodels.inference.mixture.updates import (
     AssignmentUpdate,
@@ -29,8 +27,9 @@ from pyromodels.inference.mixture.updates import (
     VisibilityUpdate,
     observation_variance,
 )
-from pyromodels.models.information import pseudo_observations
-from pyromodels.models.mixdvae import Detector, MixDVAE
+from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.observations.detector import Detector
+from pyromodels.observations.gaussian import GaussianObservations
 
 CLOSE = {"atol": 1e-11, "rtol": 1e-9}
 DETECTOR = Detector(0.9, 0.1, 0.4, hide=0.2, reappear=0.3)
@@ -60,7 +59,8 @@ def indices(batch):
 
 def slot(model, k):
     """P_k."""
-    return model.projection[k if len(model.projection) > 1 else 0]
+    projection = model.observation.projection
+    return projection[k if len(projection) > 1 else 0]
 
 
 def dense_covariance(guide, b, n, t):
@@ -190,7 +190,7 @@ def test_sources_without_transition_are_products_of_gaussians(mixture, randomise
 def test_pseudo_observations_equal_loops(mixture, randomised, projection):
     model, batch = mixture(projection=slot_projection(3) if projection == "slot" else None)
     guide = randomised(model, batch)
-    precision, information = pseudo_observations(model, batch, guide.assigned)
+    precision, information = model.observation.pseudo_observations(batch, guide.assigned)
     for b, n, t in itertools.product(range(2), range(2), range(5)):
         dense, vector = torch.zeros(4, 4), torch.zeros(4)
         for k in range(3):
@@ -246,12 +246,12 @@ def test_equal_projections_for_all_slots_equal_one_shared_projection(mixture, ra
 def test_projections_that_do_not_fit_are_refused():
     prior = LinearGaussian(num_coordinates=2)
     with pytest.raises(ValueError, match="reads several blocks"):
-        MixDVAE(prior, projection=torch.tensor([[1.0, 0.0, 1.0, 0.0]]))
+        GaussianObservations(prior, projection=torch.tensor([[1.0, 0.0, 1.0, 0.0]]))
     with pytest.raises(ShapeError, match="projection"):
-        MixDVAE(prior, projection=torch.eye(3))
-    with pytest.raises(ShapeError, match="projection with a detector"):
+        GaussianObservations(prior, projection=torch.eye(3))
+    with pytest.raises(ShapeError, match="observations with a detector: given 2 coord.*centre x"):
         MixDVAE(prior, detector=DETECTOR)
-    MixDVAE(
+    GaussianObservations(
         prior, projection=torch.tensor([[1.0, 0.5, 0.0, 0.0]])
     )  # one block: position and velocity
 
@@ -339,16 +339,16 @@ def test_observation_noise_is_a_stationary_point_of_the_bound(mixture, randomise
     model, batch = mixture(detector=detector)
     guide = randomised(model, batch)
     ObservationNoiseUpdate()(model, guide, batch)
-    assert model.log_noise_scale.item() != 0
+    assert model.observation.log_noise_scale.item() != 0
     bound = closed_form_elbo(model, guide, batch).sum()
-    (slope,) = torch.autograd.grad(bound, model.log_noise_scale)
+    (slope,) = torch.autograd.grad(bound, model.observation.log_noise_scale)
     assert slope.abs() < 1e-8
 
 
 def test_observation_noise_stays_where_nothing_is_seen(mixture, randomised):
     model, batch = mixture(missing=1.1, noise_scale=0.7)
     ObservationNoiseUpdate()(model, randomised(model, batch), batch)
-    assert model.log_noise_scale.item() == pytest.approx(math.log(0.7))
+    assert model.observation.log_noise_scale.item() == pytest.approx(math.log(0.7))
 
 
 def test_fine_tuning_moves_the_networks_and_nothing_else(mixture, randomised):
@@ -380,12 +380,12 @@ def test_cavity_is_the_predictive_of_a_smoother_that_lacks_the_observation(
         guide.responsibilities = torch.eye(2).expand(1, 4, 2, 2).clone()
     eta = guide.responsibilities.clone()
     SourceUpdate()(model, guide, batch)
-    answer = cavity_log_likelihood(model, batch, guide.sources, eta)
+    answer = model.observation.cavity_log_prob(batch, guide.sources, eta)
     for t, k, n in itertools.product(range(4), range(2), range(2)):
         guide.responsibilities = eta.clone()
         guide.responsibilities[0, t, k, n] = 0.0
         SourceUpdate()(model, guide, batch)
-        mean, variance = projected_moments(model, guide.sources)
+        mean, variance = model.observation.moments(guide.sources)
         total = variance[0, t, 0, n] + batch.variance[0, t, k]
         predictive = Normal(mean[0, t, 0, n], total.sqrt())
         expected = predictive.log_prob(batch.observations[0, t, k]).sum()
@@ -397,7 +397,7 @@ def test_a_fixed_history_is_equation_3_18_at_the_iterate(mixture, randomised):
     guide = randomised(model, batch)
     loc = guide.loc
     message = model.prior.gaussian_message(guide.sources.loc, anchor=batch.anchor)
-    precision, information = pseudo_observations(model, batch, guide.assigned)
+    precision, information = model.observation.pseudo_observations(batch, guide.assigned)
     SourceUpdate(history="fixed")(model, guide, batch)
     for t in range(batch.num_frames):
         prior_mean = message.offset[:, :, t]

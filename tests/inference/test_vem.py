@@ -26,7 +26,8 @@ from pyromodels.inference.mixture.updates import (
     VisibilityUpdate,
 )
 from pyromodels.inference.mixture.vem import VEM
-from pyromodels.models.mixdvae import Detector, MixDVAE
+from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.observations.detector import Detector
 
 CLOSE = {"atol": 1e-9, "rtol": 1e-9}
 DETECTOR = Detector(0.9, 0.1, 0.4, hide=0.2, reappear=0.3)
@@ -60,7 +61,7 @@ def log_evidence(model, batch):
         dense_prior(model.prior, Anchor(*(part[0, n] for part in batch.anchor)), num_frames)
         for n in range(num_sources)
     ]
-    dim, projection = model.prior.source_dim, model.projection[0]
+    dim, projection = model.prior.source_dim, model.observation.projection[0]
     observation = batch.observations[0]
 
     def likelihood(choice):
@@ -170,8 +171,8 @@ def test_one_source_and_all_its_own_the_posterior_and_evidence_are_exact(mixture
     for t, k in itertools.product(range(6), range(2)):
         if batch.mask[0, t, k]:
             at = slice(t * dim, (t + 1) * dim)
-            weight = model.projection[0].T / batch.variance[0, t, k]
-            precision[at, at] += weight @ model.projection[0]
+            weight = model.observation.projection[0].T / batch.variance[0, t, k]
+            precision[at, at] += weight @ model.observation.projection[0]
             information[at] += weight @ batch.observations[0, t, k]
     covariance = torch.linalg.inv(precision)
     torch.testing.assert_close(guide.sources.loc[0, 0].flatten(), covariance @ information, **CLOSE)

@@ -12,7 +12,8 @@ from pyromodels.guides.mean_field import MeanField
 from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate, VisibilityUpdate
 from pyromodels.inference.mixture.vem import VEM
 from pyromodels.inference.posterior.posterior import Posterior
-from pyromodels.models.mixdvae import Detector, MixDVAE
+from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.observations.detector import Detector
 
 STEPS = [SourceUpdate(), VisibilityUpdate(), AssignmentUpdate()]
 ONE_AT_A_TIME = settings(

@@ -7,6 +7,9 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+BOX = ("centre x", "centre y", "width", "height")
+"""What the four numbers of a box are."""
+
 
 class BoxClutter(TorchDistribution):
     """p(o | clutter) of a box (centre x, centre y, width, height): anywhere, of any plausible size.
