@@ -51,6 +51,15 @@ class RunFolder:
         return _write_json(self.path / "metrics.json", numbers)
 
 
+RUNS = "PYROMODELS_RUNS"
+"""Environment variable: the folder of what is kept from run to run, in place of `runs`."""
+
+
+def runs_folder() -> Path:
+    """Return the folder of runs, of trained weights and of data that were made."""
+    return Path(os.environ.get(RUNS, "runs"))
+
+
 def open_run(out: str | Path | None, name: str, spec: Mapping[str, Any]) -> RunFolder:
     """Make a run's folder and write its spec and environment.
 
@@ -66,7 +75,7 @@ def open_run(out: str | Path | None, name: str, spec: Mapping[str, Any]) -> RunF
         SpecError: the spec holds something that TOML cannot.
     """
     plain = _plain(spec, name)
-    path = Path(out) if out is not None else Path("runs") / f"{name}-{_digest(plain)}"
+    path = Path(out) if out is not None else runs_folder() / f"{name}-{_digest(plain)}"
     path.mkdir(parents=True, exist_ok=True)
     (path / "metrics.json").unlink(missing_ok=True)
     with replacing(path / "spec.toml") as part:
