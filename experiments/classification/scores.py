@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyromodels.dynamics.autoregressive import Autoregressive
 from pyromodels.experiments.baselines.hmm import fit_hidden_markov
-from pyromodels.experiments.classification.data import Problem
+from pyromodels.experiments.datasets.labelled.problems import Problem
 from pyromodels.experiments.metrics.classification import (
     accuracy,
     classification_metrics,

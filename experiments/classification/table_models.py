@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pyromodels.errors import SpecError, unknown
-from pyromodels.inference.classes.fit import ClassOptions
+from pyromodels.experiments.runs.spec import Spec
+from pyromodels.inference.classes.options import ClassOptions
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,10 @@ class Variant:
     options: ClassOptions = ClassOptions()
     quoted: float | None = None
 
-    def spec(self, source_dim: int, num_classes: int) -> dict[str, Any]:
-        """Return the registry's spec of the bank."""
-        sizes = {"source_dim": source_dim, "num_members": num_classes}
-        return {"name": self.dynamics, **sizes, **self.arguments}
+    def of(self, spec: Spec) -> Spec:
+        """Return a spec with this model in place of its own, and its way of training."""
+        prior = {"name": self.dynamics, **self.arguments}
+        return replace(spec, model=replace(spec.model, prior=prior), inference=self.options)
 
 
 PLAIN = ClassOptions(updates=300, batch_size=64, decay=0.5, decay_every=0.2)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from pyromodels.experiments.classification.data import Problem
+from pyromodels.experiments.datasets.labelled.problems import Problem
 from pyromodels.experiments.harness.table_rows import heading, line
 
 COLUMNS = {

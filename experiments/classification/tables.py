@@ -14,10 +14,9 @@ from typing import NamedTuple
 import torch
 
 from pyromodels.errors import mismatch
-from pyromodels.experiments.classification import data as problem
+from pyromodels.experiments.classification import options
 from pyromodels.experiments.classification import table_rows as rows
-from pyromodels.experiments.classification.data import PHONES, Problem, load_problem
-from pyromodels.experiments.classification.run import add_training_arguments, options_of
+from pyromodels.experiments.classification.experiment import training_of
 from pyromodels.experiments.classification.scores import (
     Scores,
     hidden_markov_scores,
@@ -30,9 +29,10 @@ from pyromodels.experiments.classification.table_models import (
     Variant,
     variant,
 )
-from pyromodels.experiments.classification.training import train_bank
+from pyromodels.experiments.datasets.labelled.problems import PHONES, Problem
 from pyromodels.experiments.harness.devices import use_device
-from pyromodels.experiments.harness.records import open_run, spec_of
+from pyromodels.experiments.harness.experiment import experiment
+from pyromodels.experiments.harness.records import open_run, runs_folder, spec_of
 from pyromodels.experiments.harness.table_rows import over_seeds
 
 HIDDEN_MARKOV = {"hidden Markov, 1 state": 1, "hidden Markov, 3 states": 3}
@@ -76,14 +76,12 @@ OTHERS: dict[tuple[str, tuple[str, ...]], dict[str, Other]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    problem.add_arguments(parser)
     add = parser.add_argument
     add("--models", metavar="NAMES",
         help=f"of tvnf-4, comma-separated, of {', '.join(VARIANTS)}; default: all")
     add("--seeds", type=int, default=3, metavar="N", help="trainings of every model")
-    add("--out", type=Path, metavar="DIR", default=Path("runs/phones"),
-        help="where trained models are found and put")
-    add_training_arguments(parser)
+    add("--out", type=Path, metavar="DIR", help="default: runs/phones")
+    options.add_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -93,11 +91,13 @@ def main(args: argparse.Namespace) -> int:
     models = chosen_models(args)
     if args.seeds < 1:
         raise ValueError(mismatch("--seeds", given=args.seeds, expected="1 or more"))
-    for model in models.values():
-        options_of(model, args, 0)  # a wrong number fails before anything is loaded
-    given = load_problem(args)
+    specs = {name: [options.classification_spec(args, name, model, seed)
+                    for seed in range(args.seeds)] for name, model in models.items()}
+    first = next(iter(specs.values()))[0]
+    given = experiment(first.experiment).data(first)
     place = given.data.name.replace(" ", "-")
-    run = open_run(args.out / f"{args.name}-{place}", args.name, spec_of(args))
+    folder = args.out or runs_folder() / "phones"
+    run = open_run(folder / f"{args.name}-{place}", args.name, spec_of(args))
     others = OTHERS.get((given.data.name, given.data.classes), {})
     print(rows.describe(given))
     print(rows.header(given))
@@ -107,12 +107,13 @@ def main(args: argparse.Namespace) -> int:
             scores = [hidden_markov_scores(given, num_states)]
             metrics |= show(label, label, scores, given, args, others)
     for name, model in models.items():
-        seeds = []
-        for seed in range(args.seeds):
-            folder = args.out / f"{place}-{name}-seed{seed}"
-            trained = train_bank(model, options_of(model, args, seed), given, folder,
-                                 device=args.device, resume=args.resume)
-            seeds.append(scores_of(trained.bank))
+        trained = (
+            training_of(spec, given).find_or_train(
+                given.data, device=args.device, resume=args.resume
+            )
+            for spec in specs[name]
+        )
+        seeds = [scores_of(made.prior) for made in trained]
         metrics |= show(name, model.label, seeds, given, args, others)
         if model.quoted is not None:
             print(f"  the paper, on TIMIT: {model.quoted:.2f} %")

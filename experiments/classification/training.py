@@ -1,75 +1,59 @@
-"""Trained banks on disk: made once, found again where the same training has made them."""
+"""Training of the densities of classes, or finding them trained."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from pyromodels.dynamics.autoregressive import Autoregressive
-from pyromodels.experiments.classification.data import Problem
-from pyromodels.experiments.classification.table_models import Variant
-from pyromodels.experiments.harness.weights import read_prior, save_prior
+from pyromodels.experiments.datasets.labelled.problem import LabelledData
+from pyromodels.experiments.harness.store import History, MadeBy, Trained, find_or_train
 from pyromodels.inference.classes.fit import ClassOptions, fit_classes
-from pyromodels.inference.training.checkpoint import remove_checkpoints
-from pyromodels.inference.training.seeding import seed_all
-from pyromodels.registry import DYNAMICS
 
 
-class TrainedBank(NamedTuple):
-    """The densities of the classes, and the record of their training."""
+class ClassTraining(NamedTuple):
+    """A training with all numbers said.
 
-    bank: Autoregressive
-    record: dict[str, Any]
-
-
-def train_bank(
-    variant: Variant,
-    options: ClassOptions,
-    problem: Problem,
-    folder: Path,
-    *,
-    device: str = "cpu",
-    resume: bool = False,
-    on_look: Callable[[dict[str, Any]], None] | None = None,
-) -> TrainedBank:
-    """Return the bank of a folder, trained now unless the same training has made it before.
-
-    It writes `weights.safetensors`, its JSON and, meanwhile, the checkpoints.
+    Args:
+        prior: the registry's spec of the densities of all classes.
+        options: how they are trained, the seed included.
     """
-    data = problem.data
-    spec = variant.spec(data.dim, len(data.classes))
-    question = {
-        "options": dataclasses.asdict(options),
-        "data": {"name": data.name, "classes": list(data.classes),
-                 "train": data.train.digest(), "valid": data.valid.digest()},
-    }
-    weights = folder / "weights.safetensors"
-    if finished(weights, spec, question):
-        bank, record = read_prior(weights, weights.with_suffix(".json"))
-        return TrainedBank(bank.to(device), record)
-    seed_all(options.seed)
-    bank = DYNAMICS.build(spec).to(device)
-    fit = fit_classes(
-        bank, data.train.to(device), data.valid.to(device), options,
-        folder=folder / "checkpoints", resume=resume, on_look=on_look,
-    )
-    record = {
-        **question,
-        "best_update": fit.best_update,
-        "valid_nats_per_frame": [-loss for loss in fit.best_loss],
-        "stopped": fit.stopped,
-        "parameters": sum(p.numel() for p in bank.parameters()),
-    }
-    save_prior(weights, bank, spec, record)
-    remove_checkpoints(folder / "checkpoints")
-    return TrainedBank(bank.eval(), {"prior": spec, **record})
 
+    prior: dict[str, Any]
+    options: ClassOptions
 
-def finished(weights: Path, spec: dict[str, Any], question: dict[str, Any]) -> bool:
-    """Whether a folder holds the weights of this very training."""
-    if not (weights.is_file() and weights.with_suffix(".json").is_file()):
-        return False
-    record = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
-    asked = json.loads(json.dumps({"prior": spec, **question}))
-    return all(record.get(key) == value for key, value in asked.items())
+    def made_by(self, data: LabelledData) -> MadeBy:
+        """Return what determines the weights, for the store."""
+        return {
+            "prior": self.prior,
+            "options": dataclasses.asdict(self.options),
+            "data": {"name": data.name, "classes": list(data.classes),
+                     "train": data.train.digest(), "valid": data.valid.digest()},
+        }
+
+    def find_or_train(
+        self,
+        data: LabelledData,
+        *,
+        device: str | torch.device = "cpu",
+        resume: bool = False,
+        on_look: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Trained:
+        """Return the densities, from the store or trained into it now."""
+
+        def train(bank: Autoregressive, checkpoints: Path) -> tuple[dict[str, Any], History]:
+            fit = fit_classes(
+                bank, data.train.to(device), data.valid.to(device), self.options,
+                folder=checkpoints, resume=resume, on_look=on_look,
+            )
+            return {
+                "best_update": fit.best_update,
+                "valid_nats_per_frame": [-loss for loss in fit.best_loss],
+                "stopped": fit.stopped,
+            }, fit.history
+
+        return find_or_train(
+            self.made_by(data), train, seed=self.options.seed, device=device, resume=resume
+        )

@@ -94,7 +94,7 @@ COMMANDS: dict[tuple[str, str], Command] = {
         for i in (1, 2)
     },
     ("table", "speech-3"): Command(
-        "speech.generation", "generation, by a distance of ours; cf. thesis, Table 7.3"
+        "generation.table", "generation, by a distance of ours; cf. thesis, Table 7.3"
     ),
     **{
         ("table", f"tvnf-{i}"): Command(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol
 
+from pyromodels.errors import SpecError, unknown
 from pyromodels.experiments.harness.plain_tables import Plain, component, nested
-from pyromodels.registry import Registry
+from pyromodels.registry import Registry, check_call
 
 SUPPLIED = ("model", "guide", "batch", "fit")
 """Leading arguments of a component that code supplies, where it has them."""
@@ -64,6 +65,45 @@ class ComponentTable:
     def write(self, held: Plain, seed: int) -> Plain:
         """Return the table with its constructor's defaults, seeded where it can be."""
         return with_defaults(self.registry, seeded(self.registry, held, seed))
+
+@dataclass(frozen=True)
+class OptionsTable:
+    """A dataclass of options: its fields, some of them components, others None by default.
+
+    Args:
+        options: the dataclass.
+        components: the fields that name a registered component.
+        leave_out: fields that no file may say, since the run does.
+    """
+
+    options: type
+    components: Mapping[str, Registry] = field(default_factory=dict)
+    leave_out: tuple[str, ...] = ()
+
+    def read(self, value: Any, where: str) -> Any:
+        """Return the options, checked."""
+        if isinstance(value, self.options):
+            return value
+        table = nested({} if value is None else value, where)
+        for key, registry in self.components.items():
+            if key in table:
+                table[key] = component(table[key], f"{where}.{key}", registry)
+        known = [f.name for f in fields(self.options) if f.name not in self.leave_out]
+        for key in table:
+            if key not in known:
+                raise SpecError(f"{where}: {unknown('key', given=key, known=known)}")
+        check_call(where, self.options, (), table)
+        try:
+            return self.options(**table)
+        except SpecError:
+            raise
+        except ValueError as error:
+            raise SpecError(f"{where}: {error}") from None
+
+    def write(self, held: Any, seed: int) -> Plain:
+        """Return all that is not None."""
+        return {key: value for key, value in asdict(held).items()
+                if value is not None and key not in self.leave_out}
 
 
 def supplied(registry: Registry, table: Mapping[str, Any]) -> list[str]:

@@ -98,7 +98,7 @@ def _run(
     out = cell.folder / f"seed-{seed}"
     try:
         spec = make_spec(table, [*settings, *changes], seed, device)
-        outcome = run_spec(spec, out, draw=False)[1]
+        outcome = run_spec(spec, out)[1]
     except Exception as error:  # whatever it is, it is this cell's
         kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
         cell.error = cell.error or f"{kind}{' '.join(str(error).split())} (seed {seed})"

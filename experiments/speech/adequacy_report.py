@@ -25,10 +25,8 @@ from pyromodels.experiments.datasets.speech.recordings import Utterance
 from pyromodels.experiments.harness.adequacy_report import add_options, check_options, write_report
 from pyromodels.experiments.harness.devices import add_device_argument, use_device
 from pyromodels.experiments.harness.records import spec_of
-from pyromodels.experiments.speech import corpus
-from pyromodels.experiments.speech.corpus import load_corpus, test_utterances
+from pyromodels.experiments.speech import options
 from pyromodels.experiments.speech.resynthesis import prepared
-from pyromodels.experiments.speech.table_models import variant
 from pyromodels.experiments.speech.trained_models import SpeechModel, load_model
 from pyromodels.experiments.speech.training import POWER_FLOOR
 from pyromodels.guides.amortised import Amortised
@@ -49,7 +47,7 @@ NUM_PARTICLES, LEARNING_RATE = 4, 0.02
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    corpus.add_arguments(parser)
+    options.add_data(parser)
     add = parser.add_argument
     add("--weights", type=Path, metavar="PATH", required=True,
         help="the folder of `train dvae`, its .safetensors, or published weights (.pt)")
@@ -73,8 +71,8 @@ def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     device = use_device(args.device)
     model = load_model(args.weights)
-    data = load_corpus(args, args.out.parent if args.out else Path("runs"))
-    utterances = test_utterances(data, args.utterances)
+    data = options.chosen_data(args)
+    utterances = list(data.utterances("test"))
     x = loudest_pieces(utterances, model.stft, args.num_pieces, args.num_frames).to(device)
     batch = SequenceBatch(x, torch.ones_like(x[..., 0], dtype=torch.bool))
     model.prior.to(device)
@@ -110,9 +108,7 @@ def main(args: argparse.Namespace) -> None:
 def program_of(model: SpeechModel, history: Literal["true", "own"] | None) -> DynamicalVAE:
     """Return the program of a model, told of what it was taught by where nothing is said."""
     if history is None:
-        taught_by = model.record.get("training", {}).get("model")  # unknown of published weights
-        own = taught_by is not None and variant(taught_by).scheduled_sampling
-        history = "own" if own else "true"
+        history = "own" if model.own_history else "true"
     return DynamicalVAE(
         model.prior, use_prediction=float(history == "own"), prediction_hops=None
     )

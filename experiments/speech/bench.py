@@ -31,8 +31,9 @@ from pyromodels.experiments.datasets.speech.audio import SAMPLE_RATE
 from pyromodels.experiments.demonstrations.site_a_frame import StepwiseGuide, StepwiseModel
 from pyromodels.experiments.harness import timing
 from pyromodels.experiments.harness.timing import Row, in_turn, measure, training_step
+from pyromodels.experiments.speech.model_spec import SpeechModelSpec
 from pyromodels.experiments.speech.resynthesis import modes_of, resynthesise
-from pyromodels.experiments.speech.table_models import prior_spec
+from pyromodels.experiments.speech.table_models import VARIANTS
 from pyromodels.guides.amortised import Amortised
 from pyromodels.inference.objectives.path_elbo import PathELBO
 from pyromodels.models.dvae import DynamicalVAE
@@ -175,5 +176,5 @@ def problem(
 def build(name: str, size: str, device: str) -> DynamicalPrior:
     """Return a model of the speech tables with fresh weights."""
     torch.manual_seed(0)
-    spec = prior_spec(name, size=size, num_bins=NUM_BINS, sees="log_power")
-    return DYNAMICS.build(spec).to(device)
+    prior = {"name": VARIANTS[name].dynamics, **VARIANTS[name].arguments}
+    return DYNAMICS.build(SpeechModelSpec(prior, size).prior_table()).to(device)

@@ -131,6 +131,21 @@ def judge(
         yield speech_metrics(signal, rebuilt)
 
 
+def judge_mean_spectrum(
+    utterances: Sequence[Utterance], stft: STFT, *, num_frames: int | None = 150
+) -> Iterator[dict[str, float]]:
+    """Yield the figures of every utterance rebuilt with its own mean spectrum in all frames.
+
+    It is given the phase, as a model is, and knows nothing of time: the least a model is to beat.
+    """
+    for utterance in utterances:
+        signal = prepared(utterance, stft, num_frames)
+        spectrum = stft.analyse(signal)
+        power = spectrum.abs().square().mean(0, keepdim=True).expand(spectrum.shape)
+        rebuilt = stft.synthesise(torch.polar(power.sqrt(), spectrum.angle()), len(signal))
+        yield speech_metrics(signal, rebuilt)
+
+
 def mean_figures(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     """Return the mean of every figure over utterances."""
     return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}

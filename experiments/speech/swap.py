@@ -21,10 +21,10 @@ from pyromodels.errors import SpecError, mismatch
 from pyromodels.experiments.datasets.speech.audio import peak_normalise, write_wav
 from pyromodels.experiments.datasets.speech.recordings import Utterance
 from pyromodels.experiments.harness.devices import add_device_argument, use_device
+from pyromodels.experiments.harness.figures import save
 from pyromodels.experiments.harness.records import open_run, spec_of
 from pyromodels.experiments.metrics.audio.pitch import median_f0
-from pyromodels.experiments.speech import corpus, plots
-from pyromodels.experiments.speech.corpus import load_corpus, test_utterances
+from pyromodels.experiments.speech import figures, options
 from pyromodels.experiments.speech.resynthesis import Mode, analyse, decode, prepared
 from pyromodels.experiments.speech.trained_models import SpeechModel, load_model
 
@@ -58,7 +58,7 @@ class Swapped(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    corpus.add_arguments(parser)
+    options.add_data(parser)
     add = parser.add_argument
     add("--weights", type=Path, metavar="PATH", required=True,
         help="of a hit or light model: the folder of `train dvae`, or its .safetensors")
@@ -81,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
                                  expected="a model with a w to swap: hit or light"))
     model.prior.to(device)
     run = open_run(args.out, "swap", spec_of(args))
-    utterances = test_utterances(load_corpus(args, run.path.parent), args.utterances)
+    utterances = list(options.chosen_data(args).utterances("test"))
     pairs = pairs_apart(utterances, model, args.num_frames)[: args.num_pairs]
     if not pairs:
         raise ValueError(f"data: no two test utterances whose median F0 differs by {APART:g} times")
@@ -105,7 +105,7 @@ def main(args: argparse.Namespace) -> int:
         if (first, second) == pairs[0]:
             for (i, j), signal in rebuilt.items():
                 write_wav(run.path / f"z-{names[i]}-w-{names[j]}.wav", peak_normalise(signal))
-            plots.swap(rebuilt, names, model.stft, run.path / "swap.png")
+            save(figures.swap(rebuilt, names, model.stft), run.path / "swap.png")
     if not results:
         hint = "; try --history true" if args.history == "own" else ""
         raise ValueError(f"weights {args.weights}: no pair that they rebuild with {args.history} "

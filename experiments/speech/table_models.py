@@ -1,11 +1,11 @@
-"""The models of the speech tables: what each is, how it is trained, what the thesis measured."""
+"""The models of the speech tables: what of a spec makes each, and what the thesis measured."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from pyromodels.errors import SpecError, unknown
-from pyromodels.registry import DYNAMICS
+from pyromodels.experiments.runs.spec import Spec
 
 
 class Quoted(NamedTuple):
@@ -17,33 +17,6 @@ class Quoted(NamedTuple):
     estoi: float
 
 
-class Recipe(NamedTuple):
-    """How models of one kind are trained."""
-
-    learning_rate: float  # in the first epoch
-    num_frames: int  # T of a segment
-    batch_size: int
-    epochs: int
-    warm_up: int = 0  # steps over which the learning rate grows
-    shortest: int | None = None  # frames of the last piece of a file; None: whole segments only
-    hops: int | None = 0  # through how many predictions gradients pass; None: all
-
-
-RECURRENT = Recipe(learning_rate=2e-3, num_frames=50, batch_size=16, epochs=90, hops=None)
-"""The segments of the published LSTM models; a gradient through predictions is cheap in these."""
-TRANSFORMER = Recipe(
-    learning_rate=1e-3, num_frames=50, batch_size=16, epochs=60, warm_up=200, hops=1
-)
-"""The small models attend by distance: they are trained on short pieces and judged on longer.
-
-Each hop of the gradient is one more pass over all frames; all of them would be a pass a frame.
-"""
-TRANSFORMER_PAPER = Recipe(
-    learning_rate=5e-4, num_frames=150, batch_size=6, epochs=50, warm_up=200, shortest=50, hops=1
-)
-"""Those of the paper's size count frames, and know those they were trained on."""
-
-
 @dataclass(frozen=True)
 class Variant:
     """One model of the tables.
@@ -53,8 +26,6 @@ class Variant:
         dynamics: the registry key of its prior.
         arguments: of the prior, beside its sizes.
         scheduled_sampling: whether it learns from its own predictions; else it is teacher-forced.
-        recipe: how it is trained, where the options do not say.
-        paper_recipe: the same for the size "paper"; None: alike.
         quoted: what the thesis measured on VoiceBank in generation mode, where it has the model.
         quoted_teacher_forced: the same with true histories (Table 7.2).
         quoted_wsj0: generation mode on WSJ0.
@@ -64,14 +35,17 @@ class Variant:
     dynamics: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     scheduled_sampling: bool = False
-    recipe: Recipe = RECURRENT
-    paper_recipe: Recipe | None = None
     quoted: Quoted | None = None
     quoted_teacher_forced: Quoted | None = None
     quoted_wsj0: Quoted | None = None
 
+    def of(self, spec: Spec) -> Spec:
+        """Return a spec with this model in place of its own."""
+        prior = {"name": self.dynamics, **self.arguments}
+        inference = replace(spec.inference, scheduled_sampling=self.scheduled_sampling)
+        return replace(spec, model=replace(spec.model, prior=prior), inference=inference)
 
-TRANSFORMERS: dict[str, Any] = {"recipe": TRANSFORMER, "paper_recipe": TRANSFORMER_PAPER}
+
 VARIANTS: dict[str, Variant] = {
     "vae": Variant(
         "VAE", "vae",
@@ -97,38 +71,36 @@ VARIANTS: dict[str, Variant] = {
         quoted=Quoted(0.102, -0.1, 2.15, 0.75), quoted_wsj0=Quoted(0.061, 2.6, 2.53, 0.76),
     ),
     "hit": Variant(
-        "HiT-DVAE", "hit", **TRANSFORMERS,
+        "HiT-DVAE", "hit",
         quoted=Quoted(0.039, 11.4, 3.60, 0.93),
         quoted_teacher_forced=Quoted(0.038, 11.5, 3.60, 0.93),
         quoted_wsj0=Quoted(0.031, 10.0, 3.52, 0.91),
     ),
     "light": Variant(
-        "LigHT-DVAE", "light", **TRANSFORMERS,
+        "LigHT-DVAE", "light",
         quoted=Quoted(0.038, 11.6, 3.58, 0.93),
         quoted_teacher_forced=Quoted(0.038, 11.7, 3.59, 0.93),
         quoted_wsj0=Quoted(0.030, 10.1, 3.55, 0.91),
     ),
-    "hit_ss": Variant("HiT-DVAE (SS)", "hit", scheduled_sampling=True, **TRANSFORMERS),
-    "light_ss": Variant("LigHT-DVAE (SS)", "light", scheduled_sampling=True, **TRANSFORMERS),
+    "hit_ss": Variant("HiT-DVAE (SS)", "hit", scheduled_sampling=True),
+    "light_ss": Variant("LigHT-DVAE (SS)", "light", scheduled_sampling=True),
     "hit_inv": Variant(
-        "HiT-DVAE-Inv-s", "hit", {"inverted": True}, **TRANSFORMERS,
+        "HiT-DVAE-Inv-s", "hit", {"inverted": True},
         quoted=Quoted(0.079, 3.8, 2.61, 0.75),
         quoted_teacher_forced=Quoted(0.038, 11.4, 3.32, 0.90),
     ),
     "hit_inv_nrc": Variant(
         "HiT-DVAE-Inv-s-NRC", "hit", {"inverted": True, "residual": False},
-        **TRANSFORMERS,
         quoted=Quoted(0.067, 5.8, 2.68, 0.78),
         quoted_teacher_forced=Quoted(0.067, 5.8, 2.68, 0.78),
     ),
     "light_inv": Variant(
-        "LigHT-DVAE-Inv-s", "light", {"inverted": True}, **TRANSFORMERS,
+        "LigHT-DVAE-Inv-s", "light", {"inverted": True},
         quoted=Quoted(0.079, 3.9, 2.58, 0.75),
         quoted_teacher_forced=Quoted(0.040, 10.9, 3.29, 0.89),
     ),
     "light_inv_nrc": Variant(
         "LigHT-DVAE-Inv-s-NRC", "light", {"inverted": True, "residual": False},
-        **TRANSFORMERS,
         quoted=Quoted(0.068, 5.7, 2.63, 0.78),
         quoted_teacher_forced=Quoted(0.068, 5.7, 2.63, 0.78),
     ),
@@ -144,28 +116,3 @@ def variant(name: str) -> Variant:
     if name not in VARIANTS:
         raise SpecError(unknown("speech model", given=name, known=VARIANTS))
     return VARIANTS[name]
-
-
-def prior_spec(name: str, *, size: str, num_bins: int, sees: str) -> dict[str, Any]:
-    """Return the registry's spec of a variant's prior.
-
-    Args:
-        name: of the variant.
-        size: "paper", "small", or another of the prior's `sizes`.
-        num_bins: F.
-        sees: see `pyromodels.emissions.spectral.Spectral`.
-
-    Raises:
-        SpecError: unknown name or size.
-    """
-    chosen = variant(name)
-    sizes = DYNAMICS[chosen.dynamics].sizes
-    if size not in sizes:
-        raise SpecError(unknown(f"size of {chosen.dynamics}", given=size, known=sizes))
-    return {
-        "name": chosen.dynamics,
-        "source_dim": num_bins,
-        "emission": {"name": "spectral", "sees": sees},
-        **sizes[size],
-        **chosen.arguments,
-    }

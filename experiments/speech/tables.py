@@ -1,34 +1,34 @@
 """`pyromodels table speech-1`, `speech-2`: analysis-resynthesis, thesis Tables 7.1 and 7.2.
 
-Every model is trained for every seed on the speech of `--data`, or found trained in the table's
-folder (`train dvae --out FOLDER/MODEL-SIZE-seedN` puts it there, so that two cores can share the
-work), and judged on the test utterances with true histories and with its own. The thesis' figures,
-from other corpora, stand beside ours for the order, not for the level.
+Every model is trained for every seed on the speech of `--data`, or found in the store of trained
+weights (`train dvae` puts it there, so that two cores can share the work), and judged on the test
+utterances with true histories and with its own. The thesis' figures, from other corpora, stand
+beside ours for the order, not for the level.
 """
 
 import argparse
-import dataclasses
-import itertools
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from pyromodels.experiments.datasets.speech.corpora import with_tests
 from pyromodels.experiments.datasets.speech.recordings import SpeechData, Utterance
 from pyromodels.experiments.harness.devices import use_device
-from pyromodels.experiments.harness.records import open_run, replacing, spec_of
+from pyromodels.experiments.harness.experiment import experiment
+from pyromodels.experiments.harness.records import open_run, replacing, runs_folder, spec_of
 from pyromodels.experiments.harness.table_rows import over_seeds
-from pyromodels.experiments.speech import corpus
+from pyromodels.experiments.runs.spec import Spec
+from pyromodels.experiments.speech import options
 from pyromodels.experiments.speech import table_rows as rows
-from pyromodels.experiments.speech.corpus import load_corpus, test_utterances
+from pyromodels.experiments.speech.experiment import num_parameters, training_of
 from pyromodels.experiments.speech.resynthesis import Mode, judge, mean_figures, modes_of
-from pyromodels.experiments.speech.table_models import VARIANTS, Variant, variant
-from pyromodels.experiments.speech.train import add_training_arguments, print_epoch, training_of
-from pyromodels.experiments.speech.trained_models import SpeechModel, finished, load_model
-from pyromodels.experiments.speech.training import SpeechTraining, num_parameters, train_speech
+from pyromodels.experiments.speech.table_models import Variant, variant
+from pyromodels.experiments.speech.trained_models import SpeechModel, find_model, trained_model
 
 TABLES: dict[str, tuple[str, ...]] = {
     "speech-1": ("vae", "dkf", "rvae", "rvae_noncausal", "storn", "vrnn", "srnn_ss", "srnn_tf",
@@ -50,16 +50,16 @@ class Judged(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    corpus.add_arguments(parser)
+    options.add_data(parser)
+    options.add_training(parser, several=True)
+    options.add_resume(parser)
     add = parser.add_argument
     add("--models", metavar="NAMES", help="comma-separated; default: those of the table")
     add("--seeds", type=int, default=3, metavar="N", help="trainings of every model")
     add("--judged-frames", type=int, default=150, metavar="T",
         help="frames of a test utterance that count, from its first; 0: all of them")
-    add("--out", type=Path, metavar="DIR", default=Path("runs/speech"),
-        help="where trained models are found and put")
+    add("--out", type=Path, metavar="DIR", help="default: runs/speech")
     add("--trained-only", action="store_true", help="leave out what is not trained yet")
-    add_training_arguments(parser, several=True)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -69,13 +69,14 @@ def main(args: argparse.Namespace) -> int:
     names = args.models.split(",") if args.models else TABLES[args.name]
     for name in names:
         variant(name)  # a wrong name fails before anything is trained
-    run = open_run(args.out / args.name, args.name, spec_of(args))
-    data = load_corpus(args, args.out)
-    utterances = test_utterances(data, args.utterances)
+    spec = options.speech_spec(args)
+    run = open_run((args.out or runs_folder() / "speech") / args.name, args.name, spec_of(args))
+    data = experiment(spec.experiment).data(spec)
+    utterances = list(with_tests(data, args.utterances).utterances("test"))
     metrics: dict[str, float] = {}
     lines = []
     for name in names:
-        judged = list(judged_seeds(name, args, data, utterances))
+        judged = list(judged_seeds(name, spec, args, data, utterances))
         if judged:
             lines += list(describe(variant(name), judged))
             metrics |= flat(name, judged)
@@ -89,43 +90,40 @@ def main(args: argparse.Namespace) -> int:
 
 def judged_seeds(
     name: str,
+    spec: Spec,
     args: argparse.Namespace,
     data: SpeechData,
     utterances: Sequence[Utterance],
 ) -> Iterator[Judged]:
     """Yield one judged training for every seed."""
     for seed in range(args.seeds):
-        spec = dataclasses.replace(training_of(args), model=name, seed=seed)
-        folder = args.out / f"{name}-{spec.size}-seed{seed}"
-        if not finished(folder, spec, data):
-            if args.trained_only:
-                continue
-            print(f"\n{name}, seed {seed}: training in {folder}", flush=True)
-            train_speech(spec, data, folder, device=args.device, resume=args.resume,
-                         max_seconds=args.max_seconds, on_epoch=print_epoch)
-        model = load_model(folder)
-        model.prior.to(args.device)
-        figures = judged_figures(model, folder, spec, utterances, args.judged_frames or None)
-        cut_short = model.record.get("stopped") == "time"
-        yield Judged(name, seed, num_parameters(model.prior), figures, cut_short)
+        training = training_of(replace(variant(name).of(spec), seed=seed))
+        model = find_model(training, data, spec.device)
+        if model is None and args.trained_only:
+            continue
+        if model is None or (args.resume and cut_short(model)):
+            print(f"\n{name}, seed {seed}: training", flush=True)
+            model = trained_model(training, data, spec.device, resume=args.resume)
+        figures = judged_figures(model, utterances, args.judged_frames or None)
+        yield Judged(name, seed, num_parameters(model), figures, cut_short(model))
+
+
+def cut_short(model: SpeechModel) -> bool:
+    """Whether `--max-seconds` ended the training of a model."""
+    return model.record.get("stopped") == "time"
 
 
 def judged_figures(
-    model: SpeechModel,
-    folder: Path,
-    spec: SpeechTraining,
-    utterances: Sequence[Utterance],
-    num_frames: int | None,
+    model: SpeechModel, utterances: Sequence[Utterance], num_frames: int | None
 ) -> dict[Mode, dict[str, float]]:
     """Return mean figures by mode; kept beside the weights, and found there again."""
-    question = {"training": dataclasses.asdict(spec), "num_frames": num_frames,
-                "utterances": [utterance.name for utterance in utterances],
+    question = {"num_frames": num_frames, "utterances": [u.name for u in utterances],
                 "pesq": find_spec("pesq") is not None}
-    question = json.loads(json.dumps(question))
-    path = folder / "judged.json"
-    if path.is_file():
+    path = model.folder / "judged.json"
+    made = (model.folder / "weights.safetensors").stat().st_mtime
+    if path.is_file() and path.stat().st_mtime > made:
         known = json.loads(path.read_text(encoding="utf-8"))
-        if known["question"] == question and path.stat().st_mtime > _made(folder):
+        if known["question"] == question:
             return known["figures"]
     figures = {
         mode: mean_figures(list(
@@ -142,9 +140,9 @@ def judged_figures(
 def describe(chosen: Variant, judged: Sequence[Judged]) -> Iterator[str]:
     """Yield the lines of one model: ours by mode, then the thesis'."""
     millions = judged[0].num_parameters / 1e6
-    cut_short = sum(j.cut_short for j in judged)
+    unfinished = sum(j.cut_short for j in judged)
     yield (f"{chosen.label}, {millions:.2f} M parameters, seeds: {len(judged)}"
-           + (f", {cut_short} of them cut short" if cut_short else ""))
+           + (f", {unfinished} of them cut short" if unfinished else ""))
     for mode in judged[0].figures:
         label = "  " + {"generation": "own history"}.get(mode, "true history")
         if len(judged[0].figures) == 1:
@@ -166,20 +164,3 @@ def flat(name: str, judged: Sequence[Judged]) -> dict[str, float]:
         found = over_seeds([j.figures[mode] for j in judged])
         metrics |= {f"{name}/{mode}/{key}": value for key, value in found.items()}
     return metrics
-
-
-def _made(folder: Path) -> float:
-    return (folder / "weights.safetensors").stat().st_mtime
-
-
-def trained_models(args: argparse.Namespace, data: SpeechData) -> dict[str, list[SpeechModel]]:
-    """Return the models that are trained in a table's folder, one a seed, by label."""
-    found: dict[str, list[SpeechModel]] = {}
-    for (name, chosen), seed in itertools.product(VARIANTS.items(), range(args.seeds)):
-        spec = dataclasses.replace(training_of(args), model=name, seed=seed)
-        folder = args.out / f"{name}-{spec.size}-seed{seed}"
-        if finished(folder, spec, data):
-            model = load_model(folder)
-            model.prior.to(args.device)
-            found.setdefault(chosen.label, []).append(model)
-    return found

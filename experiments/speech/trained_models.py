@@ -1,14 +1,16 @@
-"""Trained models of speech on disk: found again where the same training has made them."""
+"""A trained model of speech: from the store, from a folder, or published."""
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
 
 from pyromodels.audio.stft import STFT
 from pyromodels.dynamics.dynamical_prior import DynamicalPrior
 from pyromodels.errors import SpecError, mismatch
 from pyromodels.experiments.datasets.speech.recordings import SpeechData
+from pyromodels.experiments.harness import store
+from pyromodels.experiments.harness.store import History
 from pyromodels.experiments.harness.weights import read_prior
 from pyromodels.experiments.speech.training import SpeechTraining
 from pyromodels.published_weights.load import load_published
@@ -20,6 +22,13 @@ class SpeechModel(NamedTuple):
     prior: DynamicalPrior
     stft: STFT
     record: dict[str, Any]
+    history: History = []
+    folder: Path | None = None  # of the weights
+
+    @property
+    def own_history(self) -> bool:
+        """Whether it learnt from its own predictions; of published weights that is unknown."""
+        return bool(self.record.get("options", {}).get("sampling"))
 
 
 def load_model(path: Path) -> SpeechModel:
@@ -39,25 +48,34 @@ def load_model(path: Path) -> SpeechModel:
         raise SpecError(
             mismatch(str(path), given=type(prior).__name__, expected="a model of `train dvae`")
         )
+    return of_record(prior, record, folder=path.parent)
+
+
+def of_record(prior: DynamicalPrior, record: dict[str, Any], **rest: Any) -> SpeechModel:
+    """Return a model with the transform that its record names."""
     training = record["training"]
-    return SpeechModel(prior, STFT(training["window"], training["hop"]), record)
+    return SpeechModel(prior, STFT(training["window"], training["hop"]), record, **rest)
 
 
-def finished(folder: Path, spec: SpeechTraining, data: SpeechData) -> bool:
-    """Whether a folder holds the weights of this very training, on these very files.
+def find_model(
+    training: SpeechTraining, data: SpeechData, device: str | torch.device
+) -> SpeechModel | None:
+    """Return what this training has made of this data, None where it has not been done."""
+    found = store.find(training.made_by(data))
+    if found is None:
+        return None
+    return of_record(found.prior.to(device), found.record, history=found.history,
+                     folder=found.folder)
 
-    Networks and schedule are compared too: they follow from more than the numbers of a training.
-    """
-    path = folder / "weights.json"
-    if not path.is_file():
-        return False
-    asked = json.loads(json.dumps({
-        "training": dataclasses.asdict(spec.resolved()),
-        "prior": spec.prior(),
-        "options": dataclasses.asdict(spec.options()),
-        "data": {"name": data.name, "files": data.fingerprint},
-    }))
-    record = json.loads(path.read_text(encoding="utf-8"))
-    made = {key: record.get(key) for key in asked}
-    made["data"] = {key: record.get("data", {}).get(key) for key in asked["data"]}
-    return made == asked
+
+def trained_model(
+    training: SpeechTraining,
+    data: SpeechData,
+    device: str | torch.device,
+    *,
+    resume: bool = False,
+    folder: Path | None = None,
+) -> SpeechModel:
+    """Return what this training makes of this data, found or trained now."""
+    made = training.find_or_train(data, device=device, resume=resume, folder=folder)
+    return of_record(made.prior, made.record, history=made.history, folder=made.folder)

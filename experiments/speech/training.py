@@ -1,16 +1,16 @@
-"""Training of a dynamical VAE on power spectrograms."""
+"""Training of a dynamical VAE on power spectrograms, or finding it trained."""
 
 import dataclasses
 import math
-from collections.abc import Callable
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from tqdm import tqdm
 
-from pyromodels.audio.stft import STFT
 from pyromodels.batch import SequenceBatch
 from pyromodels.dynamics.dynamical_prior import DynamicalPrior
 from pyromodels.experiments.datasets.speech.recordings import (
@@ -18,80 +18,64 @@ from pyromodels.experiments.datasets.speech.recordings import (
     padded_segments,
     power_segments,
 )
-from pyromodels.experiments.harness.weights import save_prior
-from pyromodels.experiments.speech.table_models import Recipe, prior_spec, variant
+from pyromodels.experiments.harness.store import History, MadeBy, Trained, find_or_train
+from pyromodels.experiments.speech.model_spec import SpeechModelSpec
+from pyromodels.experiments.speech.recipes import Recipe, recipe_of
 from pyromodels.guides.amortised import Amortised
 from pyromodels.inference.objectives.path_elbo import PathELBO
-from pyromodels.inference.training import distributed
-from pyromodels.inference.training.fit import FitResult, fit
-from pyromodels.inference.training.options import FitOptions, ScheduledSampling, Weights
-from pyromodels.inference.training.seeding import seed_all
+from pyromodels.inference.training.fit import fit
+from pyromodels.inference.training.options import Autocast, FitOptions, ScheduledSampling, Weights
 from pyromodels.models.dvae import DynamicalVAE
-from pyromodels.registry import DYNAMICS
 
 POWER_FLOOR = 1e-10
 """Smallest power of a bin; digital silence has a logarithm then. Recordings hardly reach it."""
 
 
 @dataclass(frozen=True)
-class SpeechTraining:
-    """What determines the weights, beside the data.
+class SpeechInference:
+    """What the `[inference]` of a speech spec says: `FitOptions`, where they are of use to speech.
 
     Args:
-        model: a name of `pyromodels.experiments.speech.table_models.VARIANTS`.
-        size: one of its prior's `sizes`.
-        sees: what the networks read, "power" (as published) or "log_power".
+        scheduled_sampling: whether a model learns from its own predictions; else it is told of true
+            frames. A model that is not fed with its past does not ask.
         num_frames: T of a training segment; 150 in the thesis for WSJ0, 100 for VoiceBank. None,
-            here and below: the model's own, see
-            `pyromodels.experiments.speech.table_models.Recipe`.
-        window: of the short-time Fourier transform, samples.
-        hop: samples.
+            here and below: the model's own, see `pyromodels.experiments.speech.recipes`.
         epochs: most epochs; more of them help recurrent models, whose cosine then falls later.
         batch_size: segments in a minibatch.
         learning_rate: of Adam; once warmed up it falls along a half cosine to a thirtieth.
         patience: epochs without a better validation bound.
-        autocast: precision of the networks, see `FitOptions`.
-        seed: of weights, order and noise.
+        autocast: precision of the networks.
+        max_seconds: of training, which ends before the epoch that would end later.
     """
 
-    model: str = "srnn_ss"
-    size: str = "small"
-    sees: Literal["power", "log_power"] = "log_power"
+    scheduled_sampling: bool = False
     num_frames: int | None = None
-    window: int = 1024
-    hop: int = 256
     epochs: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
     patience: int = 20
-    autocast: Literal["none", "bf16", "fp16"] = "none"
-    seed: int = 0
+    autocast: Autocast = "none"
+    max_seconds: float = math.inf
+
+
+class SpeechTraining(NamedTuple):
+    """A training with all numbers said."""
+
+    model: SpeechModelSpec
+    inference: SpeechInference
+    seed: int
 
     @property
     def recipe(self) -> Recipe:
-        """The model's own, overridden by what is said here."""
-        given = {name: getattr(self, name) for name in Recipe._fields if hasattr(self, name)}
+        """The model's own, overridden by what the spec says."""
+        given = {name: getattr(self.inference, name, None) for name in Recipe._fields}
         said = {name: value for name, value in given.items() if value is not None}
-        chosen = variant(self.model)
-        recipe = (self.size == "paper" and chosen.paper_recipe) or chosen.recipe
-        return recipe._replace(**said)
-
-    def resolved(self) -> "SpeechTraining":
-        """Return the same training with all numbers said."""
-        recipe = self.recipe._asdict()
-        return dataclasses.replace(
-            self, **{name: value for name, value in recipe.items() if hasattr(self, name)}
-        )
+        return recipe_of(self.model.prior["name"], self.model.size)._replace(**said)
 
     @property
-    def stft(self) -> STFT:
-        """The transform of the spectrograms."""
-        return STFT(self.window, self.hop)
-
-    def prior(self) -> dict[str, Any]:
-        """Return the registry's spec of the prior."""
-        bins = self.stft.num_bins
-        return prior_spec(self.model, size=self.size, num_bins=bins, sees=self.sees)
+    def own_history(self) -> bool:
+        """Whether the model learns from its own predictions, and is judged by them."""
+        return self.inference.scheduled_sampling and self.model.feeds_back()
 
     def options(self) -> FitOptions:
         """Return how it is trained.
@@ -101,24 +85,74 @@ class SpeechTraining:
         longer it is taught by true frames, the longer it takes to learn to do without them.
         """
         recipe, sampling = self.recipe, None
-        if variant(self.model).scheduled_sampling:
+        if self.own_history:
             sampling = ScheduledSampling(0, recipe.epochs // 5, hops=recipe.hops)
         return FitOptions(
             epochs=recipe.epochs, batch_size=recipe.batch_size, learning_rate=recipe.learning_rate,
             final_learning_rate=recipe.learning_rate / 30, warm_up=recipe.warm_up,
-            kl_warm_up=max(1, recipe.epochs // 3),
-            sampling=sampling, patience=self.patience, autocast=self.autocast, seed=self.seed,
+            kl_warm_up=max(1, recipe.epochs // 3), sampling=sampling,
+            patience=self.inference.patience, autocast=self.inference.autocast, seed=self.seed,
         )
 
+    def made_by(self, data: SpeechData) -> MadeBy:
+        """Return what determines the weights, for the store."""
+        recipe, model = self.recipe, self.model
+        return {
+            "prior": model.prior_table(),
+            "training": {"window": model.window, "hop": model.hop,
+                         "num_frames": recipe.num_frames, "shortest": recipe.shortest},
+            "options": dataclasses.asdict(self.options()),
+            "data": {"name": data.name, "files": data.fingerprint},
+        }
+
     def segments(self, data: SpeechData, split: str) -> tuple[Tensor, ...]:
-        """Return power (S, T, F) and, of padded segments, the mask (S, T)."""
-        recipe = self.recipe
+        """Return power spectrograms of a split (S, T, F) and, of pieces, where frames are."""
+        recipe, stft = self.recipe, self.model.stft
         if recipe.shortest is None:
-            return (power_segments(data, split, recipe.num_frames, self.stft, floor=POWER_FLOOR),)
+            return (power_segments(data, split, recipe.num_frames, stft, floor=POWER_FLOOR),)
         return padded_segments(
-            data, split, recipe.num_frames, self.stft,
+            data, split, recipe.num_frames, stft,
             shortest=min(recipe.shortest, recipe.num_frames), floor=POWER_FLOOR,
         )
+
+    def find_or_train(
+        self,
+        data: SpeechData,
+        *,
+        device: str | torch.device = "cpu",
+        resume: bool = False,
+        folder: Path | None = None,
+    ) -> Trained:
+        """Return the trained model, from the store or, where one is given, a folder.
+
+        A training says a line an epoch.
+        """
+
+        def train(prior: DynamicalPrior, checkpoints: Path) -> tuple[dict[str, Any], History]:
+            guide = Amortised(DynamicalVAE(prior))
+            segments = [
+                tuple(part.to(device) for part in self.segments(data, split))
+                for split in ("train", "valid")
+            ]
+            for power, *masks in segments:  # checked once, and not in every step
+                mask = masks[0] if masks else torch.ones_like(power[..., 0], dtype=torch.bool)
+                guide.model.trajectories(SequenceBatch(power, mask))
+            result = fit(
+                guide, SpeechLoss(guide, judge_generating=self.own_history), *segments,
+                options=self.options(), folder=checkpoints, resume=resume,
+                max_seconds=self.inference.max_seconds, on_epoch=say_epoch,
+            )
+            return {
+                "segments": [len(power) for power, *_ in segments],
+                "best_epoch": result.best_epoch,
+                "epochs": len(result.history),
+                "seconds": sum(r["seconds"] for r in result.history),
+                "stopped": result.stopped,
+                "loss_nats_per_frame": result.best_loss,
+            }, result.history
+
+        return find_or_train(self.made_by(data), train, seed=self.seed, device=device,
+                             resume=resume, folder=folder)
 
 
 class SpeechLoss:
@@ -149,59 +183,10 @@ class SpeechLoss:
         return loss / mask.sum(-1)
 
 
-class TrainedSpeech(NamedTuple):
-    """A model of speech and what its training came to."""
-
-    prior: DynamicalPrior
-    spec: SpeechTraining
-    fit: FitResult
-
-
-def train_speech(
-    spec: SpeechTraining,
-    data: SpeechData,
-    folder: Path,
-    *,
-    device: str | torch.device = "cpu",
-    resume: bool = False,
-    max_seconds: float = math.inf,
-    on_epoch: Callable[[dict[str, float]], None] | None = None,
-) -> TrainedSpeech:
-    """Train a model and write `weights.safetensors`, its JSON and the checkpoints to a folder."""
-    seed_all(spec.seed)
-    prior = DYNAMICS.build(spec.prior()).to(device)
-    guide = Amortised(DynamicalVAE(prior))
-    segments = [
-        tuple(part.to(device) for part in spec.segments(data, split))
-        for split in ("train", "valid")
-    ]
-    for power, *masks in segments:  # once, and not in every step
-        mask = masks[0] if masks else torch.ones_like(power[..., 0], dtype=torch.bool)
-        guide.model.trajectories(SequenceBatch(power, mask))
-    loss = SpeechLoss(guide, judge_generating=variant(spec.model).scheduled_sampling)
-    result = fit(
-        guide, loss, *segments, options=spec.options(), folder=folder / "checkpoints",
-        resume=resume, max_seconds=max_seconds, on_epoch=on_epoch,
-    )
-    record = {
-        "training": dataclasses.asdict(spec.resolved()),
-        "options": dataclasses.asdict(spec.options()),
-        "data": {
-            "name": data.name, "files": data.fingerprint,
-            "segments": [len(power) for power, *_ in segments],
-        },
-        "parameters": num_parameters(prior),
-        "best_epoch": result.best_epoch,
-        "epochs": len(result.history),
-        "seconds": sum(r["seconds"] for r in result.history),
-        "stopped": result.stopped,
-        "loss_nats_per_frame": result.best_loss,
-    }
-    if distributed.is_first():
-        save_prior(folder / "weights.safetensors", prior, spec.prior(), record)
-    return TrainedSpeech(prior.eval(), spec, result)
-
-
-def num_parameters(module: nn.Module) -> int:
-    """Count the trained numbers of a module."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+def say_epoch(record: dict[str, float]) -> None:
+    """Say how far a training is, beside a progress bar where there is one."""
+    line = (f"epoch {record['epoch']:3d}  nats a frame: train {record['train_loss']:9.2f}  "
+            f"validation {record['valid_loss']:9.2f}  own history "
+            f"{100 * record['use_prediction']:3.0f} %  {record['seconds']:6.1f} s")
+    tqdm.write(line, file=sys.stderr)
+    sys.stderr.flush()

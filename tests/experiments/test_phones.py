@@ -1,6 +1,7 @@
 """The classification commands end to end on small problems, and the parts they are made of."""
 
 import argparse
+import dataclasses
 import json
 import math
 
@@ -8,46 +9,51 @@ import pytest
 import torch
 
 from pyromodels.errors import SpecError
-from pyromodels.experiments.classification import data as problems
+from pyromodels.experiments.classification import options as options_of
 from pyromodels.experiments.classification import table_rows as rows
-from pyromodels.experiments.classification.data import (
-    PHONES,
-    Problem,
-    default_classes,
-    load_problem,
-)
+from pyromodels.experiments.classification.experiment import ClassificationModelSpec
 from pyromodels.experiments.classification.scores import judge
 from pyromodels.experiments.classification.table_models import CONFIGURATIONS, VARIANTS, variant
-from pyromodels.experiments.classification.training import finished, train_bank
+from pyromodels.experiments.classification.training import ClassTraining
 from pyromodels.experiments.command.cli import main
+from pyromodels.experiments.datasets import DATASETS
 from pyromodels.experiments.datasets.labelled.hidden_markov import (
     bayes_accuracy,
     hidden_markov_problem,
 )
+from pyromodels.experiments.datasets.labelled.problems import (
+    PHONES,
+    Problem,
+    default_classes,
+    hidden_markov_sources,
+)
+from pyromodels.experiments.harness.store import find
 from pyromodels.experiments.harness.table_rows import over_seeds
 from pyromodels.inference.classes.calibrate import fit_posterior
 from pyromodels.inference.classes.fit import ClassOptions
 from pyromodels.inference.posterior.arviz_io import load
 from pyromodels.registry import DYNAMICS
 
-QUICK = ["--updates", "2", "--batch-size", "8"]
-
-
-@pytest.fixture(autouse=True)
-def few_sequences(monkeypatch):
-    def small(**sizes):
-        return hidden_markov_problem(**{"num_train": 20, "num_valid": 10, "num_test": 12, **sizes})
-
-    monkeypatch.setattr(problems, "hidden_markov_problem", small)
+SIZES = {"num_train": 20, "num_valid": 10, "num_test": 12}
+QUICK = ["--updates", "2", "--batch-size", "8",
+         *(word for key, value in SIZES.items() for word in ("--set", f"data.{key}={value}"))]
 
 
 @pytest.fixture
 def problem():
-    return problems.generated()
+    return hidden_markov_sources(**SIZES)
 
 
-def asked(**options):
-    return argparse.Namespace(**{"data": None, "classes": None, "split": None, **options})
+@pytest.fixture
+def small(problem):
+    """A training of two updates."""
+    prior = ClassificationModelSpec({"name": "tvgmm"}).prior_table(2, 5)
+    return ClassTraining(prior, ClassOptions(updates=2, batch_size=2, check_every=1))
+
+
+def load_problem(**said):
+    asked = {"data": None, "classes": None, "split": None, **said}
+    return DATASETS.build(options_of.data_of(argparse.Namespace(**asked)))
 
 
 def numbers(folder):
@@ -77,27 +83,28 @@ def test_run_writes_figures_numbers_and_likelihoods(tmp_path, capsys):
     assert own.sum() / frames == pytest.approx(found["TVGMM, M = 1/nats_per_frame"], rel=1e-4)
 
 
-def test_table_finds_what_it_has_trained_and_gives_errors_over_seeds(tmp_path, capsys):
+def test_table_finds_what_it_has_trained_and_gives_errors_over_seeds(tmp_path, capsys, runs):
     command = ["table", "tvnf-4", "--models", "tvgmm1", "--seeds", "2", *QUICK,
                "--out", str(tmp_path)]
     assert main(command) == 0
     record = tmp_path / "tvnf-4-hidden-Markov-sources"
     first = numbers(record)
     assert first["tvgmm1/nats_per_frame_se"] > 0 and "hidden Markov, 1 state/accuracy" in first
-    weights = sorted(tmp_path.glob("*tvgmm1*/weights.safetensors"))
+    weights = sorted(runs.glob("weights/tvgmm-*/weights.safetensors"))
     made = [path.stat().st_mtime_ns for path in weights]
     assert len(made) == 2
     assert main(command) == 0
     assert [path.stat().st_mtime_ns for path in weights] == made and numbers(record) == first
     assert main([*command, "--input-noise", "0.5"]) == 0  # another training
-    assert [path.stat().st_mtime_ns for path in weights] != made
+    assert [path.stat().st_mtime_ns for path in weights] == made
+    assert len(list(runs.glob("weights/tvgmm-*"))) == 4
     assert "the paper, on TIMIT: 89.17 %" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("table", CONFIGURATIONS)
 def test_tables_of_configurations_have_the_papers_rows(tmp_path, capsys, table):
     assert main(["table", table, "--seeds", "1", "--updates", "1", "--batch-size", "2",
-                 "--classes", "source 1,source 2", "--out", str(tmp_path)]) == 0
+                 "--classes", "source 1,source 2", *QUICK[4:], "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     for row in CONFIGURATIONS[table]:
         assert f"\n{row.label} " in said and f"the paper, on TIMIT: {row.quoted:.2f} %" in said
@@ -108,13 +115,15 @@ def test_tables_of_configurations_have_the_papers_rows(tmp_path, capsys, table):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_is_a_bank(name):
-    bank = DYNAMICS.build(variant(name).spec(3, 4))
+    found = variant(name)
+    spec = ClassificationModelSpec({"name": found.dynamics, **found.arguments})
+    bank = DYNAMICS.build(spec.prior_table(3, 4))
     assert bank.num_members == 4 and bank.source_dim == 3
 
 
 def true_scores(problem):
     """log p(x | c) of the sources themselves, of standardised sequences."""
-    raw, sources = problems.hidden_markov_problem()
+    raw, sources = hidden_markov_problem(**SIZES)
     frames = raw.train.x[raw.train.mask]
     mean, deviation = frames.mean(0), frames.std(0, correction=0)
 
@@ -148,8 +157,8 @@ def test_calibration_sees_the_validation_data_and_counting_the_test_data(problem
 
 
 def test_strangers_are_scaled_like_the_data_and_are_the_stranger_ones(problem):
-    raw, _ = problems.hidden_markov_problem()
-    outside, _ = problems.hidden_markov_problem(num_test=100, seed=1)
+    raw, _ = hidden_markov_problem(**SIZES)
+    outside, _ = hidden_markov_problem(num_train=1, num_valid=1, num_test=100, seed=1)
     frames = raw.train.x[raw.train.mask]
     expected = (outside.test.x - frames.mean(0)) / frames.std(0, correction=0)
     expected = expected.masked_fill(~outside.test.mask.unsqueeze(-1), 0.0)
@@ -158,30 +167,30 @@ def test_strangers_are_scaled_like_the_data_and_are_the_stranger_ones(problem):
 
 
 def test_bayes_figures_are_those_of_the_classes_asked_for():
-    raw, sources = problems.hidden_markov_problem()
-    found = problems.generated(["source 4", "source 2"]).bayes
+    raw, sources = hidden_markov_problem(**SIZES)
+    found = hidden_markov_sources(["source 4", "source 2"], **SIZES).bayes
     two = raw.only(("source 4", "source 2"))
     assert found == bayes_accuracy(sources[torch.tensor([3, 1])], two.test)
 
 
-def test_an_interrupted_training_goes_on_where_it_was(problem, tmp_path):
-    options = ClassOptions(updates=3, batch_size=2, check_every=1)
+def test_an_interrupted_training_goes_on_where_it_was(problem, small):
     looks = []
 
     def interrupt(record):
         looks.append(record["update"])
-        if len(looks) == 2:
+        if len(looks) == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_bank(VARIANTS["tvgmm1"], options, problem, tmp_path, on_look=interrupt)
-    train_bank(VARIANTS["tvgmm1"], options, problem, tmp_path, resume=True, on_look=interrupt)
-    assert looks == [1, 2, 3] and not list((tmp_path / "checkpoints").iterdir())
+        small.find_or_train(problem.data, on_look=interrupt)
+    made = small.find_or_train(problem.data, resume=True, on_look=interrupt)
+    assert looks == [1, 2] and not list((made.folder / "checkpoints").iterdir())
+    assert [record["update"] for record in made.history] == [1, 2]
 
 
 def test_the_sources_themselves_are_judged_as_bayes_says(problem):
-    _, sources = problems.hidden_markov_problem()
-    raw, _ = problems.hidden_markov_problem()
+    _, sources = hidden_markov_problem(**SIZES)
+    raw, _ = hidden_markov_problem(**SIZES)
     unscaled = Problem(raw, None, problem.bayes)
     found = judge(lambda data: sources.log_prob(data.x, data.mask), unscaled).figures
     assert found["accuracy"] == pytest.approx(problem.bayes.accuracy)
@@ -190,34 +199,33 @@ def test_the_sources_themselves_are_judged_as_bayes_says(problem):
     assert "-" in rows.row("x", found).split()
 
 
-def test_a_finished_training_is_told_by_what_it_was(problem, tmp_path):
-    options = ClassOptions(updates=1, batch_size=2, check_every=1)
-    trained = train_bank(VARIANTS["tvgmm1"], options, problem, tmp_path)
-    weights, spec = tmp_path / "weights.safetensors", trained.record["prior"]
-    question = {key: trained.record[key] for key in ("options", "data")}
-    assert finished(weights, spec, question)
-    assert not finished(weights, {**spec, "past_dim": 3}, question)
-    for key, change in (("options", {"updates": 2}), ("data", {"train": "another digest"})):
-        assert not finished(weights, spec, {**question, key: {**question[key], **change}})
-    assert not finished(tmp_path / "elsewhere.safetensors", spec, question)
+def test_a_finished_training_is_told_by_what_it_was(problem, small):
+    small.find_or_train(problem.data)
+    assert find(small.made_by(problem.data)) is not None
+    longer = small._replace(options=dataclasses.replace(small.options, updates=3))
+    wider = small._replace(prior={**small.prior, "past_dim": 3})
+    for other in (longer, wider):
+        assert find(other.made_by(problem.data)) is None
+    fewer = dataclasses.replace(problem.data, train=problem.data.train[torch.arange(90)])
+    assert find(small.made_by(fewer)) is None
 
 
 def test_phones_of_a_corpus_are_the_papers_or_stand_for_them(tvnf_data):
     path = tvnf_data / "phones_asterisk.npz"
-    found = load_problem(asked(data=path))
+    found = load_problem(data=path)
     assert found.data.classes == PHONES and found.bayes is None
     assert [len(getattr(found.data, split)) for split in ("train", "valid", "test")] == [
         1189, 206, 286]
     assert len(found.strangers) > 1000
     frames = found.data.train.x[found.data.train.mask]
     assert frames.mean(0).abs().max() < 1e-4
-    two = load_problem(asked(data=path, classes="S,T"))
+    two = load_problem(data=path, classes="S,T")
     assert two.data.classes == ("S", "T")
 
 
 def test_digits_of_a_new_speaker_are_told_by_the_split(tvnf_data):
     path = tvnf_data / "fsdd_mfcc40.npz"
-    found = load_problem(asked(data=path, split="theo"))
+    found = load_problem(data=path, split="theo")
     assert found.data.name == "digits-theo" and len(found.data.test) == 500
     assert found.strangers is None
     assert default_classes(found.data) == found.data.classes
@@ -241,3 +249,5 @@ def test_bad_input_is_named(tmp_path, capsys):
         assert word in capsys.readouterr().err
     with pytest.raises(SpecError, match="model"):
         variant("nothing")
+    with pytest.raises(SpecError, match="model.prior: given srnn; expected a density of classes"):
+        ClassificationModelSpec({"name": "srnn"})

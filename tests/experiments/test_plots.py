@@ -8,10 +8,12 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.colors import to_rgba
 from matplotlib.image import imread
 
+from pyromodels.audio.stft import STFT
 from pyromodels.experiments.datasets.tracking.scene import generate_scene
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.harness.figures import bulk, line_style, save
-from pyromodels.experiments.speech import plots as speech_plots
+from pyromodels.experiments.speech import figures as speech_figures
+from pyromodels.experiments.speech.resynthesis import Resynthesis
 from pyromodels.experiments.tracking import plots
 from pyromodels.experiments.tracking.methods import Options, run_method
 from pyromodels.experiments.tracking.stages import NOISES
@@ -192,25 +194,39 @@ def history(*losses):
              "use_prediction": 0.0} for n, (train, valid) in enumerate(losses, 1)]
 
 
-def loss_axes(monkeypatch, tmp_path, losses):
-    drawn = []
-    monkeypatch.setattr(speech_plots, "save", lambda figure, path: drawn.append(figure) or path)
-    speech_plots.loss_curves(history(*losses), tmp_path / "losses.png")
-    return drawn[0].axes[0]
+def loss_axes(losses):
+    return speech_figures.loss_curves(history(*losses)).axes[0]
 
 
-def test_losses_fill_their_axes_whatever_their_unit(monkeypatch, tmp_path):
+def test_losses_fill_their_axes_whatever_their_unit():
     losses = [(0.9 - 0.01 * n, 1.0 - 0.01 * n) for n in range(10)]
-    low, high = loss_axes(monkeypatch, tmp_path, losses).get_ylim()
+    low, high = loss_axes(losses).get_ylim()
     assert 0.75 < low < 0.81 and 1.0 < high < 1.05
 
 
-def test_few_losses_are_all_in_view_and_of_many_the_rest_is_told(monkeypatch, tmp_path):
-    axes = loss_axes(monkeypatch, tmp_path, [(900.0, 800.0), (300.0, 250.0), (200.0, 220.0)])
+def test_few_losses_are_all_in_view_and_of_many_the_rest_is_told():
+    axes = loss_axes([(900.0, 800.0), (300.0, 250.0), (200.0, 220.0)])
     low, high = axes.get_ylim()
     assert low < 200 and high > 900
     assert axes.get_title(loc="left") == "all epochs"
     late = [(200.0 - n, 210.0 - n) for n in range(99)]
-    axes = loss_axes(monkeypatch, tmp_path, [(9e3, 8e3), *late])
+    axes = loss_axes([(9e3, 8e3), *late])
     assert axes.get_ylim()[1] < 300
     assert "of 200 values outside: 3 above, up to 9000" in axes.get_title(loc="left")
+
+
+def test_spectrograms_say_their_decibels():
+    stft = STFT(64, 32)
+    power = torch.rand(2, 17, 33)
+    made = {"generation": Resynthesis(torch.randn(2, 17, 3), power, torch.randn(2, 512))}
+    signals = {"one": torch.randn(512), "two": torch.randn(512)}
+    swapped = {(i, j): torch.randn(512) for i in range(2) for j in range(2)}
+    for figure, words in (
+        (speech_figures.resynthesis(torch.randn(512), made, stft), "dB"),
+        (speech_figures.swap(swapped, ("a", "b"), stft), "dB"),
+        (speech_figures.spectrograms("both", signals, stft), "dB below the loudest bin"),
+    ):
+        assert words in [axes.get_ylabel() for axes in figure.axes]
+        shown = {image.get_clim() for axes in figure.axes for image in axes.images
+                 if image.get_cmap().name == "magma"}
+        assert len(shown) == 1  # or one bar could not speak for all

@@ -11,39 +11,57 @@ from pyromodels.audio.stft import STFT
 from pyromodels.errors import SpecError
 from pyromodels.experiments.command.cli import main
 from pyromodels.experiments.datasets.speech.audio import read_audio
-from pyromodels.experiments.datasets.speech.recordings import Utterance, load_speech_folder
-from pyromodels.experiments.speech import corpus
+from pyromodels.experiments.datasets.speech.corpora import synthetic_speech, with_tests
+from pyromodels.experiments.datasets.speech.recordings import Utterance
+from pyromodels.experiments.generation.generate import pieces
+from pyromodels.experiments.harness.store import find
 from pyromodels.experiments.speech import swap as swap_command
-from pyromodels.experiments.speech.generation import pieces
-from pyromodels.experiments.speech.resynthesis import analyse, decode, modes_of, resynthesise
+from pyromodels.experiments.speech.model_spec import SpeechModelSpec
+from pyromodels.experiments.speech.resynthesis import (
+    analyse,
+    decode,
+    judge_mean_spectrum,
+    modes_of,
+    resynthesise,
+)
 from pyromodels.experiments.speech.swap import Swapped
-from pyromodels.experiments.speech.table_models import VARIANTS, prior_spec
-from pyromodels.experiments.speech.trained_models import finished, load_model
-from pyromodels.experiments.speech.training import SpeechLoss, SpeechTraining, train_speech
+from pyromodels.experiments.speech.table_models import VARIANTS
+from pyromodels.experiments.speech.trained_models import load_model, trained_model
+from pyromodels.experiments.speech.training import SpeechInference, SpeechLoss, SpeechTraining
 from pyromodels.guides.amortised import Amortised
 from pyromodels.inference.training.options import Weights
 from pyromodels.models.dvae import DynamicalVAE
 from pyromodels.registry import DYNAMICS
 
-SMALL = ["--window", "128", "--hop", "64", "--num-frames", "20", "--epochs", "1", "--batch-size",
-         "16", "--judged-frames", "150"]
-
-
-@pytest.fixture(autouse=True)
-def few_utterances(monkeypatch):
-    monkeypatch.setattr(corpus, "SYNTHETIC", {"train": 4, "valid": 2, "test": 2})
-    monkeypatch.setattr(corpus, "SYNTHETIC_SECONDS", 1.2)
+SIZES = {"num_train": 4, "num_valid": 2, "num_test": 2, "seconds": 1.2}
+FEW = [word for key, value in SIZES.items() for word in ("--set", f"data.{key}={value}")]
+TRAINING = ["--window", "128", "--hop", "64", "--num-frames", "20", "--epochs", "1",
+            "--batch-size", "16", *FEW]
+SMALL = [*TRAINING, "--judged-frames", "150"]
 
 
 @pytest.fixture
-def data(tmp_path):
-    corpus.write_synthetic_speech(tmp_path / "speech")
-    return load_speech_folder(tmp_path / "speech")
+def data():
+    return synthetic_speech(**SIZES)
+
+
+def spec_of(name, size="small", window=128, sees="log_power", hop=64):
+    found = VARIANTS[name]
+    prior = {"name": found.dynamics, **found.arguments}
+    emission = {"name": "spectral", "sees": sees}
+    return SpeechModelSpec(prior, size, emission, window, hop)
+
+
+def training(name="vae", seed=0, window=128, **inference):
+    said = {"scheduled_sampling": VARIANTS[name].scheduled_sampling, **inference}
+    size = said.pop("size", "small")
+    model = spec_of(name, size, window, hop=window // 2)
+    return SpeechTraining(model, SpeechInference(**said), seed)
 
 
 def build(name, seed=0):
     torch.manual_seed(seed)
-    return DYNAMICS.build(prior_spec(name, size="small", num_bins=65, sees="log_power"))
+    return DYNAMICS.build(spec_of(name).prior_table())
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -57,7 +75,7 @@ def test_every_variant_has_two_sizes_and_its_loss_is_finite(name):
         assert loss.shape == (3,) and loss.isfinite().all()
     assert model.use_prediction == 0.0
     assert len(modes_of(model.prior)) == (1 if name in ("vae", "dkf") or "rvae" in name else 2)
-    assert prior_spec(name, size="paper", num_bins=513, sees="power")["source_dim"] == 513
+    assert spec_of(name, "paper", 1024, "power").prior_table()["source_dim"] == 513
 
 
 def test_loss_in_training_follows_the_schedule_and_in_validation_does_not():
@@ -102,48 +120,62 @@ def test_resynthesis_keeps_length_and_phase():
         resynthesise(prior, signal, stft, mode="sampling")
 
 
-def test_trained_weights_are_found_again_by_their_training(tmp_path, data):
-    spec = SpeechTraining(model="vae", window=128, hop=64, num_frames=20, epochs=1)
-    trained = train_speech(spec, data, tmp_path / "vae")
-    assert finished(tmp_path / "vae", spec, data)
+def test_trained_weights_are_found_again_by_their_training(data):
+    asked = training(num_frames=20, epochs=1)
+    trained = trained_model(asked, data, "cpu")
     fewer = dataclasses.replace(data, train=data.train[1:])
     for other in (dataclasses.replace(data, name="other-speech"), fewer):
-        assert not finished(tmp_path / "vae", spec, other)
-    assert not finished(tmp_path / "vae", SpeechTraining(model="vae", epochs=1), data)
-    assert not finished(tmp_path / "nowhere", spec, data)
-    model = load_model(tmp_path / "vae")
+        assert find(asked.made_by(other)) is None
+    for changed in (training(epochs=1), training(num_frames=20, epochs=1, seed=1),
+                    training(num_frames=20, epochs=1, window=64),
+                    training("dkf", num_frames=20, epochs=1)):
+        assert find(changed.made_by(data)) is None
+    again = training(num_frames=20, epochs=1, max_seconds=9.0)  # a limit that was not reached
+    model = load_model(find(again.made_by(data)).folder)
     assert model.stft == STFT(128, 64) and model.record["parameters"] > 0
+    assert len(trained.history) == 1 and not model.own_history
     x = torch.rand(1, 5, 65)
     torch.testing.assert_close(
         model.prior.infer(x, noise=None).z, trained.prior.infer(x, noise=None).z
     )
 
 
-@pytest.mark.parametrize(
-    ("key", "change"),
-    [
-        ("prior", {"decoder_dims": [7]}), ("options", {"warm_up": 7}), ("options", {}),
-        ("data", {"files": None}), ("data", {}),
-    ],
-)
-def test_weights_of_another_training_or_of_one_that_is_not_told_are_not_found(
-    tmp_path, data, key, change
-):
-    spec = SpeechTraining(model="vae", window=128, hop=64, num_frames=20, epochs=1)
-    train_speech(spec, data, tmp_path)
-    record = json.loads((tmp_path / "weights.json").read_text())
-    record[key] = record[key] | change if change else {}
-    (tmp_path / "weights.json").write_text(json.dumps(record))
-    assert not finished(tmp_path, spec, data)
+def test_scheduled_sampling_is_of_models_that_are_fed_with_their_past():
+    assert not training("vae", scheduled_sampling=True).own_history
+    assert training("vae", scheduled_sampling=True).options().sampling is None
+    taught = training("srnn_tf", scheduled_sampling=True)
+    assert taught.own_history and taught.options() == training("srnn_ss").options()
+    assert not training("srnn_tf").own_history
 
 
 def test_transformers_warm_up_and_those_of_the_papers_size_have_a_recipe_of_their_own():
-    small, paper = (SpeechTraining(model="hit", size=size) for size in ("small", "paper"))
+    small, paper = (training("hit", size=size) for size in ("small", "paper"))
     assert small.options().warm_up == paper.options().warm_up == 200
     assert (small.recipe.num_frames, paper.recipe.num_frames) == (50, 150)
-    assert SpeechTraining(model="srnn_ss", size="paper").recipe == SpeechTraining().recipe
-    assert SpeechTraining().options().warm_up == 0
-    assert SpeechTraining(model="hit", size="paper", num_frames=70).recipe.num_frames == 70
+    assert training("srnn_ss", size="paper").recipe == training("srnn_ss").recipe
+    assert training("srnn_ss").options().warm_up == 0
+    assert training("hit", size="paper", num_frames=70).recipe.num_frames == 70
+
+
+def test_a_list_names_the_test_files_that_count(data, tmp_path):
+    names = [file.name for file in data.test]
+    (tmp_path / "chosen.json").write_text(json.dumps(names[1:]))
+    chosen = with_tests(data, tmp_path / "chosen.json")
+    assert chosen.test == data.test[1:] and chosen.train == data.train
+    assert with_tests(data, None) is data
+    for content, words in ((["none.wav"], "none is no test file"), ({}, "a list of names")):
+        (tmp_path / "chosen.json").write_text(json.dumps(content))
+        with pytest.raises(SpecError, match=words):
+            with_tests(data, tmp_path / "chosen.json")
+
+
+def test_the_mean_spectrum_is_a_floor_and_a_model_that_keeps_all_is_far_above(data):
+    utterances, stft = list(data.utterances("test")), STFT(512, 128)
+    floor = [row["si_sdr"] for row in judge_mean_spectrum(utterances, stft)]
+    assert len(floor) == 2 and all(-10 < value < 10 for value in floor)
+    steady = Utterance("steady", torch.sin(torch.arange(16000) * 2 * torch.pi * 8 / 128))
+    (kept,) = judge_mean_spectrum([steady], stft)  # nothing of it moves
+    assert kept["si_sdr"] > 15
 
 
 def test_pieces_are_spread_over_all_of_the_corpus():
@@ -165,14 +197,17 @@ def test_run_resynthesis_on_an_empty_machine(tmp_path, capsys):
     metrics = json.loads((out / "metrics.json").read_text())
     assert math.isfinite(metrics["generation/si_sdr"]) and "generation/pesq_raw" in metrics
     names = {path.name for path in out.iterdir()}
+    assert "worse than the mean spectrum in every frame" in text  # after one epoch
     assert {"loss.png", "weights.safetensors", "weights.json"} <= names
     assert sum(name.endswith(".png") for name in names) == 2
     sounds = [name for name in names if name.endswith(".wav")]
     assert len(sounds) == 1 + 2 * 2
     assert len({len(read_audio(out / name)) for name in sounds}) == 1
-    again = ["run", "resynthesis", "--weights", str(out), "--out", str(tmp_path / "again")]
+    again = ["run", "resynthesis", "--weights", str(out), "--out", str(tmp_path / "again"), *FEW]
     assert main([*again, "--judged-frames", "150", "--num-examples", "0"]) == 0
     reloaded = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    for found in (metrics, reloaded):
+        del found["seconds"]
     assert reloaded == pytest.approx(metrics, rel=1e-4)
 
 
@@ -180,15 +215,15 @@ def test_tables_train_once_and_judge_by_seed(tmp_path, capsys):
     arguments = ["--models", "vae,srnn_ss", "--seeds", "2", *SMALL, "--out", str(tmp_path)]
     assert main(["table", "speech-1", *arguments]) == 0
     first = capsys.readouterr().out
-    assert first.count("training in") == 4 and "thesis, VoiceBank" in first and "±" in first
+    assert first.count(": training") == 4 and "thesis, VoiceBank" in first and "±" in first
     assert main(["table", "speech-1", *arguments]) == 0
     second = capsys.readouterr().out
-    assert "training in" not in second
+    assert ": training" not in second
     assert second.split("means ±")[1] == first.split("means ±")[1]
     assert "cut short" not in second
     metrics = json.loads((tmp_path / "speech-1" / "metrics.json").read_text())
     assert {"vae/generation/estoi", "vae/generation/estoi_se", "vae/parameters"} <= set(metrics)
-    assert main(["table", "speech-3", *SMALL[:-2], "--out", str(tmp_path), "--num-samples", "2",
+    assert main(["table", "speech-3", *TRAINING, "--out", str(tmp_path), "--num-samples", "2",
                  "--seconds", "0.8", "--iterations", "2"]) == 0
     text = capsys.readouterr().out
     assert "VAE" in text and "SRNN (SS)" in text and "test, Griffin-Lim" in text
@@ -208,8 +243,10 @@ def test_a_training_cut_short_is_called_so(tmp_path, capsys):
     assert "seeds: 1, 1 of them cut short" in capsys.readouterr().out
 
 
-def test_swap_measures_where_f0_goes(tmp_path, capsys, monkeypatch):
-    arguments = ["--window", "512", "--hop", "128", "--num-frames", "20", "--epochs", "1"]
+def test_swap_measures_where_f0_goes(tmp_path, capsys, monkeypatch, data):
+    recordings = ["--data", str(data.train[0].parents[1])]
+    arguments = ["--window", "512", "--hop", "128", "--num-frames", "20", "--epochs", "1",
+                 *recordings]
     train = ["train", "dvae", "--model", "light", *arguments, "--out", str(tmp_path / "m")]
     assert main(train) == 0
     # what an untrained model utters need not be voiced: a power of the level stands in for its F0
@@ -219,12 +256,12 @@ def test_swap_measures_where_f0_goes(tmp_path, capsys, monkeypatch):
         lambda signal: pitch(signal) if signal.abs().max() == 1 else signal.std().item() ** 20,
     )
     capsys.readouterr()
-    assert main(["run", "swap", "--weights", str(tmp_path / "m"), "--iterations", "5",
-                 "--num-pairs", "1", "--num-frames", "100", "--out", str(tmp_path / "swap")]) == 0
+    few = ["--iterations", "5", "--num-pairs", "1", "--num-frames", "100", *recordings]
+    assert main(["run", "swap", "--weights", str(tmp_path / "m"), *few,
+                 "--out", str(tmp_path / "swap")]) == 0
     assert "of the way to the other's" in capsys.readouterr().out
     assert math.isfinite(json.loads((tmp_path / "swap" / "metrics.json").read_text())["moved"])
-    again = ["--iterations", "5", "--num-pairs", "1", "--num-frames", "100"]
-    assert main(["run", "swap", "--weights", str(tmp_path / "m"), *again,
+    assert main(["run", "swap", "--weights", str(tmp_path / "m"), *few,
                  "--out", str(tmp_path / "swap-again")]) == 0
     metrics = [(tmp_path / out / "metrics.json").read_text() for out in ("swap", "swap-again")]
     assert metrics[0] == metrics[1]
@@ -254,7 +291,9 @@ def test_bench_prints_every_rival(tmp_path, capsys):
 
 def test_wrong_words_are_named(tmp_path, capsys):
     with pytest.raises(SpecError, match="unknown size of dkf 'tiny'; .*small"):
-        prior_spec("dkf", size="tiny", num_bins=5, sees="power")
+        spec_of("dkf", "tiny")
+    with pytest.raises(SpecError, match="model.prior: given tvgmm; expected one of .*vae"):
+        SpeechModelSpec({"name": "tvgmm"})
     assert main(["table", "speech-1", "--models", "vea", "--out", str(tmp_path)]) == 2
     assert "did you mean 'vae'" in capsys.readouterr().err
     for option in (["--model", "vae"], ["--seed", "1"]):
@@ -265,7 +304,7 @@ def test_wrong_words_are_named(tmp_path, capsys):
                  "--seed", "1", "--out", str(tmp_path / "run")]) == 2
     assert "without --size, --hop\n" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-    assert main(["table", "speech-3", "--out", str(tmp_path)]) == 2
+    assert main(["table", "speech-3", *FEW, "--out", str(tmp_path)]) == 2
     assert "table speech-1" in capsys.readouterr().err
     assert main(["run", "swap", "--weights", str(tmp_path / "none")]) == 2
     assert "missing" in capsys.readouterr().err

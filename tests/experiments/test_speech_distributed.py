@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from pyromodels.experiments.command.cli import main
-from pyromodels.experiments.speech import corpus
-from pyromodels.experiments.speech.training import SpeechTraining
+from pyromodels.experiments.datasets.speech.corpora import synthetic_speech
+from pyromodels.experiments.speech.model_spec import SpeechModelSpec
 from pyromodels.inference.training.seeding import seed_all
 from pyromodels.registry import DYNAMICS
 
@@ -17,11 +17,9 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 
 @pytest.fixture
-def speech(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "SYNTHETIC", {"train": 4, "valid": 2, "test": 2})
-    monkeypatch.setattr(corpus, "SYNTHETIC_SECONDS", 1.2)
-    corpus.write_synthetic_speech(tmp_path / "speech")
-    return tmp_path / "speech"
+def speech():
+    data = synthetic_speech(num_train=4, num_valid=2, num_test=2, seconds=1.2)
+    return data.train[0].parents[1]
 
 
 def weights(tensors):
@@ -54,7 +52,7 @@ def test_two_processes_train_one_model_and_write_it_once(
     command = [*TORCHRUN, "-m", "pyromodels", *train, "--out", folders["two"]]
     output = run_to_end(*command, folder=tmp_path)
     assert [output.count(word) for word in ("record in", "epoch   1", "weights: ")] == [1, 1, 1]
-    assert {path.name for path in tmp_path.iterdir()} == {"speech", *folders}
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", *folders}
     files = [{path.relative_to(top) for path in top.rglob("*")} for top in folders.values()]
     assert files[0] == files[1] and Path("weights.safetensors") in files[0]
 
@@ -64,8 +62,7 @@ def test_two_processes_train_one_model_and_write_it_once(
         torch.testing.assert_close(two, one)
         assert joined["train_loss"] == pytest.approx(alone["train_loss"])
         return
-    spec = SpeechTraining(model="vae", **sizes)
-    seed_all(spec.seed)
-    start = weights(DYNAMICS.build(spec.prior()).state_dict())
+    seed_all(0)
+    start = weights(DYNAMICS.build(SpeechModelSpec(window=128, hop=64).prior_table()).state_dict())
     assert 0 < (two - one).norm() < 0.5 * (one - start).norm()
     assert joined["train_loss"] == pytest.approx(alone["train_loss"], rel=5 * 2**0.5 * 0.011)

@@ -100,9 +100,9 @@ def test_a_model_is_told_of_what_it_was_taught_by():
         model = SpeechModel(VAE(source_dim=5, emission="spectral"), STFT(8, 4), record)
         return program_of(model, history).use_prediction
 
-    assert told(training={"model": "srnn_ss"}) == 1.0 == told("own", published="a.pt")
-    assert told(training={"model": "srnn_tf"}) == 0.0 == told(published="a.pt")
-    assert told("true", training={"model": "srnn_ss"}) == 0.0
+    assert told(options={"sampling": {"first": 0}}) == 1.0 == told("own", published="a.pt")
+    assert told(options={"sampling": None}) == 0.0 == told(published="a.pt")
+    assert told("true", options={"sampling": {"first": 0}}) == 0.0
 
 
 def test_latents_in_use_are_those_whose_means_move():

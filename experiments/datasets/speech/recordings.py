@@ -22,6 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pyromodels.audio.stft import STFT
 from pyromodels.errors import mismatch, unknown
+from pyromodels.experiments.datasets import DATASETS
 from pyromodels.experiments.datasets.speech.audio import (
     peak_normalise,
     read_audio,
@@ -83,6 +84,7 @@ class SpeechData:
             yield Utterance(path.stem, trim_silence(read_audio(path), threshold_db=threshold_db))
 
 
+@DATASETS.register("speech_folder")
 def load_speech_folder(path: str | Path) -> SpeechData:
     """Find wav and flac files in the folders train, valid and test of ``path``, at any depth.
 
@@ -108,6 +110,7 @@ def load_speech_folder(path: str | Path) -> SpeechData:
                       files[-tenth:])
 
 
+@DATASETS.register("wsj0")
 def load_wsj0(path: str | Path) -> SpeechData:
     """Find the speakers' wav files in si_tr_s, si_dt_05 and si_et_05 of ``path``.
 
@@ -121,6 +124,7 @@ def load_wsj0(path: str | Path) -> SpeechData:
     return SpeechData("wsj0", **{s: _audio(Path(path) / f, "*/*", hint) for s, f in folders})
 
 
+@DATASETS.register("voicebank")
 def load_voicebank(path: str | Path) -> SpeechData:
     """Find clean_trainset_28spk_wav and clean_testset_wav in ``path``; p226 and p287 validate.
 

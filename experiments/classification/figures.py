@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyromodels.dynamics.autoregressive import Autoregressive
@@ -19,7 +19,6 @@ from pyromodels.experiments.harness.figures import (
     TRUTH,
     line_style,
     new_figure,
-    save,
     tidy,
 )
 from pyromodels.experiments.metrics.classification import Reliability
@@ -34,8 +33,7 @@ NUM_SCATTERED = 300
 def confusions(
     counts: Mapping[str, Tensor],  # by model, rows: true class; shape: (C, C)
     classes: Sequence[str],
-    path: Path,
-) -> Path:
+) -> Figure:
     """Draw who is taken for whom, one panel a model."""
     figure = new_figure("true class (row), and what it was taken for (column), per cent")
     columns = min(3, len(counts))
@@ -53,10 +51,10 @@ def confusions(
         axes.set_title(f"{name}: {100 * right:.1f} %", fontsize=10)
     for axes in grid.flat[len(counts) :]:
         axes.set_visible(False)
-    return save(figure, path)
+    return figure
 
 
-def reliabilities(bins: Mapping[str, Reliability], path: Path) -> Path:
+def reliabilities(bins: Mapping[str, Reliability]) -> Figure:
     """Draw how often the likeliest class is right, against how probable it was said to be."""
     figure = new_figure("is a probability a frequency?")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -72,11 +70,11 @@ def reliabilities(bins: Mapping[str, Reliability], path: Path) -> Path:
               yscale="log")
     for axes in (upper, lower):
         tidy(axes, grid=True)
-    return save(figure, path)
+    return figure
 
 
 @torch.no_grad()
-def samples(bank: Autoregressive, data: LabelledData, path: Path, *, seed: int) -> Path:
+def samples(bank: Autoregressive, data: LabelledData, *, seed: int) -> Figure:
     """Draw data of every class above draws from its density, of the same lengths."""
     torch.manual_seed(seed)
     figure = new_figure("data, and draws from the density of each class")
@@ -99,11 +97,11 @@ def samples(bank: Autoregressive, data: LabelledData, path: Path, *, seed: int) 
         axes.set_ylabel(what if data.dim <= 2 else f"{what}\ncoordinate")
     for axes in grid[1]:
         axes.set_xlabel("first coordinate" if data.dim <= 2 else "frame", color=DIM)
-    return save(figure, path)
+    return figure
 
 
 @torch.no_grad()
-def one_step(bank: Autoregressive, data: LabelledData, path: Path, *, seed: int) -> Path:
+def one_step(bank: Autoregressive, data: LabelledData, *, seed: int) -> Figure:
     """Draw the law of the next frame over time, and how the evidence for the class grows.
 
     Above, for one test sequence of every class: its first coordinate, and 50 and 90 % intervals of
@@ -129,7 +127,7 @@ def one_step(bank: Autoregressive, data: LabelledData, path: Path, *, seed: int)
             tidy(axes, grid=True)
     grid[0, 0].set_ylabel("first coordinate")
     grid[1, 0].set_ylabel("evidence for the class, nats")
-    return save(figure, path)
+    return figure
 
 
 def _drawn(bank: Autoregressive, label: int, like: LabelledSequences) -> Tensor:

@@ -1,15 +1,16 @@
 """Figures of speech: spectrograms side by side, latents over time, losses."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from torch import Tensor
 
 from pyromodels.audio.stft import STFT
 from pyromodels.experiments.datasets.speech.audio import SAMPLE_RATE
-from pyromodels.experiments.harness.figures import DIM, PALETTE, bulk, new_figure, save, tidy
+from pyromodels.experiments.harness.figures import DIM, PALETTE, bulk, new_figure, tidy
 from pyromodels.experiments.speech.resynthesis import Resynthesis
 
 DYNAMIC_RANGE = 70.0
@@ -20,8 +21,7 @@ def resynthesis(
     signal: Tensor,  # shape: (n,)
     draws: Mapping[str, Resynthesis],
     stft: STFT,
-    path: Path,
-) -> Path:
+) -> Figure:
     """Draw the original, one draw of every mode, how far the draws differ, and the latents."""
     original = stft.analyse(signal).abs().square()
     figure = new_figure("analysis and resynthesis")
@@ -31,14 +31,15 @@ def resynthesis(
     grid = figure.subplots(2, max(len(panels), 2), squeeze=False)
     top = decibels(original).max()
     for axes, (title, power) in zip(grid[0], panels, strict=False):
-        spectrogram(axes, decibels(power), stft, title, (top - DYNAMIC_RANGE, top))
+        image = spectrogram(axes, decibels(power), stft, title, (top - DYNAMIC_RANGE, top))
+    figure.colorbar(image, ax=list(grid[0, : len(panels)]), label="dB")
     for axes in grid[0, len(panels) :]:
         axes.set_visible(False)
     spread(grid[1, 0], made.power.cpu(), stft)
     latents(grid[1, 1], made.z.cpu(), stft)
     for axes in grid[1, 2:]:
         axes.set_visible(False)
-    return save(figure, path)
+    return figure
 
 
 def decibels(power: Tensor) -> Tensor:
@@ -52,13 +53,14 @@ def spectrogram(
     stft: STFT,
     title: str,
     limits: tuple[float, float],
-) -> None:
-    """Draw one spectrogram, time in seconds and frequency in kilohertz."""
+) -> AxesImage:
+    """Draw one spectrogram, time in seconds and frequency in kilohertz; return what has a scale."""
     seconds, kilohertz = extent(values, stft)
     low, high = (float(limit) for limit in limits)
-    axes.imshow(values.T.numpy(), origin="lower", aspect="auto", cmap="magma", vmin=low, vmax=high,
-                extent=(0, seconds, 0, kilohertz))
+    image = axes.imshow(values.T.numpy(), origin="lower", aspect="auto", cmap="magma", vmin=low,
+                        vmax=high, extent=(0, seconds, 0, kilohertz))
     axes.set(title=title, xlabel="seconds", ylabel="kHz")
+    return image
 
 
 def spread(
@@ -100,20 +102,32 @@ def swap(
     rebuilt: Mapping[tuple[int, int], Tensor],  # (whose z, whose w) -> signal, shape: (n,)
     names: tuple[str, str],
     stft: STFT,
-    path: Path,
-) -> Path:
+) -> Figure:
     """Draw two utterances rebuilt with either's w, the low kilohertz in which F0 is seen."""
     figure = new_figure("z of one utterance, w of either")
-    for axes, ((i, j), signal) in zip(figure.subplots(2, 2).flat, rebuilt.items(), strict=True):
-        values = decibels(stft.analyse(signal).abs().square())
-        top = values.max()
+    grid = figure.subplots(2, 2)
+    powers = {key: decibels(stft.analyse(s).abs().square()) for key, s in rebuilt.items()}
+    top = max(values.max() for values in powers.values())
+    for axes, ((i, j), values) in zip(grid.flat, powers.items(), strict=True):
         title = f"z: {names[i]}, w: {names[j]}"
-        spectrogram(axes, values, stft, title, (top - DYNAMIC_RANGE, top))
+        image = spectrogram(axes, values, stft, title, (top - DYNAMIC_RANGE, top))
         axes.set_ylim(0, 2)
-    return save(figure, path)
+    figure.colorbar(image, ax=grid, label="dB")
+    return figure
 
 
-def loss_curves(history: Sequence[Mapping[str, float]], path: Path) -> Path:
+def spectrograms(title: str, signals: Mapping[str, Tensor], stft: STFT) -> Figure:
+    """Draw the spectrogram of every signal (n,), each under its name, the loudest bin at 0 dB."""
+    figure = new_figure(title)
+    grid = figure.subplots(1, len(signals), squeeze=False)
+    for axes, (name, signal) in zip(grid[0], signals.items(), strict=True):
+        values = decibels(stft.analyse(signal).abs().square())
+        image = spectrogram(axes, values - values.max(), stft, name, (-DYNAMIC_RANGE, 0.0))
+    figure.colorbar(image, ax=grid, label="dB below the loudest bin")
+    return figure
+
+
+def loss_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     """Draw the losses of training, and what the schedules did."""
     epochs = [record["epoch"] for record in history]
     figure = new_figure("negative bound, nats a frame")
@@ -134,7 +148,7 @@ def loss_curves(history: Sequence[Mapping[str, float]], path: Path) -> Path:
     weights.set_xlabel("epoch", color=DIM)
     for axes in (loss, weights):
         tidy(axes, grid=True)
-    return save(figure, path)
+    return figure
 
 
 def extent(values: Tensor, stft: STFT) -> tuple[float, float]:

@@ -1,0 +1,1 @@
+"""Unconditional generation of speech, judged by a distance to recordings."""
