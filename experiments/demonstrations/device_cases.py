@@ -27,7 +27,6 @@ from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.dynamics.dynamical_prior import DynamicalPrior
 from pyromodels.experiments.datasets.tracking.scene import generate_scene
 from pyromodels.experiments.speech.resynthesis import resynthesise
-from pyromodels.experiments.speech.table_models import prior_spec
 from pyromodels.experiments.speech.training import SpeechLoss
 from pyromodels.experiments.tracking.methods import Options, run_method
 from pyromodels.experiments.tracking.published import track_published
@@ -64,6 +63,7 @@ CASES: dict[str, Case] = {}
 SLOW: set[str] = set()
 """Cases that take seconds on a CPU, or that vary others."""
 
+SPECTRA = {"name": "spectral", "sees": "log_power"}
 INCREMENTS = {"name": "gaussian", "predicts": "increment"}
 PRIORS: dict[str, dict[str, Any]] = {
     "linear": {"name": "linear", "process_std": (0.1, 0.05)},
@@ -423,8 +423,8 @@ def _(device: Device) -> Any:
 @case("speech: a fit by scheduled sampling, resumed")
 def _(device: Device) -> Any:
     torch.manual_seed(0)
-    spec = prior_spec("srnn_ss", size="small", num_bins=17, sees="log_power")
-    guide = Amortised(DynamicalVAE(DYNAMICS.build(spec).to(device)))
+    prior = DYNAMICS["srnn"].sized("small", source_dim=17, emission=SPECTRA)
+    guide = Amortised(DynamicalVAE(prior.to(device)))
     data = (torch.rand(5, 3, 17).to(device), torch.ones(5, 3, dtype=torch.bool).to(device))
     loss = SpeechLoss(guide, judge_generating=True)
     options = FitOptions(epochs=2, batch_size=4, sampling=ScheduledSampling(0, 1, hops=1))
@@ -438,8 +438,7 @@ def _(device: Device) -> Any:
 def _(device: Device) -> Any:
     torch.manual_seed(0)
     stft = STFT(window=64, hop=16)
-    spec = prior_spec("srnn_tf", size="small", num_bins=33, sees="log_power")
-    prior = DYNAMICS.build(spec).to(device).eval()
+    prior = DYNAMICS["srnn"].sized("small", source_dim=33, emission=SPECTRA).to(device).eval()
     rebuilt = resynthesise(prior, torch.randn(200), stft)
     magnitude = rebuilt.power[0].sqrt()
     generator = torch.Generator().manual_seed(0)

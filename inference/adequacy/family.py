@@ -24,7 +24,7 @@ class Family:
 
     blocks_are_exact = False
     """Whether `blocks` are integrated out exactly, and so may see more than the joint ratio."""
-    narrow: Advice = Advice.NARROW
+    narrow: str = Advice.NARROW
     """What to try where the guide is too narrow."""
 
     def blocks(self, posterior: PosteriorLike, draws: Draws, joint: Tensor) -> LogWeights | None:

@@ -37,12 +37,16 @@ class Training(Protocol):
     """What is said to be going on."""
     unit: str
     """What `num_done` counts: "epoch", "update", "step"."""
-    most: int
-    """The most that are done."""
-    num_done: int
-    """How many are."""
     history: list[Record]
     """One record a turn."""
+
+    @property
+    def most(self) -> int:
+        """The most that are done."""
+
+    @property
+    def num_done(self) -> int:
+        """How many are."""
 
     def stopped(self) -> str | None:
         """Return which rule ends training here, or None."""
@@ -121,7 +125,7 @@ class Trainer:
             folder.mkdir(parents=True, exist_ok=True)
             self._write(folder, training)
         begin, last, turns, saved = time.monotonic(), 0.0, 0, True
-        how = {"desc": training.name, "unit": training.unit, "disable": not (self.shown and first)}
+        how: Any = {"desc": training.name, "unit": training.unit, "disable": not (self.shown and first)}
         with progress(total=training.most, initial=training.num_done, **how) as bar:
             while True:
                 late = turns and time.monotonic() - begin + last > self.max_seconds
