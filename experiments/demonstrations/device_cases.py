@@ -371,7 +371,7 @@ def sequences(prior: nn.Module, lengths: tuple[int, ...] = (5, 3, 1)) -> Sequenc
     return SequenceBatch(anchor.loc[:, None] + (0.02 * noise).cumsum(1), mask, anchor)
 
 
-def _prior(device: Device, spec: dict[str, Any]) -> Any:
+def _train_and_generate(device: Device, spec: dict[str, Any]) -> Any:
     """Train a prior by its encoder for two steps, where it has one; generate; send its message."""
     prior = build_source_prior(spec)
     batch = sequences(prior).to(device)
@@ -380,7 +380,7 @@ def _prior(device: Device, spec: dict[str, Any]) -> Any:
     torch.manual_seed(4)
     parameters = [p for p in model.parameters() if p.requires_grad]
     with pyro.settings.context(module_local_params=True):
-        if isinstance(prior, DynamicalPrior) and not prior.global_dim and parameters:
+        if isinstance(prior, DynamicalPrior) and parameters:
             made += _gradient_steps(PathELBO(), model, batch)
         with torch.no_grad():
             made.append(model(batch, generate=True))
@@ -408,7 +408,7 @@ def _gradient_steps(elbo: ELBO, model: DynamicalVAE, batch: SequenceBatch) -> li
 for _spec in source_prior_specs():
     _varied = len([name for name in CASES if name.startswith(f"prior {_spec['name']}")]) > 0
     _words = " ".join(map(str, _spec.values()))
-    case(f"prior {_words}", slow=_varied)(partial(_prior, spec=_spec))
+    case(f"prior {_words}", slow=_varied)(partial(_train_and_generate, spec=_spec))
 
 
 @case("importance-weighted bound")

@@ -17,9 +17,8 @@ def progress(steps: Iterable[Any] | None = None, **options: Any) -> tqdm:
 
     Example:
         >>> with progress(total=3, desc="fit", unit="step") as bar:
-        ...     bar.update()
+        ...     _ = bar.update()  # whether it was redrawn
         ...     bar.set_postfix(loss="1.25")
-        True
     """
     return tqdm(steps, **options) if sys.stderr.isatty() else _Lines(steps, **options)
 

@@ -125,8 +125,11 @@ class Trainer:
             folder.mkdir(parents=True, exist_ok=True)
             self._write(folder, training)
         begin, last, turns, saved = time.monotonic(), 0.0, 0, True
-        how: Any = {"desc": training.name, "unit": training.unit, "disable": not (self.shown and first)}
-        with progress(total=training.most, initial=training.num_done, **how) as bar:
+        hidden = not (self.shown and first)
+        with progress(
+            total=training.most, initial=training.num_done, desc=training.name, unit=training.unit,
+            disable=hidden,
+        ) as bar:
             while True:
                 late = turns and time.monotonic() - begin + last > self.max_seconds
                 reason = self._agreed(training.stopped() or ("time" if late else None))
