@@ -22,7 +22,7 @@ from pyromodels.experiments.runs.cells import Cell, format_cells
 from pyromodels.experiments.runs.compare_figure import plot_cells
 from pyromodels.experiments.runs.runner import fit, run_spec
 from pyromodels.experiments.runs.show import format_graph, sites
-from pyromodels.experiments.runs.spec import load_spec, make_spec, shipped_specs
+from pyromodels.experiments.runs.spec import load_spec, make_spec, read_table, shipped_specs
 from pyromodels.experiments.tracking.experiment import Tracking
 from pyromodels.experiments.tracking.setup import box_anchor, trained_prior, walker_prior
 from pyromodels.experiments.tracking.to_python import to_python
@@ -300,8 +300,9 @@ def test_a_graph_of_any_program():
     assert format_graph("toy", [x, y]).splitlines()[-1].startswith("  ● p(y | x)")
 
 
-CODE = [
-    *((name,) for name in shipped_specs() if name != "mot_svi"),
+TRACKING = [name for name in shipped_specs() if read_table(name)["experiment"] == "tracking"]
+CODE = [  # scripts of other experiments: test_speech_and_classification_specs.py
+    *((name,) for name in TRACKING if name != "mot_svi"),
     ("mot_svi", "inference.steps=3"),
     ("mot_srnn", "inference.name=svi_natural", "inference.rate=0.3"),
     ("mot_smoke", "model.detector={hide=0.05}", "model.noise_ratio=[0.1, 0.1]", "dtype=float32"),
