@@ -27,11 +27,11 @@ USER_SCRIPT = dedent(
     from pyromodels.experiments.datasets import DATASETS
     from pyromodels.experiments.runs.spec import load_spec
     from pyromodels.guides.mean_field import MeanField
-    from pyromodels.inference.engines import by_name, coordinate_ascent
+    from pyromodels.inference.mixture import by_name, vem
     from pyromodels.registry import GUIDES
 
     assert GUIDES["mean_field"] is MeanField is pyromodels.MeanField
-    assert pyromodels.VEM is coordinate_ascent.VEM is by_name.VEM
+    assert pyromodels.VEM is vem.VEM is by_name.VEM
     assert load_spec("mot_smoke").data["name"] in DATASETS
     assert list(resources.files("pyromodels").joinpath("weights").glob("*.safetensors"))
 

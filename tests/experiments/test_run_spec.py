@@ -87,7 +87,7 @@ def test_every_engine_takes_every_prior(dynamics, inference):
     settings = [f"model.prior={dynamics}", f"inference={inference}", "inference.steps=2"]
     outcome = fit(build(small(*settings)))
     assert math.isfinite(outcome.metrics["bound"])
-    assert len(outcome.fitted.trace) == 2
+    assert len(outcome.fitted.trace["inference"]) == 2
 
 
 MIXTURE = 'model.prior.dynamics={name="tvgmm", num_components=3}'

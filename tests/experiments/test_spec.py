@@ -214,7 +214,7 @@ def test_a_setting_cannot_go_into_a_number():
         ({"inference": {"name": "vem", "stepz": 3}}, "'vem': unknown key 'stepz'; did.*'steps'"),
         ({"inference": {"name": "vem", "steps": 2.5}}, "steps: given 2.5 \\(float\\); expected"),
         ({"inference": {"name": "svi", "steps": True}}, "steps: given True"),
-        ({"data": {"shuffle": True}}, 'data: given .*expected a "name"; known: files, scene'),
+        ({"data": {"shuffle": True}}, 'data: given .*expected a "name"; known: files, .*scene'),
         ({"data": {"name": "files"}}, "missing a required.*'path'"),
         ({"data": {"name": "scene", "model": 1}}, "unknown key 'model'"),
         ({"data": "scenes"}, "unknown data set 'scenes'; did you mean 'scene'"),
@@ -266,7 +266,7 @@ def test_a_long_value_is_cut():
     ("name", "message"),
     [
         ("mot_lineer", "unknown spec 'mot_lineer'; did you mean 'mot_linear'.*path of a file"),
-        ("no/such.toml", "no/such.toml is not a file; shipped are: mot_deep_ar"),
+        ("no/such.toml", "no/such.toml is not a file; shipped are: .*mot_deep_ar"),
     ],
 )
 def test_a_spec_that_is_nowhere_is_told(name, message):

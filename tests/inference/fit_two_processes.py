@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import pyromodels.inference.training.fit
-from pyromodels.inference.training import distributed
+from pyromodels.inference.training import distributed, trainer
 from pyromodels.inference.training.fit import FitError, fit
 from pyromodels.inference.training.options import FitOptions
 
@@ -89,7 +88,7 @@ def noisy(folder=None, *, resume=False):
 def interrupted(folder):
     """Two epochs and a part of the third; then resumed in a fresh module."""
     module, calls, written = Regression(), 0, []
-    save = pyromodels.inference.training.fit.save_checkpoint
+    save = trainer.save_checkpoint
 
     def noted(folder, epoch, *contents):
         written.append(epoch)
@@ -102,7 +101,7 @@ def interrupted(folder):
             raise Killed
         return module.loss(batch, weights) * torch.randn(len(batch[0])).exp()
 
-    pyromodels.inference.training.fit.save_checkpoint = noted
+    trainer.save_checkpoint = noted
     try:
         fit(module, loss, *make_data(11, 5), options=OPTIONS, folder=folder)
     except Killed:
