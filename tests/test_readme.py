@@ -104,7 +104,7 @@ def commands(text):
 def test_every_command_of_a_page_is_one(page):
     for words in commands(PAGES[page]):
         if not {"NAME", "PAGE"} & set(words):
-            args = cli._parse(words)
+            args = cli.parse(words)
             assert callable(args.main), words
             if args.verb in ("compare", "show") or args.name == cli.SPEC:
                 make_spec(read_table(args.spec), args.settings)

@@ -153,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 2 not as asked, 130 interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = _parse(argv)
+        args = parse(argv)
         return args.main(args) or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -165,7 +165,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Return what the words of a command say; argparse exits where it refuses them."""
     argv = _with_spec_word(argv)
     chosen = _choose([word for word in argv if not word.startswith("-")])
     debug = argparse.ArgumentParser(add_help=False)

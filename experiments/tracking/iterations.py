@@ -10,7 +10,7 @@ from pyromodels.experiments.datasets.tracking.box_coordinates import centres_to_
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.harness.devices import add_device_argument, use_device
 from pyromodels.experiments.harness.records import open_run, spec_of
-from pyromodels.experiments.metrics import tracking_metrics
+from pyromodels.experiments.metrics.tracking.mot import tracking_metrics
 from pyromodels.experiments.tracking.plots import plot_metric_curves
 from pyromodels.experiments.tracking.published import flip
 from pyromodels.experiments.tracking.run import load

@@ -16,7 +16,7 @@ from pyromodels.experiments.datasets.tracking.box_coordinates import (
 )
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.harness.plain_tables import Plain, nested
-from pyromodels.experiments.metrics import tracking_metrics
+from pyromodels.experiments.metrics.tracking.mot import tracking_metrics
 from pyromodels.experiments.tracking.marginals import Marginals
 from pyromodels.experiments.tracking.model_spec import ModelSpec, PriorSpec
 from pyromodels.experiments.tracking.published import track_published

@@ -8,10 +8,10 @@ from typing import NamedTuple
 from torch import nn
 
 from pyromodels.inference.training import distributed
+from pyromodels.inference.training.epochs import Data, EpochTraining, LossFunction
 from pyromodels.inference.training.finite import FitError as FitError
 from pyromodels.inference.training.options import FitOptions
 from pyromodels.inference.training.trainer import Trainer
-from pyromodels.inference.training.training import Data, EpochTraining, LossFunction
 
 
 class FitResult(NamedTuple):

@@ -17,8 +17,8 @@ from pyromodels.experiments.demonstrations.device_cases import engine_of, mixtur
 from pyromodels.experiments.speech.training import SpeechLoss
 from pyromodels.guides.amortised import Amortised
 from pyromodels.inference.objectives.path_elbo import PathELBO
+from pyromodels.inference.training.epochs import EpochTraining
 from pyromodels.inference.training.options import FitOptions
-from pyromodels.inference.training.training import EpochTraining
 from pyromodels.models.dvae import DynamicalVAE
 from pyromodels.registry import DYNAMICS
 

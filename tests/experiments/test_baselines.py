@@ -13,7 +13,7 @@ from pyromodels.experiments.baselines.motion import ConstantVelocity, Sort
 from pyromodels.experiments.datasets.tracking.npz import load_npz
 from pyromodels.experiments.datasets.tracking.scene import generate_scene
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
-from pyromodels.experiments.metrics import tracking_metrics
+from pyromodels.experiments.metrics.tracking.mot import tracking_metrics
 
 RULES = [
     {"association": "iou"},

@@ -108,7 +108,7 @@ def test_every_run_of_every_page_is_a_command_with_a_seed(name):
     for run in PAGES[name].runs:
         words = shlex.split(run.command)
         assert {"--seed", "--seeds"} & set(words) and "--out" not in words
-        args = cli._parse([*words, "--out", "x"])
+        args = cli.parse([*words, "--out", "x"])
         assert callable(args.main)
 
 

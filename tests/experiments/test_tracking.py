@@ -18,7 +18,7 @@ from pyromodels.experiments.datasets.tracking.box_coordinates import (
 from pyromodels.experiments.datasets.tracking.npz import load_npz
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.datasets.tracking.trajectories import generate_trajectories
-from pyromodels.experiments.metrics import tracking_metrics
+from pyromodels.experiments.metrics.tracking.mot import tracking_metrics
 from pyromodels.experiments.runs.build import build
 from pyromodels.experiments.runs.runner import fit
 from pyromodels.experiments.runs.spec import load_spec

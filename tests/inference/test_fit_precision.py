@@ -14,10 +14,10 @@ from pyromodels.guides.amortised import Amortised
 from pyromodels.inference.objectives.path_elbo import PathELBO
 from pyromodels.inference.training import precision
 from pyromodels.inference.training.checkpoint import Checkpoint
+from pyromodels.inference.training.epochs import EpochTraining
 from pyromodels.inference.training.fit import FitError, fit
 from pyromodels.inference.training.options import FitOptions, Weights
 from pyromodels.inference.training.precision import Precision, has_bf16
-from pyromodels.inference.training.training import EpochTraining
 from pyromodels.models.dvae import DynamicalVAE
 
 OPTIONS = FitOptions(epochs=3, batch_size=4, learning_rate=0.01, autocast="bf16", seed=2)
