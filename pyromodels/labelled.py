@@ -58,8 +58,18 @@ class LabelledSequences:
     def __getitem__(self, rows: Tensor) -> "LabelledSequences":
         """Return some of them, cut at the longest."""
         lengths = self.lengths[rows]
-        longest = int(lengths.max()) if len(lengths) else self.x.shape[1]
-        return LabelledSequences(self.x[rows, :longest], lengths, self.labels[rows])
+        return self.cut(rows, int(lengths.max()) if len(lengths) else self.x.shape[1])
+
+    def cut(self, rows: Tensor, longest: int) -> "LabelledSequences":
+        """Return some of them, none longer than so many frames; asks the device nothing.
+
+        They were checked as a whole: a check waits for the device, at every step of a training.
+        """
+        some = object.__new__(LabelledSequences)
+        parts = {"x": self.x[rows, :longest], "lengths": self.lengths[rows]}
+        for name, value in {**parts, "labels": self.labels[rows]}.items():
+            object.__setattr__(some, name, value)
+        return some
 
     @property
     def mask(self) -> Tensor:  # shape: (n, T)

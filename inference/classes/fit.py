@@ -173,7 +173,7 @@ class ClassTraining:
         for group in self.adam.param_groups:
             group["lr"] = options.rate(self.num_done)
         rows = torch.tensor(self.next_rows())
-        some = self.train[rows.flatten()]
+        some = self.train.cut(rows.flatten(), int(self.lengths[rows].max()))
         x = some.x
         if options.input_noise:
             x = x + options.input_noise * torch.randn_like(x)
@@ -188,15 +188,17 @@ class ClassTraining:
         objective = loss.sum() + options.discriminative * len(loss) * confusion
         self.adam.zero_grad(set_to_none=True)
         objective.backward()
-        norm = self._scale_gradients()
-        if not torch.isfinite(norm[self._networks(self.going_on)]).all():
+        norms = self._scale_gradients()
+        # one transfer for both, which is the update's only wait for the device
+        loss, norms = torch.cat((loss.detach(), norms)).cpu().split((len(loss), len(norms)))
+        if not torch.isfinite(norms[self._networks(self.going_on)]).all():
             raise FitError(
                 f"the gradient is not finite at update {self.num_done + 1}: minus nats a frame "
                 f"of every class {loss.tolist()}{guilty_parameter(self.named)}"
             )
         self.adam.step()
         self.num_done += 1
-        return loss.detach().cpu()
+        return loss
 
     def _scale_gradients(self) -> Tensor:  # shape: (networks,)
         """Scale the gradient of each network down to the norm; return the norms before."""

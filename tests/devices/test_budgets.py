@@ -12,13 +12,16 @@ import torch
 from pretend import NAME, Watched
 
 from pyromodels.batch import SequenceBatch
+from pyromodels.dynamics.tvgmm import TVGMM
 from pyromodels.dynamics.tvnf import TVNF
 from pyromodels.experiments.demonstrations.device_cases import engine_of, mixture
 from pyromodels.experiments.speech.training import SpeechLoss
 from pyromodels.guides.amortised import Amortised
+from pyromodels.inference.classes.fit import ClassOptions, ClassTraining
 from pyromodels.inference.objectives.path_elbo import PathELBO
 from pyromodels.inference.training.epochs import EpochTraining
 from pyromodels.inference.training.options import FitOptions
+from pyromodels.labelled import LabelledSequences
 from pyromodels.models.dvae import DynamicalVAE
 from pyromodels.registry import DYNAMICS
 
@@ -82,6 +85,22 @@ def test_a_step_of_a_fit_waits_once():
             training.advance()
             waits.append(seen.waits.total())
     assert waits[0] - waits[1] == 2  # of four steps and of two, with one validation
+
+
+@pytest.mark.parametrize("discriminative", [0.0, 0.5])
+def test_an_update_of_class_densities_waits_once(discriminative):
+    """Losses and norms of the gradients of all classes come in one transfer."""
+    torch.manual_seed(0)
+    lengths, labels = torch.tensor([5, 4, 3, 5, 2, 5, 4, 5]), torch.tensor([0, 1] * 4)
+    options = ClassOptions(updates=2, batch_size=2, discriminative=discriminative)
+    with Watched() as seen:
+        densities = TVGMM(source_dim=4, past_dim=5, num_members=2).to(NAME)
+        data = LabelledSequences(torch.randn(8, 5, 4), lengths, labels).to(NAME)
+        training = ClassTraining(densities, data, data, options)
+        training.update()
+        seen.reset()
+        training.update()
+    assert seen.waits.total() == 1, seen.waits
 
 
 def test_a_step_of_tvnf_neither_waits_nor_uploads():
