@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pyromodels.errors import mismatch
 from pyromodels.experiments.classification.table_models import Variant
-from pyromodels.experiments.harness.devices import default_device
+from pyromodels.experiments.harness.devices import add_device_argument
 from pyromodels.experiments.harness.plain_tables import Plain
 from pyromodels.experiments.runs.runner import add_settings
 from pyromodels.experiments.runs.spec import Spec, make_spec
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=int, default=1, help="of torch on a CPU")
     add("--resume", action="store_true", help="continue an interrupted training")
     add_settings(parser)
-    parser.set_defaults(device=default_device())
+    add_device_argument(parser)
 
 
 def data_of(args: argparse.Namespace) -> Plain:

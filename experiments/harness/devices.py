@@ -13,14 +13,14 @@ OPTION = "--device"
 
 
 def default_device() -> str:
-    """Name the device of whoever says nothing: a GPU where there is one, else the CPU."""
+    """Name the device of whatever says none, a command or a spec: a GPU where there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def add_device_argument(parser: argparse.ArgumentParser, *, of_spec: bool = False) -> None:
-    """Declare `--device`, a name for `use_device`; None where a spec says it and nobody else."""
-    default = None if of_spec else default_device()
-    words = "in place of the spec's" if of_spec else "default: a GPU where there is one"
+    """Declare `--device`, a name for `use_device`; None where the spec may say one."""
+    default, before = (None, "the spec's, else ") if of_spec else (default_device(), "")
+    words = f"default: {before}a GPU where there is one"
     parser.add_argument(OPTION, default=default, help=f"cpu, cuda, cuda:1, ...; {words}")
 
 

@@ -27,14 +27,14 @@ from pyromodels.experiments.harness.plain_tables import (
 from pyromodels.experiments.harness.records import replacing
 from pyromodels.experiments.runs.cells import Cell, format_cells
 from pyromodels.experiments.runs.compare_figure import plot_cells
-from pyromodels.experiments.runs.runner import add_settings, run_spec
+from pyromodels.experiments.runs.runner import add_spec, run_spec
 from pyromodels.experiments.runs.spec import Spec, make_spec, read_table
 from pyromodels.inference.training.progress import progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("spec", help="a TOML file, or the name of a shipped spec")
+    add_spec(parser)
     parser.add_argument(
         "--vary",
         action="append",
@@ -42,7 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=A,B,...",
         help="e.g. model.prior.dynamics=srnn,linear or inference=vem,svi; several multiply",
     )
-    add_settings(parser)
     parser.add_argument("--seeds", type=int, default=3, help="runs of a cell (default: 3)")
     parser.add_argument("--out", type=Path, help="folder for the results (default: runs/...)")
 

@@ -5,15 +5,14 @@ import argparse
 from pyromodels.experiments.harness.adequacy_report import add_options, check_options, write_report
 from pyromodels.experiments.harness.experiment import experiment
 from pyromodels.experiments.runs.build import build
-from pyromodels.experiments.runs.runner import add_settings
+from pyromodels.experiments.runs.runner import add_spec
 from pyromodels.experiments.runs.spec import load_spec
 from pyromodels.inference.adequacy.report import guide_report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("spec", help="a TOML file, or the name of a shipped spec")
-    add_settings(parser)
+    add_spec(parser)
     add_options(parser)
 
 

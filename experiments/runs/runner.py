@@ -19,8 +19,7 @@ from pyromodels.experiments.runs.spec import Spec, load_spec, make_spec, read_ta
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("spec", help="a TOML file, or the name of a shipped spec")
-    add_settings(parser)
+    add_spec(parser)
     parser.add_argument("--seed", type=int, help="in place of the spec's")
     add_results(parser)
 
@@ -32,8 +31,15 @@ def add_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-plots", action="store_true", help="write no figures")
 
 
+def add_spec(parser: argparse.ArgumentParser) -> None:
+    """Declare which spec, and what changes it: `--set` and `--device`."""
+    parser.add_argument("spec", help="a TOML file, or the name of a shipped spec")
+    add_settings(parser)
+    add_device_argument(parser, of_spec=True)
+
+
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Declare `--set` and `--device`."""
+    """Declare `--set`."""
     parser.add_argument(
         "--set",
         action="append",
@@ -42,7 +48,6 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         dest="settings",
         help="change the spec, e.g. model.prior.dynamics.name=linear; may be repeated",
     )
-    add_device_argument(parser, of_spec=True)
 
 
 def main(args: argparse.Namespace) -> int:

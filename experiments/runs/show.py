@@ -15,7 +15,7 @@ from torch import nn
 
 from pyromodels.experiments.harness.experiment import experiment
 from pyromodels.experiments.runs.build import build
-from pyromodels.experiments.runs.runner import add_settings
+from pyromodels.experiments.runs.runner import add_spec
 from pyromodels.experiments.runs.spec import load_spec
 
 
@@ -42,8 +42,7 @@ class Site(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("spec", help="a TOML file, or the name of a shipped spec")
-    add_settings(parser)
+    add_spec(parser)
     parser.add_argument("--python", action="store_true", help="print the run as plain Python")
 
 

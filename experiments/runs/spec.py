@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pyromodels.errors import SpecError, mismatch, shown, unknown
+from pyromodels.experiments.harness.devices import default_device
 from pyromodels.experiments.harness.experiment import experiment
 from pyromodels.experiments.harness.plain_tables import Plain, override, plain
 from pyromodels.experiments.runs.shipped import shipped_folder, shipped_specs
@@ -34,8 +35,8 @@ class Spec:
         name: what the run is called; the file's name where it came from a file.
         seed: of everything random; also of data that can be seeded, unless `data.seed` is given.
         dtype: precision of model and inference; None is the experiment's own.
-        device: where model and inference run: cpu, cuda, cuda:1, ...; figures of another device
-            agree up to rounding only, so that none is ever chosen by itself.
+        device: where model and inference run: cpu, cuda, cuda:1, ...; None is a GPU where there is
+            one. Figures of another device agree up to rounding only.
         data: the data set, as the experiment's table of that name has read it; here and below
             None is the experiment's default.
         model: the program and what it needs beside the data.
@@ -51,7 +52,7 @@ class Spec:
     name: str = "run"
     seed: int = 0
     dtype: Literal["float32", "float64"] | None = None
-    device: str = "cpu"
+    device: str | None = None
     data: Any = None
     model: Any = None
     guide: Any = None
@@ -67,6 +68,7 @@ class Spec:
         task = experiment(self.experiment)
         set_field = object.__setattr__  # of a frozen dataclass
         set_field(self, "dtype", self.dtype or task.dtype)
+        set_field(self, "device", default_device() if self.device is None else self.device)
         for part in TABLES:
             if part in task.tables:
                 set_field(self, part, task.tables[part].read(getattr(self, part), part))

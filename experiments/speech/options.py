@@ -9,7 +9,7 @@ from pyromodels.errors import SpecError
 from pyromodels.experiments.datasets import DATASETS
 from pyromodels.experiments.datasets.speech.corpora import with_tests
 from pyromodels.experiments.datasets.speech.recordings import SpeechData
-from pyromodels.experiments.harness.devices import default_device
+from pyromodels.experiments.harness.devices import add_device_argument
 from pyromodels.experiments.harness.plain_tables import Plain
 from pyromodels.experiments.runs.runner import add_settings
 from pyromodels.experiments.runs.spec import Spec, make_spec, read_table
@@ -57,7 +57,7 @@ def add_training(parser: argparse.ArgumentParser, *, several: bool = False) -> N
     add("--threads", type=int, default=1, help="of torch on a CPU")
     add("--max-seconds", type=float, help="of training")
     add_settings(parser)
-    parser.set_defaults(device=default_device())
+    add_device_argument(parser)
 
 
 def add_resume(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from pyromodels.experiments.command import cli, doctor
 from pyromodels.experiments.harness.devices import use_device
+from pyromodels.experiments.runs.spec import load_spec
 from pyromodels.inference.training.precision import Precision, allow_tf32
 
 COMPUTING = {
@@ -19,8 +20,11 @@ COMPUTING = {
     ("bench", "dvae"), ("bench", "tvnf"), ("bench", "mot"), ("bench", "vem"),
     ("bench", "mot-stopping"), ("bench", "gpu"),
 }
-NEEDED = ["--weights", "no-such-file"]
-"""Of commands that ask for weights: the device is refused before they are looked for."""
+OF_SPECS = {("run", "spec"), ("compare", ""), ("show", ""), ("report", "spec")}
+"""Where the spec may say the device, and `--device` stands in place of that."""
+COMPUTING |= OF_SPECS
+NEEDED = {"weights": ["--weights", "no-such-file"], "spec": ["tracking"]}
+"""What commands ask for: the device is refused before weights are looked for."""
 
 
 def options(command: tuple[str, str]) -> argparse.ArgumentParser:
@@ -43,8 +47,9 @@ def test_every_command_refuses_a_device_in_one_line(
 ):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.chdir(tmp_path)
-    asks = any(action.required for action in options(command)._actions)
-    argv = [*command, "--device", name, *(NEEDED if asks else [])]
+    asked = [action.dest for action in options(command)._actions if action.required]
+    needed = [word for what in asked for word in NEEDED[what]]
+    argv = [*filter(None, command), *needed, "--device", name]
     assert cli.main(argv) == 2
     said = capsys.readouterr()
     assert said.err.startswith(f"pyromodels: error: {words}")
@@ -55,8 +60,18 @@ def test_every_command_refuses_a_device_in_one_line(
 @pytest.mark.parametrize("there", [False, True])
 def test_the_default_is_a_gpu_where_there_is_one(there, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
-    defaults = {options(command).get_default("device") for command in COMPUTING}
-    assert defaults == {"cuda" if there else "cpu"}
+    expected = "cuda" if there else "cpu"
+    for command in COMPUTING:
+        said = options(command).get_default("device")
+        if command in OF_SPECS:
+            assert said is None
+        assert load_spec("tracking", device=said).device == expected
+
+
+def test_a_spec_that_says_a_device_keeps_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert load_spec("tracking", settings=["device=cpu"]).device == "cpu"
+    assert load_spec("tracking", settings=["device=cpu"], device="cuda:1").device == "cuda:1"
 
 
 def test_a_gpu_that_is_not_there_is_told_from_those_that_are(monkeypatch):

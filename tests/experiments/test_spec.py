@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyromodels.errors import SpecError
+from pyromodels.experiments.harness.devices import default_device
 from pyromodels.experiments.harness.plain_tables import override, parse_value, split_values
 from pyromodels.experiments.harness.records import to_toml
 from pyromodels.experiments.runs.compare import parse_axis
@@ -94,7 +95,7 @@ def test_a_spec_says_its_experiment():
 
 
 def test_a_spec_is_on_the_processor_until_it_says_otherwise():
-    assert tracking({}).to_table()["device"] == "cpu"
+    assert tracking({}).to_table()["device"] == default_device()
     assert make_spec({"experiment": "tracking"}, [], device="cuda:1").device == "cuda:1"
 
 
