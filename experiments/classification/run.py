@@ -56,9 +56,9 @@ def main(args: argparse.Namespace) -> int:
         print(rows.row(model.label, judged[model.label].figures), flush=True)
     for name, figure in decisions(judged, given).items():
         save(figure, run.path / f"{name}.png")
+    table = rows.of_sources(given) | {label: made.figures for label, made in judged.items()}
     run.write_metrics({
-        f"{label}/{key}": value for label, made in judged.items()
-        for key, value in made.figures.items()
+        f"{label}/{key}": value for label, row in table.items() for key, value in row.items()
     })
     print(f"\nfigures and likelihoods: {run.path}")
     return 0

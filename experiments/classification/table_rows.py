@@ -27,12 +27,17 @@ def describe(problem: Problem) -> str:
 
 def header(problem: Problem) -> str:
     """Return the headings and, where they are known, the figures of the sources themselves."""
-    lines = [heading(COLUMNS, **WIDTHS)]
-    if problem.bayes is not None:
-        best = {"accuracy": problem.bayes.accuracy,
-                "nats_per_frame_recorded": problem.bayes.nats_per_frame}
-        lines.append(row("the sources themselves", best))
-    return "\n".join(lines)
+    known = [row(label, figures) for label, figures in of_sources(problem).items()]
+    return "\n".join([heading(COLUMNS, **WIDTHS), *known])
+
+
+def of_sources(problem: Problem) -> dict[str, dict[str, float]]:
+    """Return the row of the sources themselves, by its label, where it is known."""
+    if problem.bayes is None:
+        return {}
+    best = {"accuracy": problem.bayes.accuracy,
+            "nats_per_frame_recorded": problem.bayes.nats_per_frame}
+    return {"the sources themselves": best}
 
 
 def row(label: str, figures: Mapping[str, float]) -> str:

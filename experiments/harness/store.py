@@ -8,7 +8,9 @@ data. The same of it finds them again, whichever command asks; anything else tra
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +23,11 @@ from pyromodels.inference.training import distributed
 from pyromodels.inference.training.checkpoint import remove_checkpoints
 from pyromodels.inference.training.seeding import seed_all
 from pyromodels.registry import DYNAMICS
+
+try:
+    import fcntl
+except ImportError:  # Windows has none: there two commands may train the same weights at once
+    fcntl = None
 
 MadeBy = Mapping[str, Any]
 """Plain data that determines weights: "prior", its spec, and whatever else they depend on."""
@@ -86,7 +93,8 @@ def find_or_train(
 ) -> Trained:
     """Return weights, trained now unless the same has made them before.
 
-    Of several processes all call this with the same arguments; the first one writes.
+    Of several processes all call this with the same arguments; the first one writes. Two commands
+    that ask for the same weights share their training: one trains, the other waits and finds them.
 
     Args:
         made_by: what determines the weights, the seed and a fingerprint of the data included.
@@ -97,9 +105,23 @@ def find_or_train(
         folder: in place of the store's own.
     """
     folder = folder or place_of(made_by)
-    found = distributed.from_first(find(made_by, folder) if distributed.is_first() else None)
-    if found is not None and not (resume and found.record.get("stopped") == "time"):
-        return found._replace(prior=found.prior.to(device))
+
+    def found() -> Trained | None:
+        made = distributed.from_first(find(made_by, folder) if distributed.is_first() else None)
+        if made is None or (resume and made.record.get("stopped") == "time"):
+            return None
+        return made._replace(prior=made.prior.to(device))
+
+    if made := found():
+        return made
+    with _locked(folder):
+        return found() or _trained(made_by, train, seed, device, folder)
+
+
+def _trained(
+    made_by: MadeBy, train: Train, seed: int, device: str | torch.device, folder: Path
+) -> Trained:
+    """Train fresh weights into a folder."""
     seed_all(seed)
     prior = DYNAMICS.build(made_by["prior"]).to(device)
     checkpoints = folder / "checkpoints"
@@ -113,3 +135,19 @@ def find_or_train(
         if came_of_it.get("stopped") != "time":
             remove_checkpoints(checkpoints)
     return Trained(prior.eval(), json.loads(json.dumps(record)), history, folder)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Be the only command that trains into a folder; wait for another one. A crash unlocks."""
+    if fcntl is None or not distributed.is_first():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting: another process trains {folder}", file=sys.stderr, flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -69,6 +69,9 @@ def test_run_writes_figures_numbers_and_likelihoods(tmp_path, capsys):
                  "tvnf_tied/weights.safetensors", "spec.toml", "environment.json"):
         assert (tmp_path / name).is_file(), name
     found = numbers(tmp_path)
+    best = hidden_markov_sources(**SIZES).bayes
+    assert found["the sources themselves/accuracy"] == best.accuracy
+    assert found["the sources themselves/nats_per_frame_recorded"] == best.nats_per_frame
     assert found["hidden Markov, 3 states/accuracy"] > 80
     assert 0 <= found["TVGMM, M = 1/strangers"] <= 1
     data = load(tmp_path / "tvgmm1" / "likelihoods.nc")

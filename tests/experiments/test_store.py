@@ -1,6 +1,9 @@
 """The store of trained weights: found by what made them, trained where they are not."""
 
+import contextlib
+import io
 import json
+import threading
 
 import pytest
 import torch
@@ -83,6 +86,30 @@ def test_a_training_cut_short_is_gone_on_with_where_asked(made_by):
     for resume, stopped in ((False, "time"), (False, "time"), (True, "epochs"), (True, "epochs")):
         find_or_train(made_by, training(calls, stopped), seed=1, resume=resume)
     assert len(calls) == 2  # the first, and the one that went on
+
+
+def test_of_two_commands_that_ask_at_once_one_trains_and_the_other_waits(made_by):
+    calls, found = [], []
+    train, asked = training(calls), threading.Event()
+
+    def slow(prior, checkpoints):
+        second.start()
+        assert asked.wait(30)
+        return train(prior, checkpoints)
+
+    class Told(io.StringIO):
+        def write(self, text):
+            asked.set()
+            return super().write(text)
+
+    def ask():
+        with contextlib.redirect_stderr(Told()):
+            found.append(find_or_train(made_by, training(calls), seed=1))
+
+    second = threading.Thread(target=ask)
+    first = find_or_train(made_by, slow, seed=1)
+    second.join(30)
+    assert len(calls) == 1 and torch.equal(weights(first.prior), weights(found[0].prior))
 
 
 def test_weights_that_are_not_those_of_their_record_are_refused(made_by):
