@@ -1,7 +1,7 @@
 """Coordinate ascent with the interface of SVI: `step(batch) -> loss`, `evaluate_loss(batch)`."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +12,37 @@ from pyromodels.guides.free_form import FreeForm
 from pyromodels.inference.objectives.closed_form import Bound, BoundParts
 
 
-class Update(Protocol):
+class Update:
     """One step of coordinate ascent: it moves one factor, or parameter, to where the bound is best.
 
-    An update that leaves the model as it is may say so by `changes_model = False`, and return the
-    parts of the bound that it has computed on its way: `step` then need not compute them again. One
-    that has a state of its own gives it as `state_dict` and takes it by `load_state_dict`.
+    A plain function of model, guide and batch will do. What else an update may say has a default
+    here, which a class of its own overrides.
     """
 
+    changes_model: ClassVar[bool] = True
+    """Whether it may change the model: parts of the bound that are known are then known no more."""
+
     def __call__(self, model: Any, guide: Any, batch: Any) -> BoundParts | None:
-        """Change the guide or the model in place."""
+        """Change the guide or the model in place; return parts of the bound that are known then."""
+        raise NotImplementedError(f"{type(self).__name__} states no `__call__`")
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the state that it has of its own."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+
+
+class FunctionUpdate(Update):
+    """A function as an update."""
+
+    def __init__(self, function: Callable[[Any, Any, Any], BoundParts | None]) -> None:
+        self.function = function
+
+    def __call__(self, model: Any, guide: Any, batch: Any) -> BoundParts | None:
+        """Call it."""
+        return self.function(model, guide, batch)
 
 
 class CoordinateAscent:
@@ -51,7 +72,7 @@ class CoordinateAscent:
         self,
         model: nn.Module,
         guide: FreeForm,
-        updates: Sequence[Update],
+        updates: Sequence[Callable[[Any, Any, Any], BoundParts | None]],
         *,
         bound: Bound,
         depends_on: Mapping[str, Collection[str]] | None = None,
@@ -59,7 +80,8 @@ class CoordinateAscent:
     ) -> None:
         if not 0 < damping <= 1:
             raise ValueError(mismatch("damping", given=damping, expected="a number in (0, 1]"))
-        self.model, self.guide, self.updates = model, guide, list(updates)
+        self.model, self.guide = model, guide
+        self.updates = [u if isinstance(u, Update) else FunctionUpdate(u) for u in updates]
         self.bound, self.depends_on, self.damping = bound, dict(depends_on or {}), damping
 
     @torch.no_grad()
@@ -75,7 +97,7 @@ class CoordinateAscent:
                 guide.damp(before, self.damping)
                 parts = {}
             changed = guide.changed_since(before)
-            if getattr(update, "changes_model", True):
+            if update.changes_model:
                 known = {}
             known = {name: part for name, part in known.items() if self._holds(name, changed)}
             known |= parts
@@ -145,7 +167,6 @@ class CoordinateAscent:
             )
 
     def _holders(self) -> dict[str, Any]:
-        """All that has a state, by name."""
-        numbered = {f"update{i}": update for i, update in enumerate(self.updates)}
-        updates = {name: u for name, u in numbered.items() if hasattr(u, "state_dict")}
+        """All that may have a state, by name."""
+        updates = {f"update{i}": update for i, update in enumerate(self.updates)}
         return {"guide": self.guide, "model": self.model, **updates}

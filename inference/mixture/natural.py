@@ -31,12 +31,13 @@ from pyromodels.distributions.chain import (
 from pyromodels.distributions.message import GaussianMessage
 from pyromodels.guides.damping import damped_assignment, damped_sources
 from pyromodels.guides.mean_field import MeanField
+from pyromodels.inference.engines.coordinate_ascent import Update
 from pyromodels.inference.mixture.bound import expected_log_joint
 from pyromodels.models.mixdvae import MixDVAE
 
 
 @dataclass
-class NaturalAssignment:
+class NaturalAssignment(Update):
     """E-W as a natural-gradient step; mu are the responsibilities.
 
     Args:
@@ -57,7 +58,7 @@ class NaturalAssignment:
 
 
 @dataclass
-class NaturalSources:
+class NaturalSources(Update):
     r"""E-S as a natural-gradient step; mu are E[s_t], E[s_t s_t'] and E[s_t s_{t+1}'].
 
     Args:

@@ -29,7 +29,5 @@ def keep_best(
         )
     # argmax takes NaN for the largest: a start whose bound is no number is never kept
     best = elbo.nan_to_num(nan=-torch.inf).argmax(0)
-    rows = best * elbo.shape[1] + torch.arange(elbo.shape[1], device=elbo.device)
-    for name, value in list(guide.named_buffers(recurse=False)):
-        setattr(guide, name, value[rows])
+    guide.keep(best * elbo.shape[1] + torch.arange(elbo.shape[1], device=elbo.device))
     return Restarts(elbo, best)

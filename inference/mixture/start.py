@@ -54,9 +54,11 @@ def online_start(
     if prior is not model.prior:
         SourceUpdate()(online, smoothed, seen)
         positions = _positions(smoothed.sources)
-        loc = guide.sources.loc_blocks.clone()
-        loc[..., :1] = positions.loc_blocks
-        guide.loc = loc
+        start = guide.sources
+        loc = torch.cat((positions.loc_blocks, start.loc_blocks[..., 1:]), -1)
+        guide.sources = GaussianChain(
+            loc, start.innovation, start.gain, covariance=start.covariance
+        )
     if model.prior.has_gaussian_message:
         SourceUpdate()(model, guide, batch)
     else:

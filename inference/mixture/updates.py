@@ -17,6 +17,7 @@ from pyromodels.distributions.visibility import posterior_chain
 from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.errors import mismatch
 from pyromodels.guides.mean_field import MeanField
+from pyromodels.inference.engines.coordinate_ascent import Update
 from pyromodels.inference.mixture.bound import assignment_part, expected_log_joint
 from pyromodels.inference.mixture.moments import step_second_moment
 from pyromodels.inference.objectives.closed_form import BoundParts
@@ -25,7 +26,7 @@ from pyromodels.models.mixdvae import MixDVAE
 
 
 @dataclass
-class AssignmentUpdate:
+class AssignmentUpdate(Update):
     r"""E-W: q(w_tk = n) ∝ p(w_tk = n) exp E_q(s)[log N(o_tk; P s_tn, Phi_tk)]      (3.24-3.25)
 
     Args:
@@ -60,7 +61,7 @@ class AssignmentUpdate:
 
 
 @dataclass
-class SourceUpdate:
+class SourceUpdate(Update):
     """E-S: q(s) ∝ message × observations, soft-assigned.
 
     A message without transitions makes this eq. 3.18-3.19, frame by frame; one with transitions
@@ -98,8 +99,8 @@ class SourceUpdate:
         """Set the guide's sources."""
         loc = guide.sources.loc
         noise = None
-        if self.generator is not None and (latent := getattr(model.prior, "latent_dim", 0)):
-            shape = (*loc.shape[:-1], latent)
+        if self.generator is not None and model.prior.latent_dim:
+            shape = (*loc.shape[:-1], model.prior.latent_dim)
             noise = torch.randn(shape, generator=self.generator, dtype=loc.dtype, device=loc.device)
         message = model.prior.gaussian_message(loc, anchor=batch.anchor, z_noise=noise)
         if self.history == "fixed":
@@ -110,7 +111,7 @@ class SourceUpdate:
         return {"sources": -divergence.sum(1)} if exact else None
 
 
-class VisibilityUpdate:
+class VisibilityUpdate(Update):
     """E-V: q(v_n) by forward-backward over the expected detections of each source and frame."""
 
     changes_model: ClassVar[bool] = False
@@ -129,7 +130,7 @@ class VisibilityUpdate:
 
 
 @dataclass
-class ProcessNoiseUpdate:
+class ProcessNoiseUpdate(Update):
     r"""M: the process noise of a linear-Gaussian prior and a sequence, at its posterior mode.
 
         std^2 = (\sum_{n,t} E[r_t^2] / unit^2 + strength * std_0^2) / (N (T - 1) + strength)
@@ -162,7 +163,7 @@ class ProcessNoiseUpdate:
         prior.process_std = (total / weight).sqrt()
 
 
-class ObservationNoiseUpdate:
+class ObservationNoiseUpdate(Update):
     r"""M: the scale of Phi, from eq. 3.26 pooled over observations instead of one Phi_tk for each.
 
     Departure: a covariance estimated from a single observation is unreliable (thesis 3.3.4, 4.4.3).
@@ -186,7 +187,7 @@ def observation_variance(model: MixDVAE, guide: MeanField, batch: MixtureBatch) 
     return (guide.assigned.unsqueeze(-1) * square).sum(-2)
 
 
-class FineTuneUpdate:
+class FineTuneUpdate(Update):
     """E-Z with fine-tuning: a gradient step on the prior's own bound (eq. 3.27) at a draw of q(s).
 
     Args:

@@ -60,6 +60,11 @@ class FreeForm(Guide, ABC):
             part._buffers[name] = value[index]
         return part
 
+    def keep(self, index: Tensor) -> None:
+        """Let go of all sequences but some, shape of `index` (B',)."""
+        for name, value in self._buffers.items():
+            setattr(self, name, value[index])
+
     def put(self, index: Tensor, part: Self) -> None:
         """Take over the factors of some sequences, as `rows` returned them."""
         for name, value in self._buffers.items():

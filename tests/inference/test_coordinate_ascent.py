@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pyromodels.guides.free_form import FreeForm
-from pyromodels.inference.engines.coordinate_ascent import CoordinateAscent
+from pyromodels.inference.engines.coordinate_ascent import CoordinateAscent, Update
 
 NOISE = 0.5
 X = torch.tensor([1.0, -2.0, 0.3])
@@ -130,7 +130,7 @@ def test_half_a_step_is_half_way_in_natural_parameters():
 
 
 
-class Settled:
+class Settled(Update):
     """An update that leaves the model as it is."""
 
     changes_model = False
