@@ -196,7 +196,7 @@ class FineTuneUpdate(Update):
     """
 
     def __init__(self, prior: torch.nn.Module, learning_rate: float = 1e-3) -> None:
-        if not hasattr(prior, "elbo"):
+        if not prior.has_elbo:
             raise TypeError(
                 f"FineTuneUpdate: a {type(prior).__name__} prior has no networks to tune; "
                 "expected a deep prior such as srnn or deep_ar"

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution
-from pyromodels.dynamics.base import SourcePrior, Statement
-from pyromodels.dynamics.unroll import Frame, unroll
-from pyromodels.emissions.base import Emission, make_emission, refuse_no_anchor
+from pyromodels.dynamics.base import EmittingPrior, Statement
+from pyromodels.dynamics.cell import Frame, unroll
+from pyromodels.emissions.base import Emission, make_emission
 from pyromodels.errors import SpecError, mismatch
 from pyromodels.networks.memory import Kind, Memory, make_memory
 from pyromodels.networks.side_by_side import check_members, from_members, to_members
@@ -29,7 +29,7 @@ OLD_NAMES = {
 
 
 @DYNAMICS.register("autoregressive")
-class Autoregressive(SourcePrior):
+class Autoregressive(EmittingPrior):
     r"""p(x) = \prod_t p(x_t | e_t), a memory times an emission.
 
         e_t = Phi(e_{t-1}, x_{t-1})            the memory
@@ -59,8 +59,6 @@ class Autoregressive(SourcePrior):
         torch.Size([20, 3])
     """
 
-    block_dim = 1
-    message_is_exact = False
     contract_specs: ClassVar[tuple[dict[str, Any], ...]] = (
         {"source_dim": 1, "past_dim": 3},
         {"source_dim": 2, "past_dim": 3, "past": "convolution", "emission": "spectral",
@@ -96,21 +94,6 @@ class Autoregressive(SourcePrior):
             source_dim, self.memory.dim + tied_dim, dims=decoder_dims, num_members=self.num_networks
         )
 
-    @property
-    def needs_anchor(self) -> bool:
-        """Whether its frames are increments."""
-        return self.emission.needs_anchor
-
-    @property
-    def takes_anchor(self) -> bool:
-        """Whether its trajectories can start at a Gaussian: a spectrogram cannot."""
-        return self.emission.takes_anchor
-
-    @property
-    def has_gaussian_message(self) -> bool:
-        """Whether its frames are Gaussian."""
-        return self.emission.has_gaussian_message
-
     # ---- all frames at once
 
     def summary(
@@ -135,7 +118,7 @@ class Autoregressive(SourcePrior):
         batch_shape: torch.Size | None = None,  # (*batch); None: that of s
     ) -> dist.TorchDistribution:  # batch (*batch, T), event (D,)
         """Return p(s_t | s_<t) of every frame; the anchor takes the place of the first."""
-        return self.head.laws(self.summary(s, batch_shape), history, anchor)
+        return self.head.conditionals(self.summary(s, batch_shape), history, anchor)
 
     # ---- frame by frame: members first, rows flat
 
@@ -214,7 +197,7 @@ class Autoregressive(SourcePrior):
             anchor: p(x_1) in place of the model's.
             mask: True where a frame counts.
         """
-        refuse_no_anchor(self.emission, anchor)
+        self.check_start(anchor)
         if batch_shape is None:
             several = torch.Size([self.num_members] if self.num_members > 1 else [])
             batch_shape = several if anchor is None else anchor.loc.shape[:-1]
@@ -279,7 +262,7 @@ class Autoregressive(SourcePrior):
                 sequence, that the memory is fed with the model's own detached prediction.
         """
         self.check(s, anchor)
-        refuse_no_anchor(self.emission, anchor)
+        self.check_start(anchor)
         fed, before = s if history is None else history, s
         if use_prediction > 0:
             fed = before = self.own_history(fed, probability=use_prediction, anchor=anchor)
@@ -347,8 +330,7 @@ class AutoregressivePath(PathDistribution):
         """Feed the model with what it draws."""
         first = None
         if self.anchor is not None:
-            loc, variance = (v.expand(*noise.shape[:-2], -1) for v in self.anchor)
-            first = loc + variance.sqrt() * noise[..., 0, : self.prior.source_dim]
+            first = self.anchor.driven(noise[..., 0, : self.prior.source_dim])
         frames = self.prior.unroll(noise, noise.shape[-2], s_noise=noise, first=first)
         return from_members(torch.stack([frame.s for frame in frames], 2), noise.shape[:-2])
 

@@ -1,4 +1,4 @@
-"""What MixDVAE asks of a prior over one source."""
+"""What MixDVAE asks of a prior over one source, and what an emission answers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution
+from pyromodels.emissions.base import Emission
 from pyromodels.errors import ShapeError, mismatch
 
 Statement = Callable[[str, PathDistribution], Tensor]
@@ -91,6 +92,25 @@ class SourcePrior(nn.Module, ABC):
             NotImplementedError: where `has_gaussian_message` is False.
         """
 
+    @property
+    def has_elbo(self) -> bool:
+        """Whether `elbo` exists: whether there are networks to train."""
+        return type(self).elbo is not SourcePrior.elbo
+
+    def elbo(
+        self,
+        s: Tensor,  # shape: (*batch, T, D)
+        *,
+        anchor: Anchor | None = None,
+        mask: Tensor | None = None,  # shape: broadcastable to (*batch, T)
+    ) -> Tensor:  # nats a sequence, shape: (*batch)
+        """Return a bound on log p(s), or log p(s) itself.
+
+        Raises:
+            NotImplementedError: where `has_elbo` is False.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no bound of its own")
+
     def check(
         self,
         s: Tensor,  # shape: (*batch, T, D)
@@ -113,4 +133,35 @@ class SourcePrior(nn.Module, ABC):
                     expected=f"(*batch, {self.source_dim})",
                     hint="An anchor has no time dimension.",
                 )
+            )
+
+
+class EmittingPrior(SourcePrior):
+    """A prior whose frames an emission says, which also says how they start."""
+
+    emission: Emission
+    block_dim = 1
+    message_is_exact = False
+
+    @property
+    def needs_anchor(self) -> bool:
+        """Whether its frames are increments."""
+        return self.emission.needs_anchor
+
+    @property
+    def takes_anchor(self) -> bool:
+        """Whether its trajectories can start at a Gaussian: a spectrogram cannot."""
+        return self.emission.takes_anchor
+
+    @property
+    def has_gaussian_message(self) -> bool:
+        """Whether its frames are Gaussian."""
+        return self.emission.has_gaussian_message
+
+    def check_start(self, anchor: Anchor | None) -> None:
+        """Raise where frames cannot say where a trajectory starts and nobody else does."""
+        if anchor is None and self.needs_anchor:
+            hint = "A model of increments says how a trajectory moves, not where it starts."
+            raise ShapeError(
+                mismatch("anchor", given=None, expected="p(s_1), an Anchor", hint=hint)
             )

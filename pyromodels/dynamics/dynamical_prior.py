@@ -12,19 +12,23 @@ from torch.distributions import kl_divergence
 
 from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution, diagonal_normal
-from pyromodels.dynamics.base import SourcePrior, Statement
-from pyromodels.dynamics.cell import Cell
-from pyromodels.dynamics.feedback import frames_of_its_own, predictions
-from pyromodels.dynamics.latent_paths import EncoderPath, LatentPaths, gaussian
-from pyromodels.dynamics.unroll import unroll
-from pyromodels.emissions.base import DecodedEmission, Emission, make_emission, refuse_no_anchor
+from pyromodels.dynamics.base import EmittingPrior, Statement
+from pyromodels.dynamics.cell import Cell, unroll
+from pyromodels.dynamics.latent_paths import (
+    EncoderPath,
+    LatentPaths,
+    frames_of_its_own,
+    gaussian,
+    predictions,
+)
+from pyromodels.emissions.base import DecodedEmission, Emission, make_emission
 from pyromodels.errors import SpecError, unknown
 from pyromodels.networks.encoders import Encoder, GloballyInferred, Inferred, make_encoder
 from pyromodels.networks.mlp import driven, rows
 from pyromodels.pyro_support.shared_work import once, one_evaluation
 
 
-class DynamicalPrior(SourcePrior):
+class DynamicalPrior(EmittingPrior):
     r"""A dynamical VAE, with w, a latent of the whole sequence, or without.
 
         p(s, z, w)   = p(w) \prod_t p(z_t | s_{<t}, z_{<t}, w) p(s_t | s_{<t}, z_{<=t}, w)
@@ -52,8 +56,6 @@ class DynamicalPrior(SourcePrior):
         torch.Size([3, 5, 2])
     """
 
-    block_dim = 1
-    message_is_exact = False
     sizes: ClassVar[dict[str, dict[str, Any]]] = {}
     """Keyword arguments by the name of a size: "paper" as published, "small" for two CPU cores."""
 
@@ -94,21 +96,6 @@ class DynamicalPrior(SourcePrior):
         if size not in cls.sizes:
             raise SpecError(unknown(f"size of {cls.__name__}", given=size, known=cls.sizes))
         return cls(**{**cls.sizes[size], **keywords})
-
-    @property
-    def needs_anchor(self) -> bool:
-        """Whether its frames are increments."""
-        return self.emission.needs_anchor
-
-    @property
-    def takes_anchor(self) -> bool:
-        """Whether its frames are Gaussian: a spectrogram starts wherever its model says."""
-        return self.emission.takes_anchor
-
-    @property
-    def has_gaussian_message(self) -> bool:
-        """Whether its frames are Gaussian."""
-        return self.emission.has_gaussian_message
 
     @property
     def feeds_back(self) -> bool:
@@ -200,9 +187,9 @@ class DynamicalPrior(SourcePrior):
             use_prediction: probability, at every frame of every trajectory, that the networks are
                 fed with the model's own prediction in place of s_t (scheduled sampling).
             prediction_hops: through how many predictions in a row a gradient passes; see
-                `pyromodels.dynamics.feedback`. 0: none, as published.
+                `feed_back`. 0: none, as published.
         """
-        refuse_no_anchor(self.emission, anchor)
+        self.check_start(anchor)
         if batch_shape is None:
             batch_shape = torch.Size() if anchor is None else anchor.loc.shape[:-1]
         return LatentPaths(
@@ -316,22 +303,11 @@ class DynamicalPrior(SourcePrior):
         if self.global_dim:
             q_w = self.global_posterior(fed, mask=mask)
             w = q_w.rsample() if w_noise is None else q_w.mean + q_w.stddev * w_noise
-            bound = self.given(w)._bound(s, fed, anchor, mask, use_prediction, kl_weight, z_noise)
+            bound = self.given(w).elbo(
+                s, anchor=anchor, mask=mask, history=history, use_prediction=use_prediction,
+                kl_weight=kl_weight, z_noise=z_noise,
+            )
             return bound - kl_weight * kl_divergence(q_w, self.global_prior())
-        return self._bound(s, fed, anchor, mask, use_prediction, kl_weight, z_noise)
-
-    @one_evaluation()
-    def _bound(
-        self,
-        s: Tensor,
-        fed: Tensor,
-        anchor: Anchor | None,
-        mask: Tensor | None,
-        use_prediction: float,
-        kl_weight: float,
-        z_noise: Tensor | None,
-    ) -> Tensor:
-        """Return the bound on log p(s | w)."""
         if z_noise is None:
             z_noise = torch.randn((*s.shape[:-1], self.latent_dim), dtype=s.dtype, device=s.device)
         q, past = self.infer(fed, noise=z_noise, mask=mask), s

@@ -1,18 +1,18 @@
-"""The path distributions of a dynamical VAE: q(z | s), and the pair p(z | s), p(s | z)."""
+"""The paths of a dynamical VAE: q(z | s), and z and s that drive each other, fed back or not."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyromodels.distributions.latent_and_source_paths import CoupledPaths, RollOut
 from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.path import PathDistribution, diagonal_normal
-from pyromodels.dynamics.feedback import Fed, feed_back, frames_of_its_own
-from pyromodels.dynamics.unroll import unroll
+from pyromodels.dynamics.cell import Frame, unroll
+from pyromodels.emissions.base import Outputs
 from pyromodels.networks.encoders import Encoder, Inferred
 from pyromodels.networks.mlp import rows
 
@@ -44,12 +44,48 @@ class EncoderPath(PathDistribution):
         return self._drawn.z
 
 
-class LatentPaths(CoupledPaths):
-    """p(z_t | s_<t, z_<t) and p(s_t | s_<t, z_<=t) of a `DynamicalPrior`.
+class RollOut(NamedTuple):
+    """A joint draw (z, s) from the prior."""
+
+    latent: Tensor  # z, shape: (*, T, L)
+    source: Tensor  # s, shape: (*, T, D)
+
+
+class LatentPaths:
+    r"""The two sites of a `DynamicalPrior`, whose trajectories are interleaved.
+
+    p(s, z) = \prod_t p(z_t | s_{<t}, z_{<t}) p(s_t | s_{<t}, z_{<=t})
+
+    Neither factor is a density over one whole trajectory before the other is known, yet Pyro runs
+    sites one after the other and asks for their densities after the run. A program writes
+
+        z = pyro.sample("z", pair.latent)
+        s = pyro.sample("s", pair.source(z))
+        pair.teach(s)
+
+    * Nothing known: drawing z rolls out both; the source site then returns the s that belongs to
+      it.
+    * z and s known (a guide's, under replay; conditioned): both are teacher-forced.
+    * z known, s not (resynthesis): s is rolled out frame by frame, driven by the given z.
+    * s known beforehand: say so, `teach(s)` before the first site; z is then drawn from
+      p(z_t | s_<t, z_<t). Pyro cannot know at the first site that a later one is conditioned: where
+      s is conditioned and z is neither given nor guided, z comes from a free roll-out. Its density,
+      and hence log p(z, s), is still evaluated for the actual s.
+
+    A pair serves one run of a program: make a new one each time.
 
     With `use_prediction`, draws and densities are those of networks that are fed with a history in
     which the model's own predictions stand in the place of some frames; one choice of frames serves
     a run. With probability 1 no frame that was drawn reaches a later one but through z.
+
+    Args:
+        prior: the model.
+        num_steps: T.
+        batch_shape: shape of independent trajectories.
+        anchor: p(s_1) in place of the model's.
+        mask: time mask, broadcastable to `batch_shape + (T,)`.
+        use_prediction: probability that a frame is fed back as it was predicted.
+        prediction_hops: see `feed_back`.
     """
 
     def __init__(
@@ -63,37 +99,48 @@ class LatentPaths(CoupledPaths):
         use_prediction: float = 0.0,
         prediction_hops: int | None = 0,
     ) -> None:
-        super().__init__(
-            batch_shape,
-            num_steps,
-            latent_dim=prior.latent_dim,
-            source_dim=prior.source_dim,
-            like=next(prior.parameters()) if anchor is None else anchor.loc,
-            mask=mask,
-        )
-        self.prior, self.anchor = prior, anchor
+        self.prior, self.num_steps, self.batch_shape = prior, num_steps, torch.Size(batch_shape)
+        self.anchor, self.mask = anchor, mask
+        self.like = next(prior.parameters()) if anchor is None else anchor.loc
         self.use_prediction = use_prediction if prior.reads_history else 0.0
         self.prediction_hops = prediction_hops
+        self.taught: Tensor | None = None
+        self.rolled_out: RollOut | None = None
         self._own: Tensor | None = None
         self._fed: Fed | None = None
 
-    def latent_conditionals(self, z: Tensor, s: Tensor) -> dist.TorchDistribution:
-        """Return p(z_t | s_<t, z_<t)."""
-        if self.use_prediction > 0:
-            return gaussian(*self.fed_back(z, s).latent)
-        return gaussian(*self.prior.cell.all_latents(z, self.prior.see(s)))
+    # ---- what a program samples
 
-    def source_conditionals(self, z: Tensor, s: Tensor) -> dist.TorchDistribution:
-        """Return p(s_t | s_<t, z_<=t)."""
-        if self.use_prediction > 0:
-            history, _, outputs = self.fed_back(z, s)
-        else:
-            history, outputs = s, self.prior.cell.all_outputs(z, self.prior.see(s), self.mask)
-        return as_wide(self.prior.emission.conditionals(outputs, history, self.anchor), s)
+    @property
+    def latent(self) -> PathDistribution:
+        """p(z_t | s_<t, z_<t), event (T, L)."""
+        return LatentPath(self)
 
-    def noise_of(self, law: dist.TorchDistribution, s: Tensor) -> Tensor:
-        """Return the noise that would have driven s."""
-        return self.prior.emission.noise_of(law, s)
+    def source(
+        self,
+        z: Tensor,  # shape: (*, T, L)
+    ) -> PathDistribution:
+        """Return p(s_t | s_<t, z_<=t), event (T, D)."""
+        return SourcePath(self, z)
+
+    def teach(
+        self,
+        s: Tensor,  # shape: (*, T, D)
+    ) -> None:
+        """Condition `latent` on the actual source trajectory from now on."""
+        self.taught = s
+
+    @property
+    def known_source(self) -> Tensor:  # shape: (*, T, D)
+        """The s that was taught, else the one rolled out."""
+        if self.taught is None and self.rolled_out is None:
+            raise RuntimeError(
+                "p(z | s) was asked for before s is known. Sample the source site, then call "
+                "teach(s)."
+            )
+        return self.rolled_out.source if self.taught is None else self.taught
+
+    # ---- all frames at once
 
     def fed_back(self, z: Tensor, s: Tensor) -> Fed:
         """Return the history the networks are fed with, and what they say of it."""
@@ -112,7 +159,13 @@ class LatentPaths(CoupledPaths):
             self._own = frames_of_its_own(s, self.use_prediction, self.anchor)
         return self._own
 
-    def roll_out_latent(self, noise: Tensor, s: Tensor) -> Tensor:
+    # ---- frame by frame
+
+    def roll_out_latent(
+        self,
+        noise: Tensor,  # shape: (*, T, L)
+        s: Tensor,  # shape: (*, T, D)
+    ) -> Tensor:  # z, shape: (*, T, L)
         """Return z driven by the noise, s given."""
         cell, wide = self.prior.cell, noise.shape[:-1]
         given = rows(s.expand(*wide, s.shape[-1]))
@@ -125,9 +178,17 @@ class LatentPaths(CoupledPaths):
         )
         return torch.stack([frame.z for frame in frames], 1).reshape(noise.shape)
 
-    def roll_out(self, z: Tensor, source_noise: Tensor, *, z_is_known: bool) -> RollOut:
+    def roll_out(
+        self,
+        z: Tensor,  # noise of z, or z itself where it is known; shape: (*, T, L)
+        source_noise: Tensor,  # shape: (*, T, D)
+        *,
+        z_is_known: bool,
+    ) -> RollOut:
         """Return z and s, interleaved frame by frame; all of z first where the decoder asks."""
-        cell = self.prior.cell
+        cell, first = self.prior.cell, None
+        if self.anchor is not None:
+            first = self.anchor.driven(source_noise[..., 0, :]).reshape(-1, source_noise.shape[-1])
         state = cell.start(source_noise.shape[:-2], source_noise)
         if cell.looks_ahead:
             if not z_is_known:  # p(z) reads no s: any will do
@@ -138,7 +199,7 @@ class LatentPaths(CoupledPaths):
             **{"z" if z_is_known else "z_noise": rows(z)},
             s_noise=rows(source_noise),
             own=self._rows_of_its_own(source_noise, source_noise.shape[:-1]),
-            first=None if self.anchor is None else self._first(source_noise[..., 0, :]),
+            first=first,
         )
         latents, sources = zip(*((frame.z, frame.s) for frame in frames), strict=True)
         return RollOut(
@@ -152,9 +213,160 @@ class LatentPaths(CoupledPaths):
             return None
         return rows(self.own(s).expand(*wide, 1))
 
-    def _first(self, noise: Tensor) -> Tensor:
-        loc, variance = self.anchor
-        return (loc + variance.sqrt() * noise).reshape(-1, noise.shape[-1])
+
+class LatentPath(PathDistribution):
+    """p(z_t | s_<t, z_<t) of a pair."""
+
+    def __init__(self, pair: LatentPaths) -> None:
+        taught = () if pair.taught is None else pair.taught.shape[:-2]
+        batch_shape = torch.broadcast_shapes(pair.batch_shape, taught)
+        size = (pair.num_steps, pair.prior.latent_dim)
+        super().__init__(batch_shape, *size, like=pair.like, mask=pair.mask)
+        self.pair = pair
+
+    def conditionals(self, value: Tensor) -> dist.TorchDistribution:
+        """Return p(z_t | s_<t, z_<t)."""
+        pair, s = self.pair, self.pair.known_source
+        if pair.use_prediction > 0:
+            return gaussian(*pair.fed_back(value, s).latent)
+        return gaussian(*pair.prior.cell.all_latents(value, pair.prior.see(s)))
+
+    def roll_out(self, noise: Tensor) -> Tensor:
+        """Return z; where s is unknown, draw its noise too and keep the joint roll-out."""
+        pair = self.pair
+        if pair.taught is not None:
+            return pair.roll_out_latent(noise, pair.taught)
+        source_noise = torch.randn(
+            (*noise.shape[:-1], pair.prior.source_dim), dtype=noise.dtype, device=noise.device
+        )
+        pair.rolled_out = pair.roll_out(noise, source_noise, z_is_known=False)
+        return pair.rolled_out.latent
+
+
+class SourcePath(PathDistribution):
+    """p(s_t | s_<t, z_<=t) of a pair, for one z."""
+
+    def __init__(self, pair: LatentPaths, z: Tensor) -> None:
+        batch_shape = torch.broadcast_shapes(pair.batch_shape, z.shape[:-2])
+        size = (pair.num_steps, pair.prior.source_dim)
+        super().__init__(batch_shape, *size, like=pair.like, mask=pair.mask)
+        self.pair, self.z = pair, z
+
+    def conditionals(self, value: Tensor) -> dist.TorchDistribution:
+        """Return p(s_t | s_<t, z_<=t)."""
+        pair, prior = self.pair, self.pair.prior
+        if pair.use_prediction > 0:
+            history, _, outputs = pair.fed_back(self.z, value)
+        else:
+            history, outputs = value, prior.cell.all_outputs(self.z, prior.see(value), pair.mask)
+        return as_wide(prior.emission.conditionals(outputs, history, pair.anchor), value)
+
+    def roll_out(self, noise: Tensor) -> Tensor:
+        """Return the s that the noise drives, z given."""
+        z = self.z.expand(*noise.shape[:-1], self.pair.prior.latent_dim)
+        return self.pair.roll_out(z, noise, z_is_known=True).source
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """Return the source trajectory rolled out with this z; a new one where none was."""
+        stored = self.pair.rolled_out
+        if stored is not None and _same(stored.latent, self.z):
+            if stored.source.shape == self._extended_shape(torch.Size(sample_shape)):
+                return stored.source
+        return super().rsample(sample_shape)
+
+
+# ---- a model fed with its own predictions, and how far gradients follow them
+#
+# Scheduled sampling and generation put predictions where the data would be. A history of
+# predictions is a fixed point of the decoder's pass over all frames: a pass leaves it where it is,
+# and takes gradients through one prediction more. So a few passes follow predictions over a few
+# hops, and all of them are followed frame by frame.
+
+
+class Fed(NamedTuple):
+    """What a model fed with a history says of every frame of it."""
+
+    history: Tensor  # the data, or the model's own predictions; shape: (*batch, T, D)
+    latent: tuple[Tensor, Tensor]  # p(z_t | history_<t, z_<t), each (*batch, T, L)
+    outputs: Outputs  # the decoder's, each (*batch, T, D)
+
+
+def frames_of_its_own(
+    s: Tensor,  # shape: (*batch, T, D)
+    probability: float,
+    anchor: Anchor | None,
+) -> Tensor:  # bool, shape: (*batch, T, 1)
+    """Draw which frames are a model's own predictions; one that an anchor says is none."""
+    own = torch.rand((*s.shape[:-1], 1), dtype=s.dtype, device=s.device) < probability
+    if anchor is not None:
+        own[..., 0, :] = False
+    return own
+
+
+@torch.no_grad()
+def predictions(
+    prior: DynamicalPrior, s: Tensor, z: Tensor, own: Tensor, **start: Tensor | Anchor | None
+) -> Tensor:  # shape: (*batch, T, D)
+    """Return s with the model's own predictions in some frames, each told of those before."""
+    frames = _frame_by_frame(prior, s, z, own, **start)
+    return torch.stack([frame.fed for frame in frames], 1).reshape(s.shape)
+
+
+def feed_back(
+    prior: DynamicalPrior,
+    s: Tensor,  # shape: (*batch, T, D)
+    z: Tensor,  # shape: (*batch, T, L)
+    own: Tensor,  # shape: (*batch, T, 1)
+    *,
+    hops: int | None,
+    anchor: Anchor | None = None,
+    mask: Tensor | None = None,  # shape: broadcastable to (*batch, T)
+) -> Fed:
+    """Return `predictions` and what the model says of them.
+
+    Args:
+        prior: the model.
+        s: the data.
+        z: its latents.
+        own: which frames are predictions, see `frames_of_its_own`.
+        hops: through how many predictions in a row gradients pass. One costs a pass; where every
+            frame reads every earlier one, as in a Transformer, it is the direct effect of each
+            prediction on all that follow. None: through all, frame by frame.
+        anchor: p(s_1) in place of the model's.
+        mask: True where a frame counts.
+    """
+    if hops is None:
+        frames = list(_frame_by_frame(prior, s, z, own, anchor=anchor, mask=mask))
+        each = [(f.fed, *prior.cell.latent(f.state), *f.outputs) for f in frames]
+        history, mean, log_variance, *said = (
+            torch.stack(parts, 1).reshape(*s.shape[:-1], -1) for parts in zip(*each, strict=True)
+        )
+        return Fed(history, (mean, log_variance), tuple(said))
+    history = predictions(prior, s, z, own, anchor=anchor, mask=mask)
+    for _ in range(hops):
+        outputs = prior.cell.all_outputs(z, prior.see(history), mask)
+        expected = prior.emission.conditionals(outputs, history, anchor).mean
+        history = torch.where(own, expected, s)
+    x = prior.see(history)
+    return Fed(history, prior.cell.all_latents(z, x), prior.cell.all_outputs(z, x, mask))
+
+
+def _frame_by_frame(
+    prior: DynamicalPrior,
+    s: Tensor,
+    z: Tensor,
+    own: Tensor,
+    *,
+    anchor: Anchor | None = None,
+    mask: Tensor | None = None,
+) -> Iterator[Frame]:
+    """Yield frames of z and s given, predictions fed back; rows flat."""
+    z, given = z.expand(*s.shape[:-1], -1), rows(s)
+    state = prior.cell.foresee(prior.cell.start(s.shape[:-2], s), z, mask)
+    return unroll(
+        prior.cell, prior.emission, state, s.shape[-2], z=rows(z), s=given, own=rows(own),
+        first=None if anchor is None else given[:, 0],
+    )
 
 
 def gaussian(
@@ -172,3 +384,8 @@ def as_wide(
     """Return a law with the batch of the value too, which it has not where it knows none of it."""
     batch = torch.broadcast_shapes(law.batch_shape, value.shape[:-1])
     return law if batch == law.batch_shape else law.expand(batch)
+
+
+def _same(left: Tensor, right: Tensor) -> bool:
+    """Whether two tensors hold one value: handlers detach and reshape what they pass on."""
+    return left is right or (left.shape == right.shape and torch.equal(left, right))

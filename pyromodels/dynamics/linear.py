@@ -49,7 +49,7 @@ class LinearGaussianPath(PathDistribution):
 
     def roll_out(self, noise: Tensor) -> Tensor:
         """Return the trajectory that standard normal noise makes, shape (*, T, D)."""
-        steps = [self.anchor.loc + self.anchor.variance.sqrt() * noise[..., 0, :]]
+        steps = [self.anchor.driven(noise[..., 0, :])]
         for shock in (self.scale.unsqueeze(-2) * noise[..., 1:, :]).unbind(-2):
             steps.append(self._step(steps[-1]) + shock)
         return torch.stack(steps, -2)

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import pyro.distributions as dist
-import torch
 from torch import Tensor, nn
 
 from pyromodels.distributions.message import Anchor, GaussianMessage
@@ -15,9 +14,77 @@ from pyromodels.registry import EMISSIONS
 
 Outputs = tuple[Tensor, ...]
 """What a decoder says of frames, in the order of `DecodedEmission.outputs`; each (*, D)."""
-
+Said = Tensor | Outputs
+"""A context, or outputs."""
 
 E = TypeVar("E", bound="Emission")
+
+
+class FrameLaw(ABC):
+    """What a network sees of frames, and how what is said of a frame becomes its law.
+
+    Said of a frame is a context e_t, of which a `Head` makes a law, or outputs of a decoder, which
+    a `DecodedEmission` reads. Frame by frame, a head has members first and rows flat, (M, R, .);
+    see `pyromodels.networks.side_by_side`.
+    """
+
+    def see(
+        self,
+        s: Tensor,  # shape: (*, T, D)
+    ) -> Tensor:  # x, shape: (*, T, D)
+        """Return what networks see of a whole trajectory."""
+        return s
+
+    def relative(
+        self,
+        s: Tensor,  # s_t, shape: (*, D)
+        previous: Tensor | None,  # s_{t-1}, shape: (*, D); None at the first frame
+    ) -> Tensor:  # x_t, shape: (*, D)
+        """Return what networks see of one frame."""
+        return s
+
+    @abstractmethod
+    def conditionals(
+        self,
+        said: Said,  # each (*batch, T, E)
+        history: Tensor,  # s, shape: (*, T, D)
+        anchor: Anchor | None,
+    ) -> dist.TorchDistribution:  # batch (*batch, T), event (D,)
+        """Return p(s_t | said of t, s_{t-1}) of every frame; the anchor is the law of the first."""
+
+    @abstractmethod
+    def draw(
+        self,
+        said: Said,  # of t, each (*, E)
+        noise: Tensor,  # standard normal, shape: (*, D), or of a head (*, noise_dim)
+        previous: Tensor | None,  # s_{t-1}, shape: (*, D); None at the first frame
+    ) -> Tensor:  # s_t, shape: (*, D)
+        """Return one frame driven by the noise, with pathwise gradients."""
+
+    def expected(
+        self,
+        said: Said,  # of t, each (*, E)
+        previous: Tensor | None,  # s_{t-1}, shape: (*, D); None at the first frame
+    ) -> Tensor:  # E[s_t], shape: (*, D)
+        """Return the mean of one frame: what a model fed with its own predictions is fed with.
+
+        Raises:
+            NotImplementedError: where there is no formula for it.
+        """
+        raise NotImplementedError(f"{type(self).__name__}: no formula for the mean of a frame")
+
+    def message(
+        self,
+        said: Said,  # each (*batch, T, E)
+        history: Tensor,  # s, shape: (*batch, T, D)
+        anchor: Anchor,
+    ) -> GaussianMessage:
+        """Return the law of every frame as a linear-Gaussian message.
+
+        Raises:
+            NotImplementedError: where frames are not Gaussian.
+        """
+        raise NotImplementedError(f"frames of the emission {type(self).__name__} are not Gaussian")
 
 
 class Emission(ABC):
@@ -66,76 +133,14 @@ class Emission(ABC):
             raise SpecError(mismatch(f"layers before {name}", given=dims, expected=(), hint=hint))
 
 
-class Head(nn.Module, ABC):
-    """The networks of an emission: a context in, the law of a frame out.
-
-    Frame by frame, contexts and frames have members first and rows flat; see
-    `pyromodels.networks.side_by_side`.
-    """
+class Head(nn.Module, FrameLaw):
+    """The networks of an emission: a context in, the law of a frame out."""
 
     noise_dim: int
     """Size of the noise that drives a frame."""
 
-    def see(
-        self,
-        s: Tensor,  # shape: (*, T, D)
-    ) -> Tensor:  # x, shape: (*, T, D)
-        """Return what a memory sees of a whole trajectory."""
-        return s
 
-    def relative(
-        self,
-        s: Tensor,  # s_t, shape: (*, D)
-        previous: Tensor | None,  # s_{t-1}, shape: (*, D); None at the first frame
-    ) -> Tensor:  # x_t, shape: (*, D)
-        """Return what a memory sees of one frame."""
-        return s
-
-    @abstractmethod
-    def laws(
-        self,
-        context: Tensor,  # e, shape: (*batch, T, E)
-        history: Tensor,  # s, shape: (*, T, D)
-        anchor: Anchor | None,
-    ) -> dist.TorchDistribution:  # batch (*batch, T), event (D,)
-        """Return p(s_t | e_t, s_{t-1}) of every frame."""
-
-    @abstractmethod
-    def draw(
-        self,
-        context: Tensor,  # e_t, shape: (M, R, E)
-        noise: Tensor,  # standard normal, shape: (M, R, noise_dim)
-        previous: Tensor | None,  # s_{t-1}, shape: (M, R, D); None at the first frame
-    ) -> Tensor:  # s_t, shape: (M, R, D)
-        """Return one frame driven by the noise, with pathwise gradients."""
-
-    def expected(
-        self,
-        context: Tensor,  # e_t, shape: (M, R, E)
-        previous: Tensor | None,  # s_{t-1}, shape: (M, R, D); None at the first frame
-    ) -> Tensor:  # E[s_t], shape: (M, R, D)
-        """Return the mean of one frame: what a model fed with its own predictions is fed with.
-
-        Raises:
-            NotImplementedError: where there is no formula for it.
-        """
-        raise NotImplementedError(f"{type(self).__name__}: no formula for the mean of a frame")
-
-    def message(
-        self,
-        context: Tensor,  # e, shape: (*batch, T, E)
-        history: Tensor,  # s, shape: (*batch, T, D)
-        anchor: Anchor,
-    ) -> GaussianMessage:
-        """Return the law of every frame as a linear-Gaussian message.
-
-        Raises:
-            NotImplementedError: where frames are not Gaussian.
-        """
-        raise NotImplementedError(f"frames of {type(self).__name__} are not Gaussian")
-
-
-class DecodedEmission(Emission):
+class DecodedEmission(Emission, FrameLaw):
     """p(s_t | a decoder's outputs, s_{t-1}): an emission that is a function of what is said of it.
 
     Networks live in the coordinates x: `see` shows them x of a trajectory s, and `conditionals`
@@ -154,69 +159,6 @@ class DecodedEmission(Emission):
             raise SpecError(mismatch("num_members", given=num_members, expected=1, hint=hint))
         return DecoderHead(self, Heads((context_dim,), dims, source_dim, self.outputs))
 
-    @abstractmethod
-    def see(
-        self,
-        s: Tensor,  # shape: (*, T, D)
-        history: Tensor | None = None,  # what s_t is seen relative to, if not s itself; (*, T, D)
-    ) -> Tensor:  # x, shape: (*, T, D)
-        """Return x of a whole trajectory."""
-
-    @abstractmethod
-    def relative(
-        self,
-        s: Tensor,  # s_t, shape: (*, D)
-        previous: Tensor | None,  # s_{t-1}, shape: (*, D); None at the first frame
-    ) -> Tensor:  # x_t, shape: (*, D)
-        """Return what the networks see of one frame."""
-
-    @abstractmethod
-    def conditionals(
-        self,
-        outputs: Outputs,  # each (*, T, D)
-        history: Tensor,  # s, shape: (*, T, D)
-        anchor: Anchor | None,
-    ) -> dist.TorchDistribution:  # batch (*, T), event (D,)
-        """Return p(s_t | past) of every frame."""
-
-    @abstractmethod
-    def expected(
-        self,
-        outputs: Outputs,  # each (*, D)
-        previous: Tensor | None,  # s_{t-1}, shape: (*, D); None at the first frame
-    ) -> Tensor:  # E[s_t], shape: (*, D)
-        """Return the mean of one frame: what a model fed with its own predictions is fed with."""
-
-    @abstractmethod
-    def draw(
-        self,
-        outputs: Outputs,  # each (*, D)
-        noise: Tensor,  # standard normal, shape: (*, D)
-        previous: Tensor | None,  # s_{t-1}, shape: (*, D); None at the first frame
-    ) -> Tensor:  # s_t, shape: (*, D)
-        """Return one frame driven by the noise, with pathwise gradients."""
-
-    @abstractmethod
-    def noise_of(
-        self,
-        law: dist.TorchDistribution,  # of `conditionals`, batch (*, T)
-        s: Tensor,  # shape: (*, T, D)
-    ) -> Tensor:  # shape: (*, T, D)
-        """Return the noise that would have driven s: the inverse of `draw`."""
-
-    def message(
-        self,
-        outputs: Outputs,  # each (*, T, D)
-        history: Tensor,  # s, shape: (*, T, D)
-        anchor: Anchor,
-    ) -> GaussianMessage:
-        """Return the law of every frame as a linear-Gaussian message.
-
-        Raises:
-            NotImplementedError: where frames are not Gaussian.
-        """
-        raise NotImplementedError(f"frames of the emission {type(self).__name__} are not Gaussian")
-
 
 class DecoderHead(Head):
     """What a decoder says of frames, read as an emission reads it."""
@@ -234,23 +176,23 @@ class DecoderHead(Head):
         """Return x_t."""
         return self.emission.relative(s, previous)
 
-    def laws(
-        self, context: Tensor, history: Tensor, anchor: Anchor | None
+    def conditionals(
+        self, said: Tensor, history: Tensor, anchor: Anchor | None
     ) -> dist.TorchDistribution:
         """Return p(s_t | e_t, s_{t-1}) of every frame."""
-        return self.emission.conditionals(self.decoder(context), history, anchor)
+        return self.emission.conditionals(self.decoder(said), history, anchor)
 
-    def draw(self, context: Tensor, noise: Tensor, previous: Tensor | None) -> Tensor:
+    def draw(self, said: Tensor, noise: Tensor, previous: Tensor | None) -> Tensor:
         """Return s_t."""
-        return self.emission.draw(self.decoder(context), noise, previous)
+        return self.emission.draw(self.decoder(said), noise, previous)
 
-    def expected(self, context: Tensor, previous: Tensor | None) -> Tensor:
+    def expected(self, said: Tensor, previous: Tensor | None) -> Tensor:
         """Return the mean of s_t."""
-        return self.emission.expected(self.decoder(context), previous)
+        return self.emission.expected(self.decoder(said), previous)
 
-    def message(self, context: Tensor, history: Tensor, anchor: Anchor) -> GaussianMessage:
+    def message(self, said: Tensor, history: Tensor, anchor: Anchor) -> GaussianMessage:
         """Return the law of every frame as a linear-Gaussian message."""
-        return self.emission.message(self.decoder(context), history, anchor)
+        return self.emission.message(self.decoder(said), history, anchor)
 
 
 def make_emission(
@@ -277,31 +219,3 @@ def make_emission(
         expected = "one that is a function of a decoder's outputs, e.g. gaussian or spectral"
         raise SpecError(mismatch("emission", given=type(emission).__name__, expected=expected))
     return emission
-
-
-def at_anchor(
-    anchor: Anchor | None,
-    *parameters: Tensor,  # mean and deviation of a Gaussian, each (*, T, D)
-) -> tuple[Tensor, ...]:  # the same, the anchor's in the first frame
-    """Put the anchor's law in the place of the first frame's."""
-    if anchor is None:
-        return parameters
-    firsts = (anchor.loc.unsqueeze(-2), anchor.variance.sqrt().unsqueeze(-2))
-    shape = torch.broadcast_shapes(*(p.shape for p in parameters), firsts[0].shape)
-    return tuple(
-        torch.cat((first.expand(*shape[:-2], 1, shape[-1]), p.expand(shape)[..., 1:, :]), -2)
-        for first, p in zip(firsts, parameters, strict=True)
-    )
-
-
-def refuse_no_anchor(emission: Emission, anchor: Anchor | None) -> None:
-    """Raise where an emission cannot say where a trajectory starts and nobody else does."""
-    if anchor is None and emission.needs_anchor:
-        raise ShapeError(
-            mismatch(
-                "anchor",
-                given=None,
-                expected="p(s_1), an Anchor",
-                hint="A model of increments says how a trajectory moves, not where it starts.",
-            )
-        )

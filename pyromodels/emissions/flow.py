@@ -7,9 +7,8 @@ from typing import Any, ClassVar
 import pyro.distributions as dist
 from torch import Tensor
 
-from pyromodels.distributions.anchored import anchored
 from pyromodels.distributions.flow import FlowFrames
-from pyromodels.distributions.message import Anchor
+from pyromodels.distributions.message import Anchor, anchored
 from pyromodels.emissions.base import Emission, Head
 from pyromodels.registry import EMISSIONS
 from pyromodels.transforms.coupling import Coupling, CouplingFlow
@@ -30,8 +29,8 @@ class Flow(Emission):
 
     Example:
         >>> import torch
-        >>> head = Flow().head(2, 5)
-        >>> head.laws(torch.zeros(7, 5), torch.zeros(7, 2), None).log_prob(torch.zeros(7, 2)).shape
+        >>> head, s = Flow().head(2, 5), torch.zeros(7, 2)
+        >>> head.conditionals(torch.zeros(7, 5), s, None).log_prob(s).shape
         torch.Size([7])
     """
 
@@ -67,12 +66,12 @@ class FlowHead(Head):
         super().__init__()
         self.flow, self.noise_dim = flow, flow.dim
 
-    def laws(
-        self, context: Tensor, history: Tensor, anchor: Anchor | None
+    def conditionals(
+        self, said: Tensor, history: Tensor, anchor: Anchor | None
     ) -> dist.TorchDistribution:
         """Return p(s_t | e_t) of every frame."""
-        return anchored(FlowFrames(self.flow.given(context, frames=True)), anchor)
+        return anchored(FlowFrames(self.flow.given(said, frames=True)), anchor)
 
-    def draw(self, context: Tensor, noise: Tensor, previous: Tensor | None) -> Tensor:
+    def draw(self, said: Tensor, noise: Tensor, previous: Tensor | None) -> Tensor:
         """Return g(z_t; e_t)."""
-        return self.flow.from_noise(noise, context)
+        return self.flow.from_noise(noise, said)

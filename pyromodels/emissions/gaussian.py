@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import diagonal_normal
-from pyromodels.emissions.base import DecodedEmission, Outputs, at_anchor
+from pyromodels.emissions.base import DecodedEmission, Outputs
 from pyromodels.errors import ShapeError, mismatch
 from pyromodels.registry import EMISSIONS
 
@@ -170,10 +170,6 @@ class Gaussian(DecodedEmission):
         mean, log_variance = outputs
         return self.absolute(mean + self.scale_of(log_variance) * noise, previous)
 
-    def noise_of(self, law: dist.TorchDistribution, s: Tensor) -> Tensor:
-        """Return (s_t - mean_t) / sigma_t."""
-        return (s - law.mean) / law.stddev
-
     def message(self, outputs: Outputs, history: Tensor, anchor: Anchor) -> GaussianMessage:
         """Return A_t = 1 (increments) or 0 (positions), and the offset and variance beside it."""
         given = self.conditionals(outputs, history, anchor)
@@ -187,3 +183,18 @@ class Gaussian(DecodedEmission):
         return GaussianMessage(
             transition[..., None, None], offset[..., None], covariance[..., None, None]
         )
+
+
+def at_anchor(
+    anchor: Anchor | None,
+    *parameters: Tensor,  # mean and deviation of a Gaussian, each (*, T, D)
+) -> tuple[Tensor, ...]:  # the same, the anchor's in the first frame
+    """Put the anchor's law in the place of the first frame's."""
+    if anchor is None:
+        return parameters
+    firsts = (anchor.loc.unsqueeze(-2), anchor.variance.sqrt().unsqueeze(-2))
+    shape = torch.broadcast_shapes(*(p.shape for p in parameters), firsts[0].shape)
+    return tuple(
+        torch.cat((first.expand(*shape[:-2], 1, shape[-1]), p.expand(shape)[..., 1:, :]), -2)
+        for first, p in zip(firsts, parameters, strict=True)
+    )

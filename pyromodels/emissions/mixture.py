@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from pyromodels.distributions.anchored import anchored
-from pyromodels.distributions.message import Anchor, GaussianMessage
+from pyromodels.distributions.message import Anchor, GaussianMessage, anchored
 from pyromodels.distributions.mixture import DiagonalMixture
 from pyromodels.distributions.path import diagonal_normal
 from pyromodels.emissions.base import Emission, Head
@@ -39,7 +38,7 @@ class Mixture(Emission):
 
     Example:
         >>> head = Mixture(num_components=3).head(2, 5)
-        >>> head.laws(torch.zeros(7, 5), torch.zeros(7, 2), None).mean.shape
+        >>> head.conditionals(torch.zeros(7, 5), torch.zeros(7, 2), None).mean.shape
         torch.Size([7, 2])
     """
 
@@ -95,31 +94,31 @@ class MixtureHead(Head):
         scale = spread.sigmoid().sqrt() if self.emission.bounded else softplus(spread)
         return None if self.weights is None else self.weights(q), loc, scale + MIN_SCALE
 
-    def laws(
-        self, context: Tensor, history: Tensor, anchor: Anchor | None
+    def conditionals(
+        self, said: Tensor, history: Tensor, anchor: Anchor | None
     ) -> dist.TorchDistribution:
         """Return p(s_t | e_t) of every frame."""
-        rows = to_members(context, self.num_members, 2)
+        rows = to_members(said, self.num_members, 2)
         logits, loc, scale = (
-            v if v is None else from_members(v.unflatten(1, rows.shape[1:3]), context.shape[:-2])
+            v if v is None else from_members(v.unflatten(1, rows.shape[1:3]), said.shape[:-2])
             for v in self.parameters_of(rows.flatten(1, 2))
         )
         return anchored(_law(logits, loc, scale), anchor)
 
-    def draw(self, context: Tensor, noise: Tensor, previous: Tensor | None) -> Tensor:
+    def draw(self, said: Tensor, noise: Tensor, previous: Tensor | None) -> Tensor:
         """Return the frame that the noise drives."""
-        logits, loc, scale = self.parameters_of(context)
+        logits, loc, scale = self.parameters_of(said)
         if logits is None:
             return loc.squeeze(-2) + scale.squeeze(-2) * noise
         return DiagonalMixture(logits, loc, scale).driven(noise)
 
-    def expected(self, context: Tensor, previous: Tensor | None) -> Tensor:
+    def expected(self, said: Tensor, previous: Tensor | None) -> Tensor:
         """Return the mean of s_t."""
-        return _law(*self.parameters_of(context)).mean
+        return _law(*self.parameters_of(said)).mean
 
-    def message(self, context: Tensor, history: Tensor, anchor: Anchor) -> GaussianMessage:
+    def message(self, said: Tensor, history: Tensor, anchor: Anchor) -> GaussianMessage:
         """Return A = 0, and mean and variance of every frame; one component only."""
-        law = self.laws(context, history, anchor)
+        law = self.conditionals(said, history, anchor)
         offset, covariance = law.mean[..., None], law.variance[..., None, None]
         return GaussianMessage(torch.zeros_like(covariance), offset, covariance)
 

@@ -79,7 +79,9 @@ class Spectral(DecodedEmission):
         self, outputs: Outputs, history: Tensor, anchor: Anchor | None
     ) -> PowerSpectrum:
         """Return p(|s_t|^2 | past) of every frame."""
-        self._refuse_anchor(anchor)
+        if anchor is not None:
+            hint = "A spectrogram starts wherever its model says."
+            raise ValueError(mismatch("anchor", given="an Anchor", expected=None, hint=hint))
         return PowerSpectrum(self.log_variance(outputs), validate_args=False)
 
     def expected(self, outputs: Outputs, previous: Tensor | None) -> Tensor:
@@ -89,18 +91,3 @@ class Spectral(DecodedEmission):
     def draw(self, outputs: Outputs, noise: Tensor, previous: Tensor | None) -> Tensor:
         """Return |s_t|^2 at the same quantile as the noise."""
         return PowerSpectrum.from_noise(self.log_variance(outputs).exp(), noise)
-
-    def noise_of(self, law: PowerSpectrum, s: Tensor) -> Tensor:
-        """Return the noise at the same quantile as the power."""
-        return law.noise_of(s)
-
-    def _refuse_anchor(self, anchor: Anchor | None) -> None:
-        if anchor is not None:
-            raise ValueError(
-                mismatch(
-                    "anchor",
-                    given="an Anchor",
-                    expected=None,
-                    hint="A spectrogram starts wherever its model says.",
-                )
-            )

@@ -31,7 +31,7 @@ def check_noise(emission: Emission) -> None:
     if not emission.noise_is_unique:
         return
     head, context, s, noise = drawn(emission)
-    found, own = noise_of_frames(head.laws(context, s, None), s), int(emission.needs_anchor)
+    found, own = noise_of_frames(head.conditionals(context, s, None), s), int(emission.needs_anchor)
     torch.testing.assert_close(found[:, own:], noise[:, own:])
 
 
@@ -51,14 +51,14 @@ def check_mean(emission: Emission) -> None:
         expected = head.expected(*last).squeeze(0)
     except NotImplementedError:
         return
-    torch.testing.assert_close(expected, head.laws(context, s, None).mean[:, -1])
+    torch.testing.assert_close(expected, head.conditionals(context, s, None).mean[:, -1])
 
 
 def check_context(emission: Emission) -> None:
     """A frame's law is that of its own context, and depends on it."""
     head, context, s, _ = drawn(emission)
     other = torch.cat((context[:, :-1], context[:, -1:] + 1.0), -2)
-    here, there = (head.laws(c, s, None).log_prob(s) for c in (context, other))
+    here, there = (head.conditionals(c, s, None).log_prob(s) for c in (context, other))
     torch.testing.assert_close(here[:, :-1], there[:, :-1])
     assert not torch.isclose(here[:, -1], there[:, -1]).any(), "no dependence on the context"
 

@@ -6,8 +6,8 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 
-from pyromodels.distributions.latent_and_source_paths import CoupledPaths
 from pyromodels.distributions.path import PathDistribution
+from pyromodels.dynamics.latent_paths import LatentPaths
 
 
 def check_path(path: PathDistribution) -> None:
@@ -53,7 +53,7 @@ def check_path_noise(path: PathDistribution) -> None:
 
 
 def check_joint_draw(
-    pair: CoupledPaths,
+    pair: LatentPaths,
     z: Tensor,  # shape: (*, T, L)
     s: Tensor,  # drawn together with z, shape: (*, T, D)
 ) -> tuple[Tensor, Tensor]:  # the noise of z and of s

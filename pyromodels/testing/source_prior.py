@@ -8,10 +8,10 @@ from pyro import poutine
 from pyro.infer import Predictive
 from torch import Tensor
 
-from pyromodels.distributions.latent_and_source_paths import LatentPath
 from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution
 from pyromodels.dynamics.base import SourcePrior
+from pyromodels.dynamics.latent_paths import LatentPath
 from pyromodels.pyro_support.plates import MAX_PLATE_NESTING, batch_plate, source_plate
 from pyromodels.testing.paths import check_joint_draw, check_path
 from pyromodels.testing.runs import (
@@ -176,7 +176,7 @@ def check_padding(prior: SourcePrior) -> None:
                 total_log_prob(run_guide(prior, padded["s"], data=padded_q, mask=mask)),
                 total_log_prob(run_guide(prior, cut["s"], data=cut_q)),
             )
-        if hasattr(prior, "elbo"):
+        if prior.has_elbo:
             anchor, bounds = example_anchor(prior), []
             for s, keywords in ((padded["s"], {"mask": mask}), (cut["s"], {})):
                 drawn = first_frames(q) if s is cut["s"] else q
@@ -204,7 +204,7 @@ def check_gradients(prior: SourcePrior) -> None:
         return sum((value**2).sum() for value in drawn)
 
     routes: dict[str, Callable[[], Tensor]] = {"densities": by_density, "draws": by_draw}
-    if hasattr(prior, "elbo"):
+    if prior.has_elbo:
         routes["elbo"] = lambda: prior.elbo(data["s"], anchor=anchor).sum()
     named = {
         name: parameter
@@ -306,7 +306,7 @@ def check_message_density(prior: SourcePrior) -> None:
 
 def check_elbo(prior: SourcePrior) -> None:
     """The bound's mean is that of log p(s, z) - log q(z | s), within six standard errors."""
-    if not hasattr(prior, "elbo"):
+    if not prior.has_elbo:
         return
     torch.manual_seed(0)
     num_draws = 400
