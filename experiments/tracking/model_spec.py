@@ -11,7 +11,7 @@ from typing import Any
 from pyromodels.errors import SpecError, mismatch, shown
 from pyromodels.experiments.harness.plain_tables import Plain, component, nested
 from pyromodels.observations.detector import Detector
-from pyromodels.registry import DYNAMICS, MODELS, check_call
+from pyromodels.registry import DYNAMICS, MODELS, OBSERVATIONS, check_call
 
 RUNS = "mixdvae"
 """The model that the experiment runs."""
@@ -123,6 +123,7 @@ class ModelSpec:
             frame.
         noise_scale: factor on the deviation of the observation noise.
         detector: visibility and clutter; None is the model of the thesis.
+        observation: the law of an observation given its source, by its name; None is "gaussian".
         prior: of one source.
 
     Raises:
@@ -135,6 +136,7 @@ class ModelSpec:
     start_std: tuple[float, float] = (0.15, 0.02)
     noise_scale: float = 1.0
     detector: Detector | None = field(default_factory=Detector)
+    observation: Mapping[str, Any] | None = None
     prior: PriorSpec = field(default_factory=PriorSpec)
 
     def __post_init__(self) -> None:
@@ -150,6 +152,11 @@ class ModelSpec:
             given = self.num_sources
             raise SpecError(mismatch("model.num_sources", given=given, expected="at least 1"))
 
+    @property
+    def law(self) -> Plain:
+        """The table of the observation law."""
+        return {"name": "gaussian", "noise_scale": self.noise_scale, **(self.observation or {})}
+
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> ModelSpec:
         """Return the model that a table says; `detector = false` is a model without one."""
@@ -158,6 +165,10 @@ class ModelSpec:
             prior = keywords["prior"]
             prior = {"dynamics": prior} if isinstance(prior, str) else nested(prior, "model.prior")
             keywords["prior"] = PriorSpec.from_table(prior)
+        if "observation" in keywords:
+            law = component(keywords["observation"], "model.observation", OBSERVATIONS)
+            OBSERVATIONS.check(law, keywords.get("prior"))
+            keywords["observation"] = law
         if "detector" in keywords:
             keywords["detector"] = _detector(keywords["detector"])
         for key in ("noise_ratio", "start_std"):

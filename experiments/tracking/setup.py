@@ -30,8 +30,7 @@ from pyromodels.guides.mean_field import MeanField
 from pyromodels.guides.parametrised import ParametrisedMeanField
 from pyromodels.inference.mixture.start import online_start
 from pyromodels.models.mixdvae import MixDVAE
-from pyromodels.observations.gaussian import GaussianObservations
-from pyromodels.registry import DYNAMICS, GUIDES
+from pyromodels.registry import DYNAMICS, GUIDES, OBSERVATIONS
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -95,7 +94,7 @@ def box_program(
         dtype=dtype,
         device=device,
     )
-    law = GaussianObservations(prior, noise_scale=said.noise_scale)
+    law = OBSERVATIONS.build(said.law, prior)
     return batch, MixDVAE(prior, law, detector=said.detector).to(device, dtype)
 
 

@@ -21,8 +21,7 @@ from pyromodels.inference.engines.engine import mean_bound
 from pyromodels.inference.training.seeding import seed_all
 from pyromodels.models.mixdvae import MixDVAE
 from pyromodels.observations.detector import Detector
-from pyromodels.observations.gaussian import GaussianObservations
-from pyromodels.registry import DYNAMICS, GUIDES
+from pyromodels.registry import DYNAMICS, GUIDES, OBSERVATIONS
 
 
 def _tuned(script: Script, spec: Spec) -> str:
@@ -88,8 +87,9 @@ def to_python(spec: Spec) -> str:
     if model.detector is not None:
         detector = Code(script.call(Detector, **vars(model.detector)))
     law = []
-    if model.noise_scale != 1:
-        law = [script.call(GaussianObservations, "prior", noise_scale=model.noise_scale)]
+    if model.noise_scale != 1 or model.observation is not None:
+        keywords = dict(model.law)
+        law = [script.call(OBSERVATIONS[keywords.pop("name")], "prior", **keywords)]
     program = script.call(MixDVAE, "prior", *law, detector=detector)
     script.add(f"model = {program}.to({where})")
     if spec.inference["name"] == TUNED_NAME:

@@ -10,8 +10,6 @@ from pyromodels.guides.mean_field import MeanField
 from pyromodels.inference.mixture.jpda_filter import online_assignment
 from pyromodels.inference.mixture.updates import SourceUpdate, VisibilityUpdate
 from pyromodels.models.mixdvae import MixDVAE
-from pyromodels.observations.detector import Detector
-from pyromodels.observations.gaussian import GaussianObservations
 
 
 @torch.no_grad()
@@ -39,13 +37,14 @@ def online_start(
         anchor: p(s_1) in the coordinates of that prior, fields of shape (B, N, D').
 
     Raises:
-        ShapeError: where the model has no detector, and observations are no boxes.
+        NotImplementedError: where the observation law is of no other prior than its own.
+        ShapeError: where the model has no detector, and observations are not what its law's is of.
         ValueError: where the filter has no exact message.
     """
     seen = MixtureBatch(batch.observations, batch.mask, batch.variance, anchor)
-    scale = model.observation.log_noise_scale.exp().item()
-    law = GaussianObservations(prior, noise_scale=scale)
-    online = MixDVAE(prior, law, detector=model.detector or Detector()).to(batch.observations)
+    law = model.observation
+    online = MixDVAE(prior, law.of(prior), detector=model.detector or law.detector())
+    online = online.to(batch.observations)
     smoothed = MeanField(online, seen)
     smoothed.responsibilities = online_assignment(online, seen)
     guide.responsibilities = smoothed.responsibilities

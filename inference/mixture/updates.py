@@ -176,9 +176,7 @@ class ObservationNoiseUpdate(Update):
         total = weight[batch.mask].sum()
         if total == 0:  # every frame empty, or everything clutter: nothing to learn from
             return
-        scale = square[batch.mask].sum() / total
-        with torch.no_grad():
-            model.observation.log_noise_scale.copy_(0.5 * scale.log())
+        model.observation.set_noise(square[batch.mask].sum() / total)
 
 
 def observation_variance(model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> Tensor:

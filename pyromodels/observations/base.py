@@ -1,6 +1,7 @@
 """What MixDVAE asks of the law of an observation given the source that it comes from."""
 
 from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
 from pyro.distributions import Distribution
 from pyro.ops.indexing import Vindex
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain
+from pyromodels.dynamics.base import SourcePrior
+from pyromodels.observations.detector import Detector
 
 
 class ObservationLaw(nn.Module, ABC):
@@ -25,11 +28,14 @@ class ObservationLaw(nn.Module, ABC):
     `expected_square`        E_q(s)[(o_tk - what is seen of s_tn)^2]           M
     =======================  ================================================  ================
 
-    The first two serve any engine; the others are closed forms under a Gaussian q(s).
+    The first two serve any engine; the others are closed forms under a Gaussian q(s). A law that
+    is registered is built for a prior, `law(prior, **keywords)`.
     """
 
     num_features: int
     """X."""
+    contract_specs: ClassVar[tuple[dict[str, Any], ...]] = ({},)
+    """Keyword arguments of the variants that the contract suite checks, beside the prior."""
 
     @abstractmethod
     def project(
@@ -84,6 +90,18 @@ class ObservationLaw(nn.Module, ABC):
         assigned: Tensor,  # eta, shape: (B, T, K, N)
     ) -> tuple[Tensor, Tensor]:  # precision (B, N, T, G, d, d), information (B, N, T, G, d)
         r"""Return \prod_k p(o_tk | s_tn)^eta_tkn as each source sees it, in blocks of the prior."""
+
+    def of(self, prior: SourcePrior) -> "ObservationLaw":
+        """Return this law of the same sources in the coordinates of another prior.
+
+        Raises:
+            NotImplementedError: where it has none: an online pass by a linear prior asks for it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is of no other prior than its own")
+
+    def detector(self) -> Detector | None:
+        """Return what an online pass takes for the detector of a model that has none, if any."""
+        return None
 
     def assigned(
         self,

@@ -12,6 +12,8 @@ from pyromodels.distributions.chain import GaussianChain
 from pyromodels.dynamics.base import SourcePrior
 from pyromodels.errors import ShapeError, mismatch
 from pyromodels.observations.base import ObservationLaw
+from pyromodels.observations.detector import Detector
+from pyromodels.registry import OBSERVATIONS
 
 
 class GaussianLaw(ObservationLaw):
@@ -32,6 +34,11 @@ class GaussianLaw(ObservationLaw):
                 mismatch("noise_scale", given=noise_scale, expected="a positive number")
             )
         self.log_noise_scale = nn.Parameter(torch.tensor(float(noise_scale)).log())
+
+    @torch.no_grad()
+    def set_noise(self, ratio: Tensor) -> None:
+        """Let Phi be so many times the batch's variance."""
+        self.log_noise_scale.copy_(0.5 * ratio.log())
 
     @abstractmethod
     def moments(
@@ -86,6 +93,7 @@ class GaussianLaw(ObservationLaw):
         return -0.5 * (square + (2 * math.pi * total).log()).sum(-1)
 
 
+@OBSERVATIONS.register("gaussian")
 class GaussianObservations(GaussianLaw):
     r"""p(o_tk | w_tk = n, s) = N(o_tk; P_k s_tn, Phi_tk), P a matrix (eq. 3.3, note 2).
 
@@ -106,6 +114,8 @@ class GaussianObservations(GaussianLaw):
         >>> law.project(torch.tensor([2.0, 0.5]))  # position 2, velocity 0.5
         tensor([[2.]])
     """
+
+    contract_specs = ({}, {"noise_scale": 2.0})
 
     def __init__(
         self, prior: SourcePrior, *, projection: Tensor | None = None, noise_scale: float = 1.0
@@ -130,6 +140,15 @@ class GaussianObservations(GaussianLaw):
         self.register_buffer(
             "projection", projection if projection.dim() == 3 else projection[None]
         )
+
+    def of(self, prior: SourcePrior) -> "GaussianObservations":
+        """Return the law of what another prior's own projection sees, of the same noise."""
+        scale = self.log_noise_scale.exp().item()
+        return GaussianObservations(prior, noise_scale=scale)
+
+    def detector(self) -> Detector:
+        """Return one of boxes, which observations are unless a model says otherwise."""
+        return Detector()
 
     def project(self, s: Tensor) -> Tensor:
         """Return P_k s, shape (*, D) -> (*, K, X), K = 1 where all slots share one P."""

@@ -24,9 +24,11 @@ from pyromodels.errors import SpecError
 from pyromodels.guides.point import Point
 from pyromodels.models.dvae import DynamicalVAE
 from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.observations.base import ObservationLaw
 from pyromodels.registry import GUIDES
 from pyromodels.testing import guide as of_guides
 from pyromodels.testing.emission import EMISSION_CHECKS
+from pyromodels.testing.observation import OBSERVATION_CHECKS
 from pyromodels.testing.paths import (
     check_path_causality,
     check_path_noise,
@@ -41,8 +43,8 @@ Check = Callable[[], None]
 """Raises `AssertionError` where the contract is broken."""
 
 KINDS = (
-    "a source prior, an emission, a path distribution, a transform with a tensor to try it on, or "
-    "a guide with its model and batch"
+    "a source prior, an emission, the class of an observation law, a path distribution, a "
+    "transform with a tensor to try it on, or a guide with its model and batch"
 )
 
 
@@ -51,8 +53,8 @@ def check(component: Any, *problem: Any) -> None:
 
     Args:
         component: a source prior or its class, which is then built by its `contract_specs`; a path
-            distribution; an emission or its class; a transform; a guide, or the class of a
-            registered one, which is built for a small model.
+            distribution; an emission or its class; the class of an observation law; a transform; a
+            guide, or the class of a registered one, which is built for a small model.
         *problem: of a guide: its model and their batch; of a transform: vectors to try it on.
 
     Raises:
@@ -81,6 +83,8 @@ def contract(component: Any, *problem: Any) -> list[tuple[str, Check]]:
         return [(_label(w, t), partial(t, e)) for w, e in made.items() for t in EMISSION_CHECKS]
     if isinstance(component, Emission):
         return [(_label("", test), partial(test, component)) for test in EMISSION_CHECKS]
+    if inspect.isclass(component) and issubclass(component, ObservationLaw):
+        return list(_of_laws(component))
     if isinstance(component, Transform) and len(problem) == 1:
         return [("transform", partial(check_transform, component, *problem))]
     if isinstance(component, PathDistribution):
@@ -101,6 +105,19 @@ def _of_priors(makers: Mapping[str, Callable[[], SourcePrior]]) -> Iterator[tupl
 def _of_prior(test: Callable[[SourcePrior], None], make: Callable[[], SourcePrior]) -> None:
     with _numbers():
         test(amplified(make()))
+
+
+def _of_laws(component: type[ObservationLaw]) -> Iterator[tuple[str, Check]]:
+    """Of two blocks of two coordinates."""
+
+    def run(test: Callable[[ObservationLaw], None], spec: dict[str, Any]) -> None:
+        with _numbers():
+            prior = LinearGaussian(num_coordinates=2, process_std=(0.4, 0.2))
+            test(component(prior, **spec).double())
+
+    for spec in component.contract_specs:
+        for test in OBSERVATION_CHECKS:
+            yield _label(_words(spec), test), partial(run, test, spec)
 
 
 def _of_path(path: PathDistribution) -> Iterator[tuple[str, Check]]:

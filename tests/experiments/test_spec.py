@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.errors import SpecError
 from pyromodels.experiments.harness.devices import default_device
 from pyromodels.experiments.harness.plain_tables import override, parse_value, split_values
@@ -20,6 +21,7 @@ from pyromodels.experiments.runs.spec import (
     shipped_specs,
 )
 from pyromodels.observations.detector import Detector
+from pyromodels.registry import OBSERVATIONS
 
 
 def tracking(table):
@@ -130,6 +132,15 @@ def test_settings_change_a_spec_in_order():
     assert (spec.inference["steps"], spec.model.noise_scale, spec.seed) == (3, 2, 5)
 
 
+def test_an_observation_law_is_a_component_of_the_model():
+    spec = load_spec("mot_linear", settings=["model.observation=gaussian", "model.noise_scale=2"])
+    assert spec.model.law == {"name": "gaussian", "noise_scale": 2}
+    assert spec.model.to_table()["observation"] == {"name": "gaussian"}
+    assert "observation" not in load_spec("mot_linear").model.to_table()
+    prior = LinearGaussian(num_coordinates=4)
+    assert OBSERVATIONS.build(spec.model.law, prior).log_noise_scale.exp().item() == 2
+
+
 def test_a_new_name_drops_the_options_of_the_old_one():
     table = {"inference": {"name": "svi", "learning_rate": 0.1}}
     assert override(table, "inference.name=vem") == {"inference": {"name": "vem"}}
@@ -201,6 +212,8 @@ def test_a_setting_cannot_go_into_a_number():
         ({"model": {"start_std": [0.1, float("nan")]}}, "start_std: given nan"),
         ({"model": {"num_sources": 0}}, "num_sources: given 0; expected at least 1"),
         ({"model": {"noise_scale": "big"}}, "noise_scale: given 'big' \\(str\\); expected float"),
+        ({"model": {"observation": "gausian"}}, "unknown observation law 'gausian'; did you mean"),
+        ({"model": {"observation": {"name": "gaussian", "nois": 1}}}, "unknown key 'nois'"),
         ({"model": 3}, "model: given 3; expected a name or a table"),
         ({"model": {"prior": "srn"}}, "unknown dynamics 'srn'; did you mean 'srnn'"),
         ({"model": {"prior": {"dynamics": {"order": 1}}}}, 'dynamics: given .*expected a "name"'),

@@ -24,6 +24,7 @@ from pyromodels.guides.mean_field import MeanField
 from pyromodels.inference.mixture.adequacy import owner_evidence
 from pyromodels.inference.mixture.bound import closed_form_elbo
 from pyromodels.inference.mixture.natural import NaturalAssignment, NaturalSources
+from pyromodels.inference.mixture.start import online_start
 from pyromodels.inference.mixture.updates import (
     AssignmentUpdate,
     ObservationNoiseUpdate,
@@ -34,6 +35,7 @@ from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.models.mixdvae import MixDVAE
 from pyromodels.observations.detector import Detector
 from pyromodels.observations.gaussian import GaussianLaw, GaussianObservations
+from pyromodels.testing import check
 
 CLOSE = {"atol": 1e-11, "rtol": 1e-10}
 SWEEP = [SourceUpdate(), AssignmentUpdate()]
@@ -112,6 +114,26 @@ def log_evidence(model, batch):
     square = as_complex(batch.observations).abs().square().unsqueeze(-1)
     parts = -square / total - (math.pi * total).log()
     return ((parts.logsumexp(-1) - math.log(len(model.prior.power))) * batch.mask).sum((1, 2))
+
+
+def test_both_laws_keep_the_contract():
+    check(GaussianObservations)
+    check(Registered)
+
+
+class Registered(Spectra):
+    """As a spec would build it."""
+
+    def __init__(self, prior):
+        super().__init__()
+        assert prior.block_dim == 2
+
+
+def test_a_law_of_one_prior_has_no_online_start():
+    model, batch = problem()
+    prior, anchor = LinearGaussian(num_coordinates=2), Anchor(*torch.ones(2, 2, 2, 4))
+    with pytest.raises(NotImplementedError, match="Spectra is of no other prior than its own"):
+        online_start(model, MeanField(model, batch), batch, prior=prior, anchor=anchor)
 
 
 def test_a_sweep_is_the_closed_forms_in_complex_arithmetic():
