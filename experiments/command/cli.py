@@ -80,13 +80,13 @@ COMMANDS: dict[tuple[str, str], Command] = {
     ("results", ""): Command("results.write", VERBS["results"]),
     ("train", "dvae"): Command("speech.train", "train a dynamical VAE on speech"),
     ("train", "srnn-mot"): Command(
-        "tracking.train", "train the SRNN prior of a box trajectory"
+        "tracking.training.train", "train the SRNN prior of a box trajectory"
     ),
     ("estimate", "trajectories"): Command(
-        "tracking.estimate", "fit the synthetic trajectory generator to given detections"
+        "tracking.training.estimate", "fit the synthetic trajectory generator to given detections"
     ),
     **{
-        ("table", f"mot-{i}"): Command("tracking.tables", f"thesis, Table 4.{i}")
+        ("table", f"mot-{i}"): Command("tracking.tables.thesis", f"thesis, Table 4.{i}")
         for i in range(1, 6)
     },
     **{
@@ -108,7 +108,7 @@ COMMANDS: dict[tuple[str, str], Command] = {
     ("table", "inference"): Command(
         "demonstrations.equivalence", "VEM, natural gradients and SVI: how far apart they end"
     ),
-    ("plot", "mot-iterations"): Command("tracking.iterations", "thesis, Figure 4.3"),
+    ("plot", "mot-iterations"): Command("tracking.tables.iterations", "thesis, Figure 4.3"),
     **{
         ("report", name): Command("harness.adequacy_report", f"the report on {what}")
         for name, what in {
@@ -135,11 +135,11 @@ COMMANDS: dict[tuple[str, str], Command] = {
         "classification.bench", "training steps of TVNF beside zuko, by length, and of a bank"
     ),
     ("bench", "mot"): Command(
-        "tracking.bench", "seconds a sequence by batch size, and growth in T, N and K"
+        "tracking.benchmarks.mot", "seconds a sequence by batch size, and growth in T, N and K"
     ),
-    ("bench", "vem"): Command("tracking.bench_vem", "VEM.step beside the bare updates"),
+    ("bench", "vem"): Command("tracking.benchmarks.vem", "VEM.step beside the bare updates"),
     ("bench", "mot-stopping"): Command(
-        "tracking.bench_stopping", "seconds to the same MOTA, with a stopping rule"
+        "tracking.benchmarks.stopping", "seconds to the same MOTA, with a stopping rule"
     ),
 }
 

@@ -28,8 +28,9 @@ from pyromodels.dynamics.dynamical_prior import DynamicalPrior
 from pyromodels.experiments.datasets.tracking.scene import generate_scene
 from pyromodels.experiments.speech.resynthesis import resynthesise
 from pyromodels.experiments.speech.training import SpeechLoss
-from pyromodels.experiments.tracking.methods import Options, run_method
-from pyromodels.experiments.tracking.published import track_published
+from pyromodels.experiments.tracking.methods.base import Options
+from pyromodels.experiments.tracking.methods.by_name import run_method
+from pyromodels.experiments.tracking.methods.published import Reference
 from pyromodels.guides.amortised import Amortised
 from pyromodels.inference.adequacy.protocols import Fit
 from pyromodels.inference.adequacy.report import guide_report
@@ -350,10 +351,10 @@ def _(device: Device) -> Any:
     torch.manual_seed(0)
     data = generate_scene(num_sources=2, num_frames=6, num_sequences=2)
     prior = DYNAMICS.build({"name": "srnn"}).to(device)
-    return track_published(
-        data, prior, num_sources=2, device=device, fine_tune=True, num_iterations=2,
-        cascade_piece=4, cascade_iterations=1,
-    )  # fmt: skip
+    method = Reference(
+        fine_tune=True, num_iterations=2, cascade_piece=4, cascade_iterations=1
+    )
+    return method.track(data, prior, Options(num_sources=2, device=device))[:2]
 
 
 # ---- dynamical VAEs

@@ -34,6 +34,9 @@ EXPERIMENTS = Registry("experiment", "pyromodels.experiments", module="experimen
 STAGES = Registry("stage", "pyromodels.experiments", module="stages")
 """Name -> stage(fit, **options), which changes a fit that goes by stages; see `tracking.stages`."""
 
+METHODS = Registry("method", "pyromodels.experiments.tracking.methods")
+"""Name -> class of trackers that bring a model of their own: `(**options)(data, what is told)`."""
+
 
 class Outcome(NamedTuple):
     """A run after its last step."""

@@ -69,14 +69,14 @@ def find(made_by: MadeBy, folder: Path | None = None) -> Trained | None:
         SpecError: the weights are there and do not fit their own record.
     """
     folder = folder or place_of(made_by)
-    path = folder / "weights.json"
-    if not (path.is_file() and path.with_suffix(".safetensors").is_file()):
+    record = folder / "weights.json"
+    if not (record.is_file() and record.with_suffix(".safetensors").is_file()):
         return None
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = json.loads(record.read_text(encoding="utf-8"))
     asked = json.loads(json.dumps(made_by))
     if any(record.get(key) != value for key, value in asked.items()):
         return None
-    prior, record = read_prior(path.with_suffix(".safetensors"), path)
+    prior, record = read_prior(folder)
     lines = folder / "history.jsonl"
     text = lines.read_text(encoding="utf-8") if lines.is_file() else ""
     return Trained(prior, record, [json.loads(line) for line in text.splitlines()], folder)

@@ -32,16 +32,21 @@ def save_prior(
     os.replace(part, path.with_suffix(".json"))
 
 
-def read_prior(tensors: Path, record: Path) -> tuple[SourcePrior, dict[str, Any]]:
+def read_prior(path: Path) -> tuple[SourcePrior, dict[str, Any]]:
     """Return a prior in evaluation mode and its JSON, strictly: every tensor has its place.
+
+    Args:
+        path: one of the two files, or a folder with `weights.safetensors`.
 
     Raises:
         FileNotFoundError: where one of the two files is missing.
         SpecError: for a JSON or tensors that are not those of a prior.
     """
-    for path in (tensors, record):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing; weights are a .safetensors and a .json "
+    path = path / "weights.safetensors" if path.is_dir() else path
+    tensors, record = path.with_suffix(".safetensors"), path.with_suffix(".json")
+    for half in (tensors, record):
+        if not half.is_file():
+            raise FileNotFoundError(f"{half} is missing; weights are a .safetensors and a .json "
                                     "of the same name")
     try:
         content = json.loads(record.read_text(encoding="utf-8"))

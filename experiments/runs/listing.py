@@ -10,13 +10,14 @@ import textwrap
 
 from pyromodels.components import installed, keys_of
 from pyromodels.experiments.datasets import DATASETS
-from pyromodels.experiments.harness.experiment import EXPERIMENTS, STAGES
+from pyromodels.experiments.harness.experiment import EXPERIMENTS, METHODS, STAGES
 from pyromodels.experiments.runs.shipped import shipped_specs
 from pyromodels.inference.engines import ENGINES
 from pyromodels.registry import DYNAMICS, EMISSIONS, GUIDES, MODELS, OBSERVATIONS, Registry
 
 REGISTRIES: tuple[Registry, ...] = (
-    EXPERIMENTS, DATASETS, MODELS, DYNAMICS, EMISSIONS, OBSERVATIONS, GUIDES, ENGINES, STAGES
+    EXPERIMENTS, DATASETS, MODELS, DYNAMICS, EMISSIONS, OBSERVATIONS, GUIDES, ENGINES, STAGES,
+    METHODS,
 )
 """Everything that a spec may name."""
 

@@ -42,13 +42,12 @@ def load_model(path: Path) -> SpeechModel:
         prior = load_published(path).eval()
         stft = STFT(window=2 * (prior.source_dim - 1), hop=256)
         return SpeechModel(prior, stft, {"published": path.name})
-    path = path / "weights.safetensors" if path.is_dir() else path
-    prior, record = read_prior(path.with_suffix(".safetensors"), path.with_suffix(".json"))
+    prior, record = read_prior(path)
     if not isinstance(prior, DynamicalPrior) or "training" not in record:
         raise SpecError(
             mismatch(str(path), given=type(prior).__name__, expected="a model of `train dvae`")
         )
-    return of_record(prior, record, folder=path.parent)
+    return of_record(prior, record, folder=path if path.is_dir() else path.parent)
 
 
 def of_record(prior: DynamicalPrior, record: dict[str, Any], **rest: Any) -> SpeechModel:

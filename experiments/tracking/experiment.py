@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,41 +17,39 @@ from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.harness.devices import use_device
 from pyromodels.experiments.harness.experiment import (
     EXPERIMENTS,
+    METHODS,
     Experiment,
     Judged,
     Outcome,
     Program,
     naming,
 )
-from pyromodels.experiments.harness.records import RunFolder
+from pyromodels.experiments.harness.records import RunFolder, replacing
 from pyromodels.experiments.harness.spec_tables import ComponentTable, seeded
 from pyromodels.experiments.tracking.inference_table import (
     TUNED_NAME,
     InferenceTable,
     chunk_of,
-    stage_line,
+    described,
+    is_method,
     stages_of,
 )
 from pyromodels.experiments.tracking.marginals import Marginals, marginals
-from pyromodels.experiments.tracking.methods import (
-    UNFITTED,
+from pyromodels.experiments.tracking.methods.base import Options, corners_of
+from pyromodels.experiments.tracking.methods.by_name import (
     MetricsTable,
-    Options,
-    corners_of,
     judged_boxes,
     measured,
     run_method,
 )
 from pyromodels.experiments.tracking.model_spec import ModelTable
 from pyromodels.experiments.tracking.setup import DTYPES, box_program, started_guide
-from pyromodels.experiments.tracking.table_rows import format_table
-from pyromodels.experiments.tracking.tracker import joined, parts, track
-from pyromodels.experiments.tracking.tracks import write_tracks
+from pyromodels.experiments.tracking.tables.rows import format_table
+from pyromodels.experiments.tracking.tracker import sweeps_bar, track_in_chunks
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.inference.engines import ENGINES
 from pyromodels.inference.engines.engine import Engine, mean_bound
 from pyromodels.inference.posterior.posterior import Posterior
-from pyromodels.inference.training.progress import progress
 from pyromodels.models.mixdvae import MixDVAE
 from pyromodels.registry import GUIDES
 
@@ -92,7 +91,7 @@ class Tracking(Experiment):
         "data": ComponentTable(DATASETS, {"name": "scene"}, path_means="files"),
         "model": ModelTable(),
         "guide": ComponentTable(GUIDES, {"name": "mean_field"}),
-        "inference": InferenceTable(UNFITTED),
+        "inference": InferenceTable(),
         "metrics": MetricsTable(),
     }
     dtype = "float64"
@@ -121,7 +120,7 @@ class Tracking(Experiment):
 
     def model(self, spec: Spec, data: TrackingData) -> Ready:
         """Return batch, program and engine, the guide at its start."""
-        if spec.inference["name"] in UNFITTED:
+        if is_method(spec.inference["name"]):
             return Ready(None, None, None, None)
         batch, model = box_program(
             data, spec.model, dtype=DTYPES[spec.dtype], device=use_device(spec.device)
@@ -142,10 +141,11 @@ class Tracking(Experiment):
     ) -> Result:
         """Fit as `[inference]` says: step an engine, go by stages, or call a method."""
         name = spec.inference["name"]
-        if name in UNFITTED:
+        if is_method(name):
             options = Options(
                 num_sources=spec.model.num_sources, device=spec.device, seed=spec.seed,
                 weights=spec.model.prior.trained,
+                changes={key: value for key, value in spec.inference.items() if key != "name"},
             )
             return Result(*run_method(name, data, options)[:2])
         if name == TUNED_NAME:
@@ -160,26 +160,14 @@ class Tracking(Experiment):
         return Result(*corners_of(found, data), found, posterior, trace, bound)
 
     def _fit_by_stages(self, spec: Spec, data: TrackingData, model: Ready) -> Result:
-        stages, chunk = stages_of(spec.inference), chunk_of(spec.inference)
-        found, elbo, trace, first = [], [], {}, None
-        with progress(desc=data.name, unit="sweep") as bar:
-
-            def tell(phase: str, sweep: int, bound: Tensor) -> None:
-                bar.set_postfix_str(f"{phase}, bound {bound.mean():.1f} nats", refresh=False)
-                bar.update()
-                if first is None:
-                    trace.setdefault(phase, []).append(bound.cpu())
-
-            for part in parts(model.batch, chunk):
-                std = spec.model.start_std
-                with naming("inference"):
-                    fitted = track(model.model, part, stages, start_std=std, progress=tell)
-                found.append(fitted.marginals)
-                elbo.append(fitted.elbo)
-                first = first or fitted
+        with sweeps_bar(data.name) as tell, naming("inference"):
+            first, found, elbo = track_in_chunks(
+                model.model, model.batch, stages_of(spec.inference),
+                chunk=chunk_of(spec.inference), start_std=spec.model.start_std, progress=tell,
+            )
         posterior = Posterior.from_fitted(first.model, first.guide, first.batch)
-        whole, bound = joined(found), torch.cat(elbo).mean().item()
-        return Result(*corners_of(whole, data), whole, posterior, trace, bound)
+        bound = elbo.mean().item()
+        return Result(*corners_of(found, data), found, posterior, first.trace, bound)
 
     def metrics(self, outcome: Outcome) -> dict[str, float]:
         """Return bound, steps, the measures of tracking where the truth is known; baselines too."""
@@ -220,7 +208,11 @@ class Tracking(Experiment):
     def keep(self, folder: RunFolder, outcome: Outcome) -> None:
         """Write tracks, and the posterior of the first sequences."""
         tracked = outcome.fitted
-        write_tracks(folder.path / "tracks.npz", tracked.boxes, tracked.covariance)
+        arrays = {"boxes": tracked.boxes.numpy()}
+        if tracked.covariance is not None:
+            arrays["covariance"] = tracked.covariance.numpy()
+        with replacing(folder.path / "tracks.npz") as part:
+            np.savez_compressed(part, **arrays)
         if tracked.posterior is None:
             return
         count = tracked.posterior.batch.num_sequences
@@ -234,7 +226,9 @@ class Tracking(Experiment):
 
     def figures(self, outcome: Outcome) -> dict[str, Figure]:
         """Return trajectories with ellipses, responsibilities, and the bound."""
-        from pyromodels.experiments.tracking.plots import figures  # matplotlib is for runs alone
+        from pyromodels.experiments.tracking.figures.plots import (
+            figures,  # matplotlib is for runs alone
+        )
 
         tracked = outcome.fitted
         if tracked.marginals is None:
@@ -244,7 +238,7 @@ class Tracking(Experiment):
 
     def programs(self, spec: Spec, data: TrackingData, model: Ready) -> list[Program]:
         """Return model and guide."""
-        if spec.inference["name"] in UNFITTED:
+        if is_method(spec.inference["name"]):
             return []
         program, guide, args = model.model, model.guide, (model.batch,)
         return [
@@ -257,9 +251,10 @@ class Tracking(Experiment):
         name = spec.inference["name"]
         if model.engine is not None:
             return f"inference  {name}, at most {model.engine.steps} steps"
-        if name in UNFITTED:
-            return f"inference  {name}: a method that brings its own model"
-        lines = [stage_line(stage) for stage in stages_of(spec.inference)]
+        if is_method(name):
+            said = described(spec.inference, METHODS)
+            return f"inference  {name}: a method that brings its own model\n{said}"
+        lines = map(described, stages_of(spec.inference))
         return "\n".join([f"inference  {name}, {chunk_of(spec.inference)} sequences at a time",
                           *lines])
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Mapping
 from typing import Any
 
-from pyromodels.errors import SpecError, mismatch, shown, unknown
-from pyromodels.experiments.harness.experiment import STAGES
+from pyromodels.errors import SpecError, mismatch, unknown
+from pyromodels.experiments.harness.experiment import METHODS, STAGES, naming
 from pyromodels.experiments.harness.plain_tables import Plain, nested
 from pyromodels.experiments.harness.spec_tables import ComponentTable
 from pyromodels.experiments.tracking.stages import TUNED
 from pyromodels.inference.engines import ENGINES
-from pyromodels.registry import check_call
+from pyromodels.registry import Registry, check_call
 
 TUNED_NAME = "tuned"
 CHUNK = 64
@@ -21,6 +20,7 @@ CHUNK = 64
 
 ENGINE = ComponentTable(ENGINES, {"name": "vem"})
 STAGE = ComponentTable(STAGES)
+METHOD = ComponentTable(METHODS)
 
 
 def tuned(*, stages: list = list(TUNED), chunk: int = CHUNK) -> None:  # noqa: B006
@@ -33,11 +33,10 @@ def tuned(*, stages: list = list(TUNED), chunk: int = CHUNK) -> None:  # noqa: B
 
 
 class InferenceTable:
-    """As `harness.spec_tables.Table` has it; `name = "tuned"` has stages in place of an engine."""
+    """As `harness.spec_tables.Table` has it; `name = "tuned"` has stages in place of an engine.
 
-    def __init__(self, methods: Mapping[str, Any]) -> None:
-        self.methods = methods
-        """Trackers that are no fit of the spec's model: name -> function."""
+    A name of `METHODS` is of a tracker that is no fit of the spec's model.
+    """
 
     def read(self, value: Any, where: str) -> Plain:
         """Return the table, its stages checked."""
@@ -55,24 +54,28 @@ class InferenceTable:
                     for number, stage in enumerate(table["stages"])
                 ]
             return table
-        if isinstance(name, str) and name in self.methods:
-            if options:
-                given, expected = shown(options), "no option"
-                raise SpecError(mismatch(f"{where} {name!r}", given=given, expected=expected))
+        if is_method(name):
+            with naming(where):  # its options may be out of their range
+                METHODS.build(METHOD.read(table, where))
             return table
         if isinstance(name, str) and name not in ENGINES:
-            known = [*ENGINES, TUNED_NAME, *self.methods]
+            known = [*ENGINES, TUNED_NAME, *METHODS]
             raise SpecError(unknown(ENGINES.kind, given=name, known=known))
         return ENGINE.read(table, where)
 
     def write(self, held: Plain, seed: int) -> Plain:
         """Return the table with every default, those of its stages among them."""
-        if held["name"] in self.methods:
-            return held
+        if is_method(held["name"]):
+            return METHOD.write(held, seed)
         if held["name"] != TUNED_NAME:
             return ENGINE.write(held, seed)
         stages = [STAGE.write(stage, seed) for stage in stages_of(held)]
         return {"name": TUNED_NAME, "chunk": chunk_of(held), "stages": stages}
+
+
+def is_method(name: Any) -> bool:
+    """Whether a name of `[inference]` is that of a tracker with a model of its own."""
+    return isinstance(name, str) and name in METHODS
 
 
 def stages_of(table: Plain) -> list[Plain]:
@@ -85,10 +88,10 @@ def chunk_of(table: Plain) -> int:
     return table.get("chunk", CHUNK)
 
 
-def stage_line(stage: Plain) -> str:
-    """Return what a stage is, and its options, for `show`."""
-    whole = STAGE.write(stage, 0)
+def described(component: Plain, registry: Registry = STAGES) -> str:
+    """Return what a stage or a method is, and its options, for `show`."""
+    whole = ComponentTable(registry).write(component, 0)
     said = ", ".join(f"{key}={value}" for key, value in whole.items() if key != "name")
-    what = (inspect.getdoc(STAGES[stage["name"]]) or "").partition("\n")[0]
+    what = (inspect.getdoc(registry[component["name"]]) or "").partition("\n")[0]
     options = textwrap.fill(said, 100, initial_indent=" " * 18, subsequent_indent=" " * 18)
-    return f"  {stage['name']:15} {what}\n{options}".rstrip()
+    return f"  {component['name']:15} {what}\n{options}".rstrip()

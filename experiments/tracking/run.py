@@ -9,9 +9,10 @@ from pyromodels.experiments.datasets.tracking.files import data_sets
 from pyromodels.experiments.datasets.tracking.scene import generate_scene
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.harness.devices import add_device_argument
+from pyromodels.experiments.harness.experiment import METHODS
 from pyromodels.experiments.runs.runner import add_results, report_run
 from pyromodels.experiments.runs.spec import make_spec, read_table
-from pyromodels.experiments.tracking.methods import BASELINES, UNFITTED
+from pyromodels.experiments.tracking.methods.by_name import BASELINES
 
 SPECS = {"linear": "tracking", "srnn": "tracking_srnn", "deep_ar": "tracking_deep_ar"}
 """Preset -> the shipped spec that it is; the other presets are methods without a model of ours."""
@@ -23,7 +24,7 @@ SCENE_SEQUENCES = 8
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_data_arguments(parser)
-    names = ", ".join([*SPECS, *UNFITTED])
+    names = ", ".join([*SPECS, *METHODS])
     parser.add_argument("--preset", default=DEFAULT, help=f"{names} (default: {DEFAULT})")
     parser.add_argument("--weights", help="of a deep prior: a shipped name or a file")
     parser.add_argument(
@@ -81,8 +82,8 @@ def table_of(args: argparse.Namespace, path: Path | None) -> dict[str, Any]:
         SpecError: an unknown preset.
     """
     preset = args.preset
-    if preset not in SPECS and preset not in UNFITTED:
-        raise SpecError(unknown("preset", given=preset, known=[*SPECS, *UNFITTED]))
+    if preset not in SPECS and preset not in METHODS:
+        raise SpecError(unknown("preset", given=preset, known=[*SPECS, *METHODS]))
     table = read_table(SPECS.get(preset, SPECS[DEFAULT]))
     if path is not None:
         table["data"] = {
@@ -95,7 +96,7 @@ def table_of(args: argparse.Namespace, path: Path | None) -> dict[str, Any]:
     if args.weights is not None and preset != DEFAULT:
         prior = model["prior"] if preset in SPECS else {"dynamics": "srnn"}
         model["prior"] = {**prior, "weights": args.weights}
-    if preset in UNFITTED:
+    if preset in METHODS:
         table |= {"name": preset, "inference": {"name": preset}}
     table["metrics"] = {"baselines": [name for name in args.baselines if name != preset]}
     return table

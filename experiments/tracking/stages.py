@@ -8,7 +8,7 @@ once more: by the linear prior, or by the spec's deep one, with a detector whose
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -82,6 +82,7 @@ class Fit:
     process_std: Tensor | None = None  # of the starts
     noise_scale: float = 1.0  # of the spec's model
     progress: Progress | None = None
+    trace: dict[str, list[Tensor]] = field(default_factory=dict)  # phase -> what was told
 
     @property
     def num_starts(self) -> int:
@@ -97,11 +98,16 @@ class Fit:
         self, updates: Sequence[Update], steps: int, phase: str, tolerance: float | None = None
     ) -> VEM:
         """Make sweeps of these updates, telling the bound."""
-        vem, tell = VEM(self.model, self.guide, updates), None
-        if self.progress is not None:
-            tell = lambda sweep: self.progress(phase, sweep, vem.elbo(self.batch))  # noqa: E731
-        vem.run(self.batch, steps, tolerance=tolerance, callback=tell)
+        vem = VEM(self.model, self.guide, updates)
+        told = lambda sweep: self.tell(phase, sweep, vem.elbo(self.batch))  # noqa: E731
+        vem.run(self.batch, steps, tolerance=tolerance, callback=told if self.progress else None)
         return vem
+
+    def tell(self, phase: str, sweep: int, bound: Tensor) -> None:
+        """Tell the bound of every sequence and start after a sweep, and keep it."""
+        if self.progress is not None:
+            self.progress(phase, sweep, bound)
+            self.trace.setdefault(phase, []).append(bound.cpu())
 
 
 @STAGES.register("online_starts")
@@ -221,8 +227,7 @@ def deep_smoothing(
     if error_std:
         _smooth(_kept(fit), _lasting(fit, decay), 0, *error)
     _smooth(_kept(fit), fit.prior, num_histories, *error)
-    if fit.progress is not None:
-        fit.progress("prior", 0, fit.elbo)
+    fit.tell("prior", 0, fit.elbo)
 
 
 def with_error(

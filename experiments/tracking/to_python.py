@@ -12,8 +12,7 @@ from pyromodels.experiments.harness.script import WIDTH, Code, Script, literal, 
 from pyromodels.experiments.harness.spec_tables import seeded
 from pyromodels.experiments.runs.spec import Spec
 from pyromodels.experiments.tracking import setup
-from pyromodels.experiments.tracking.inference_table import TUNED_NAME, stages_of
-from pyromodels.experiments.tracking.methods import UNFITTED
+from pyromodels.experiments.tracking.inference_table import TUNED_NAME, is_method, stages_of
 from pyromodels.experiments.tracking.tracker import track
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.inference.engines import ENGINES
@@ -56,7 +55,7 @@ def to_python(spec: Spec) -> str:
     Raises:
         SpecError: of a method that brings its own model.
     """
-    if spec.inference["name"] in UNFITTED:
+    if is_method(spec.inference["name"]):
         raise SpecError(
             f"show --python: {spec.inference['name']!r} brings a model of its own; the script is "
             "that of an engine or of stages"

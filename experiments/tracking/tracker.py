@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pyromodels.batch import MixtureBatch
-from pyromodels.distributions.message import Anchor
 from pyromodels.errors import SpecError
 from pyromodels.experiments.harness.experiment import STAGES
 from pyromodels.experiments.tracking.marginals import Marginals, marginals
 from pyromodels.experiments.tracking.setup import box_anchor, walker_prior
 from pyromodels.experiments.tracking.stages import TUNED, Fit, Progress
 from pyromodels.guides.mean_field import MeanField
+from pyromodels.inference.training.progress import progress as progress_bar
 from pyromodels.models.mixdvae import MixDVAE
 
 
@@ -26,6 +27,7 @@ class Fitted(NamedTuple):
     guide: MeanField
     batch: MixtureBatch
     elbo: Tensor  # nats, shape: (B,)
+    trace: dict[str, list[Tensor]] = {}  # phase -> bounds after each sweep, where they were told
 
     @property
     def marginals(self) -> Marginals:
@@ -77,20 +79,46 @@ def track(
         STAGES.build(stage, fit)
     if fit.elbo is None:
         raise SpecError("inference.stages: none of them keeps a start; keep_best is missing")
-    return Fitted(fit.model, fit.guide, fit.batch, fit.elbo)
+    return Fitted(fit.model, fit.guide, fit.batch, fit.elbo, fit.trace)
 
 
-def parts(batch: MixtureBatch, size: int) -> Iterator[MixtureBatch]:
-    """Yield the sequences of a batch, `size` at a time, each part whole in itself."""
-    for first in range(0, batch.num_sequences, size):
-        rows = slice(first, first + size)
-        anchor = Anchor(*(part[rows] for part in batch.anchor))
-        yield MixtureBatch(
-            batch.observations[rows], batch.mask[rows], batch.variance[rows], anchor
-        )
+def track_in_chunks(
+    model: MixDVAE,
+    batch: MixtureBatch,
+    stages: Sequence[Mapping[str, Any]],
+    *,
+    chunk: int,
+    **how: Any,
+) -> tuple[Fitted, Marginals, Tensor]:
+    """Track `chunk` sequences at a time; the fit of the first ones, marginals and bounds of all.
+
+    Args:
+        model, batch, stages: as `track` has them.
+        chunk: how many at once.
+        **how: further arguments of `track`.
+    """
+    first, found, elbo = None, [], []
+    for rows in torch.arange(batch.num_sequences).split(chunk):
+        fitted = track(model, batch.take(rows), stages, **how)
+        found.append(fitted.marginals)
+        elbo.append(fitted.elbo)
+        first = first or fitted
+    return first, joined(found), torch.cat(elbo)
 
 
 def joined(found: Sequence[Marginals]) -> Marginals:
     """Return the marginals of all parts."""
     return Marginals(*(None if part[0] is None else torch.cat(part)
                        for part in zip(*found, strict=True)))
+
+
+@contextmanager
+def sweeps_bar(what: str) -> Iterator[Progress]:
+    """Show sweeps and the bound as they come; yields what is to be told of them."""
+    with progress_bar(desc=what, unit="sweep") as bar:
+
+        def tell(phase: str, sweep: int, bound: Tensor) -> None:
+            bar.set_postfix_str(f"{phase}, bound {bound.mean():.1f} nats", refresh=False)
+            bar.update()
+
+        yield tell

@@ -14,8 +14,9 @@ from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.harness.figures import bulk, line_style, save
 from pyromodels.experiments.speech import figures as speech_figures
 from pyromodels.experiments.speech.resynthesis import Resynthesis
-from pyromodels.experiments.tracking import plots
-from pyromodels.experiments.tracking.methods import Options, run_method
+from pyromodels.experiments.tracking.figures import plots
+from pyromodels.experiments.tracking.methods.base import Options
+from pyromodels.experiments.tracking.methods.by_name import run_method
 from pyromodels.experiments.tracking.stages import NOISES
 
 NUM_SOURCES, NUM_FRAMES, NUM_SEQUENCES = 3, 20, 2

@@ -17,6 +17,7 @@ from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.dynamics.srnn import SRNN
 from pyromodels.errors import SpecError
 from pyromodels.experiments.command.cli import main
+from pyromodels.experiments.harness.weights import save_prior
 from pyromodels.experiments.runs.build import build
 from pyromodels.experiments.runs.cells import Cell, format_cells
 from pyromodels.experiments.runs.compare_figure import plot_cells
@@ -26,7 +27,6 @@ from pyromodels.experiments.runs.spec import load_spec, make_spec, read_table, s
 from pyromodels.experiments.tracking.experiment import Tracking
 from pyromodels.experiments.tracking.setup import box_anchor, trained_prior, walker_prior
 from pyromodels.experiments.tracking.to_python import to_python
-from pyromodels.experiments.tracking.trained_priors import save_prior
 
 COLUMNS = {"mota": "MOTA", "idf1": "IDF1"}
 SMALL = ["data.num_frames=12", "inference.steps=2"]
@@ -285,6 +285,24 @@ def test_show_draws_plates_shapes_parents_and_parameters(capsys):
     assert next(line for line in lines if "p(w | v)" in line).endswith("enumerated")
     assert "p(v) " in text and "guide  MeanField" in text and "q(s)" in text
     assert "prior.log_process_std        parameter  (4, 2)" in text
+
+
+def test_show_says_the_choices_of_the_published_method(capsys):
+    assert main(["show", "tracking", "--set", "inference=reference"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "inference reference: a method that brings its own model" in said
+    assert "The published tracker" in said
+    assert "tempering=0.008" in said and "num_iterations=70" in said and "noise_ratio=0.04" in said
+
+
+def test_a_method_takes_options_and_refuses_what_is_none():
+    table = small('inference={name="kalman", gate=0.3}').to_table()["inference"]
+    assert table == {"name": "kalman", "association": "iou", "motion": "sort", "smooth": False,
+                     "gate": 0.3}
+    with pytest.raises(SpecError, match="method 'kalman': unknown key 'gaet'; did you mean 'gate'"):
+        small('inference={name="kalman", gaet=0.3}')
+    with pytest.raises(SpecError, match="inference: tempering: given -1; expected a positive"):
+        small('inference={name="reference", tempering=-1}')
 
 
 def test_a_graph_of_any_program():

@@ -22,10 +22,11 @@ from pyromodels.experiments.metrics.tracking.mot import tracking_metrics
 from pyromodels.experiments.runs.build import build
 from pyromodels.experiments.runs.runner import fit
 from pyromodels.experiments.runs.spec import load_spec
-from pyromodels.experiments.tracking.methods import METHODS, Options, run_method
+from pyromodels.experiments.tracking.methods.base import Options
+from pyromodels.experiments.tracking.methods.by_name import BASELINES, PRESETS, run_method
 from pyromodels.experiments.tracking.model_spec import noise_rows
-from pyromodels.experiments.tracking.smoothed import smoothed_detections
 from pyromodels.experiments.tracking.stages import ERROR_STD, TUNED
+from pyromodels.experiments.tracking.training.smoothed import smoothed_detections
 from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.observations.detector import Detector
 
@@ -228,7 +229,7 @@ def test_last_smoothing_lets_a_walker_who_has_left_go_on_growing():
     assert other > 1.5 * error
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if not n.startswith("reference")])
+@pytest.mark.parametrize("name", [*PRESETS, *BASELINES])
 @pytest.mark.parametrize("num_frames", [1, 2])
 def test_every_method_tracks_one_frame(name, num_frames):
     box = torch.tensor([[0.1, 0.1, 0.2, 0.4], [0.5, 0.1, 0.6, 0.4]])

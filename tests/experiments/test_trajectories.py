@@ -18,10 +18,11 @@ from pyromodels.experiments.datasets.tracking.trajectories import (
     corners_to_centres,
     generate_trajectories,
 )
-from pyromodels.experiments.tracking.estimate import estimate_statistics, matched_tracks
-from pyromodels.experiments.tracking.smoothed import smoothed_detections
-from pyromodels.experiments.tracking.train import INCREMENTS, PriorLoss, report
-from pyromodels.experiments.tracking.trained_priors import load_prior, load_weights, save_prior
+from pyromodels.experiments.harness.weights import save_prior
+from pyromodels.experiments.tracking.trained_priors import load_weights
+from pyromodels.experiments.tracking.training.estimate import estimate_statistics, matched_tracks
+from pyromodels.experiments.tracking.training.smoothed import smoothed_detections
+from pyromodels.experiments.tracking.training.train import INCREMENTS, PriorLoss, report
 from pyromodels.inference.training.options import Weights
 from pyromodels.registry import DYNAMICS
 
@@ -248,7 +249,7 @@ def test_train_command_resumes_and_its_weights_load(tmp_path, capsys, dynamics):
     assert cli.main([*command, "--out", str(cut), "--max-seconds", "0"]) == 0
     assert "stopped by time" in capsys.readouterr().out
     assert cli.main([*command, "--out", str(cut), "--resume"]) == 0
-    first, second = (load_prior(folder).state_dict() for folder in (whole, cut))
+    first, second = (load_weights(folder).prior.state_dict() for folder in (whole, cut))
     assert all(torch.equal(first[name], second[name]) for name in first)
     metrics = json.loads((whole / "metrics.json").read_text())
     assert {"bound_nats_per_frame", "rmse_1", "rmse_10", "hold/rmse_1", "velocity/rmse_10"} <= set(
@@ -298,19 +299,19 @@ def test_weights_are_loaded_strictly(tmp_path):
     spec = {"name": "deep_ar", "hidden_dim": 4, "emission": INCREMENTS}
     prior = DYNAMICS.build(spec)
     save_prior(tmp_path / "w.safetensors", prior, spec, {})
-    loaded = load_prior(tmp_path / "w.safetensors")
+    loaded = load_weights(tmp_path / "w.safetensors").prior
     assert not loaded.training
     assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in prior.state_dict().items())
     save_prior(tmp_path / "other.safetensors", prior, {**spec, "hidden_dim": 5}, {})
     with pytest.raises(SpecError, match="hidden_dim|size mismatch"):
-        load_prior(tmp_path / "other.safetensors")
+        load_weights(tmp_path / "other.safetensors")
     with pytest.raises(SpecError, match="did you mean 'srnn_mot'"):
-        load_prior("srn_mot")
+        load_weights("srn_mot")
     with pytest.raises(FileNotFoundError, match="missing"):
-        load_prior(tmp_path / "absent.safetensors")
+        load_weights(tmp_path / "absent.safetensors")
     (tmp_path / "bad.pt").write_bytes(b"no state dict")
     with pytest.raises(SpecError, match="state dict"):
-        load_prior(tmp_path / "bad.pt")
+        load_weights(tmp_path / "bad.pt")
 
 
 def test_published_weights_are_recognised(mot_data):
@@ -322,7 +323,7 @@ def test_published_weights_are_recognised(mot_data):
 @pytest.mark.parametrize("name", ["srnn_mot", "deep_ar_mot"])
 def test_shipped_weights_predict_better_than_standing_still_or_going_on(name):
     """From a tracker's estimates, what they are trained for, at one step and at ten."""
-    prior = load_prior(name)
+    prior = load_weights(name).prior
     assert prior.emission.moves and prior.emission.scale == "centre_box"
     s = corners_to_centres(generate_trajectories(400, 60, seed=99))
     seen = smoothed_detections(s, seed=99)

@@ -29,7 +29,8 @@ from pyromodels.experiments.harness.devices import (
     use_device,
 )
 from pyromodels.experiments.harness.records import write_rows
-from pyromodels.experiments.tracking.methods import Options, run_method
+from pyromodels.experiments.tracking.methods.base import Options
+from pyromodels.experiments.tracking.methods.by_name import run_method
 from pyromodels.experiments.tracking.run import DEFAULT
 from pyromodels.inference.published.method import published_vem
 from pyromodels.inference.published.options import PublishedOptions

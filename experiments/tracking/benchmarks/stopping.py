@@ -16,7 +16,8 @@ from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.harness.devices import add_device_argument, use_device
 from pyromodels.experiments.harness.records import write_rows
 from pyromodels.experiments.metrics.tracking.mot import tracking_metrics
-from pyromodels.experiments.tracking.methods import Options, chunks, run_method
+from pyromodels.experiments.tracking.methods.base import Options, chunks
+from pyromodels.experiments.tracking.methods.by_name import run_method
 from pyromodels.experiments.tracking.run import DEFAULT, load
 from pyromodels.experiments.tracking.stages import TUNED
 

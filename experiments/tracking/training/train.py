@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,13 +30,18 @@ from pyromodels.experiments.datasets.tracking.trajectories import (
 )
 from pyromodels.experiments.harness.devices import add_device_argument, use_device
 from pyromodels.experiments.harness.records import open_run
-from pyromodels.experiments.tracking.smoothed import smoothed_detections
-from pyromodels.experiments.tracking.trained_priors import save_prior
+from pyromodels.experiments.harness.store import (
+    History,
+    MadeBy,
+    Trained,
+    find_or_train,
+    place_of,
+)
+from pyromodels.experiments.tracking.trained_priors import CENTRES
+from pyromodels.experiments.tracking.training.smoothed import smoothed_detections
 from pyromodels.inference.training import distributed
 from pyromodels.inference.training.fit import fit
 from pyromodels.inference.training.options import FitOptions, ScheduledSampling, Weights
-from pyromodels.inference.training.seeding import seed_all
-from pyromodels.registry import DYNAMICS
 
 SIZES: dict[tuple[str, str], dict[str, Any]] = {
     ("srnn", "paper"): {},
@@ -97,6 +102,11 @@ class TrainingSpec:
         emission = INCREMENTS if self.predicts == "increment" else {"name": "gaussian"}
         return {"name": self.dynamics, **SIZES[self.dynamics, self.sizes], "emission": emission}
 
+    def made_by(self) -> MadeBy:
+        """Return what determines the weights, for the store: the data are made of it, too."""
+        return {"prior": self.prior(), "coordinates": CENTRES,
+                "training": dataclasses.asdict(self)}
+
     def options(self) -> FitOptions:
         """How the prior is trained."""
         sampled = self.mode == "scheduled_sampling"
@@ -140,19 +150,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0)
     add("--statistics", type=Path, metavar="JSON", help="of `pyromodels estimate trajectories`")
     add("--data", type=Path, help="real tracks to report predictions on; never trained on")
-    add("--out", type=Path, metavar="DIR", help="default: runs/train-srnn-mot-<hash>")
+    add("--out", type=Path, metavar="DIR", help="default: the store, runs/weights")
     add("--resume", action="store_true", help="continue from the last checkpoint in DIR")
     add("--max-seconds", type=float, default=math.inf)
     add_device_argument(parser)
-
-
-class Trained(NamedTuple):
-    """What training came to."""
-
-    weights: Path  # the .safetensors; its .json lies beside it
-    training_bound: float  # nats a frame, in the best epoch, with the noise of training
-    validation_bound: float
-    metrics: dict[str, float]
 
 
 def main(args: argparse.Namespace) -> int:
@@ -163,70 +164,76 @@ def main(args: argparse.Namespace) -> int:
     tracks = [] if args.data is None else real_tracks(args.data)  # a wrong path fails at once
     with distributed.start(use_device(args.device)) as device:
         with nullcontext() if distributed.is_first() else redirect_stdout(None):
-            train_prior(
-                **{**chosen, "statistics": statistics or TrajectoryStatistics()}, out=args.out,
-                resume=args.resume, max_seconds=args.max_seconds, tracks=tracks,
+            trained_prior(
+                TrainingSpec(**{**chosen, "statistics": statistics or TrajectoryStatistics()}),
+                out=args.out, resume=args.resume, max_seconds=args.max_seconds, tracks=tracks,
                 device=device,
             )
     return 0
 
 
-def train_prior(
+def trained_prior(
+    spec: TrainingSpec,
     *,
     out: Path | None = None,
     resume: bool = False,
     max_seconds: float = math.inf,
     tracks: Sequence[tuple[str, Tensor]] = (),
     device: torch.device | str = "cpu",
-    **chosen: Any,
 ) -> Trained:
-    """Train a prior, print how well it predicts, and save its weights.
+    """Return a prior with weights, found or trained now, and print how well it predicts.
+
+    Its record says the bounds in the best epoch: `bound_nats_per_frame` of the validation data,
+    `train_bound_nats_per_frame` with the noise of training.
 
     Args:
-        out: folder of the record; by default `runs/train-srnn-mot-<hash of the spec>`.
-        resume: continue from the last checkpoint in it.
+        spec: the training.
+        out: folder of weights and record, in place of the store's own.
+        resume: continue a training that ran out of time from its last checkpoint.
         max_seconds: of training.
         tracks: what `real_tracks` found, to report on.
         device: to train on; predictions are judged on the CPU.
-        **chosen: fields of `TrainingSpec`.
     """
-    spec = TrainingSpec(**chosen)
-    prior_spec, options = spec.prior(), spec.options()
-    run = open_run(out, "train-srnn-mot", {**dataclasses.asdict(spec), "prior": prior_spec})
+    run = open_run(out or place_of(spec.made_by()), "train-srnn-mot",
+                   {**dataclasses.asdict(spec), "prior": spec.prior()})
     train, valid, test = spec.data()
-    # the networks learn to predict from a tracker's estimates, and are judged by them
-    train, valid = (
-        (s.to(device), smoothed_detections(s, seed=3 * spec.seed + number).to(device))
-        for number, s in enumerate((train, valid))
-    )
-    seed_all(spec.seed)
-    prior = DYNAMICS.build(prior_spec).to(device)
-    print(f"{spec.dynamics}, {sum(p.numel() for p in prior.parameters())} parameters, "
-          f"{len(train[0])} trajectories of {spec.num_frames} frames; record in {run.path}")
-    result = fit(
-        prior, PriorLoss(prior), train, valid, options=options,
-        folder=run.path / "checkpoints", resume=resume, max_seconds=max_seconds,
-        on_epoch=lambda r: print(
-            f"epoch {r['epoch']:3d}  bound, nats a frame: train {-r['train_loss']:8.3f}  "
-            f"validation {-r['valid_loss']:8.3f}  {r['seconds']:5.1f} s", flush=True),
-    )
-    prior.cpu().eval()
-    best = result.history[result.best_epoch - 1]
-    metrics = {"bound_nats_per_frame": -result.best_loss, "best_epoch": result.best_epoch,
-               "train_bound_nats_per_frame": -best["train_loss"]}
-    print(f"stopped by {result.stopped}; best epoch {result.best_epoch}\n"
-          f"validation bound: {-result.best_loss:.3f} nats a frame")
-    metrics |= report(prior, test, "synthetic, held out")
-    record = {"command": spec.command(), "seed": spec.seed, "epochs": len(result.history),
-              "training": dataclasses.asdict(spec), "metrics": dict(metrics)}
+
+    def train_one(prior: SourcePrior, checkpoints: Path) -> tuple[dict[str, Any], History]:
+        # the networks learn to predict from a tracker's estimates, and are judged by them
+        sets = [
+            (s.to(device), smoothed_detections(s, seed=3 * spec.seed + number).to(device))
+            for number, s in enumerate((train, valid))
+        ]
+        result = fit(
+            prior, PriorLoss(prior), *sets, options=spec.options(),
+            folder=checkpoints, resume=resume, max_seconds=max_seconds,
+            on_epoch=lambda r: print(
+                f"epoch {r['epoch']:3d}  bound, nats a frame: train {-r['train_loss']:8.3f}  "
+                f"validation {-r['valid_loss']:8.3f}  {r['seconds']:5.1f} s", flush=True),
+        )
+        prior.cpu().eval()
+        best = result.history[result.best_epoch - 1]
+        metrics = {"bound_nats_per_frame": -result.best_loss, "best_epoch": result.best_epoch,
+                   "train_bound_nats_per_frame": -best["train_loss"],
+                   **report(prior, test, "synthetic, held out")}
+        return {"command": spec.command(), "seed": spec.seed, "epochs": len(result.history),
+                "stopped": result.stopped, "metrics": metrics}, result.history
+
+    print(f"{spec.dynamics}, {len(train)} trajectories of {spec.num_frames} frames; record in "
+          f"{run.path}")
+    trained = find_or_train(spec.made_by(), train_one, seed=spec.seed, device=device,
+                            resume=resume, folder=run.path)
+    prior, record = trained.prior.cpu(), trained.record
+    metrics = dict(record["metrics"])
+    print(f"\n{record['parameters']} parameters, stopped by {record['stopped']}; best epoch "
+          f"{metrics['best_epoch']}\n"
+          f"validation bound: {metrics['bound_nats_per_frame']:.3f} nats a frame")
     for name, s in tracks:
         metrics |= {f"{name}/{key}": value for key, value in report(prior, s, name).items()}
-    weights = run.path / "weights.safetensors"
     if distributed.is_first():
         run.write_metrics(metrics)
-        save_prior(weights, prior, prior_spec, record)
-    print(f"\nweights: {weights}")
-    return Trained(weights, -best["train_loss"], -result.best_loss, metrics)
+    print(f"\nweights: {run.path / 'weights.safetensors'}")
+    return trained
 
 
 def real_tracks(path: Path) -> list[tuple[str, Tensor]]:

@@ -6,16 +6,15 @@ from pathlib import Path
 
 import torch
 
-from pyromodels.experiments.datasets.tracking.box_coordinates import centres_to_corners, start_boxes
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.harness.devices import add_device_argument, use_device
 from pyromodels.experiments.harness.records import open_run, spec_of
 from pyromodels.experiments.metrics.tracking.mot import tracking_metrics
-from pyromodels.experiments.tracking.plots import plot_metric_curves
-from pyromodels.experiments.tracking.published import flip
+from pyromodels.experiments.tracking.figures.plots import plot_metric_curves
+from pyromodels.experiments.tracking.methods.published import flip, published_inputs
 from pyromodels.experiments.tracking.run import load
-from pyromodels.experiments.tracking.trained_priors import load_prior
-from pyromodels.inference.published.method import box_variance, published_vem
+from pyromodels.experiments.tracking.trained_priors import load_weights
+from pyromodels.inference.published.method import published_vem
 from pyromodels.inference.published.options import PublishedOptions
 from pyromodels.inference.training.seeding import seed_all
 
@@ -42,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
     """Run the command."""
     device = use_device(args.device)
     seed_all(args.seed)
-    prior = load_prior(args.weights).to(device)
+    prior = load_weights(args.weights).prior.to(device)
     folder = open_run(args.out, "mot-iterations", spec_of(args))
     figures: dict[str, float] = {}
     for data in load(args):
@@ -66,16 +65,9 @@ def main(args: argparse.Namespace) -> int:
 
 def _mota(data: TrackingData, prior: torch.nn.Module, ratio: float, seed: int) -> list[float]:
     device = next(prior.parameters()).device
-    observations, mask = flip(data.detections).to(device), data.mask.to(device)
-    rule = "slot" if data.mask[:, 0].all() else "observation"
     result = published_vem(
         prior,
-        observations,
-        mask=mask,
-        observation_variance=box_variance(observations, ratio=ratio, covariance_from=rule),
-        anchor_loc=flip(
-            centres_to_corners(start_boxes(data.detections, data.mask, data.num_objects))
-        ).to(device),
+        **published_inputs(data, data.num_objects, ratio, device),
         options=dataclasses.replace(PublishedOptions.REFERENCE, num_iterations=ITERATIONS[-1]),
         generator=torch.Generator(device).manual_seed(seed),
         history=ITERATIONS,

@@ -8,9 +8,10 @@ from pathlib import Path
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.harness.devices import add_device_argument, use_device
 from pyromodels.experiments.harness.records import open_run, spec_of
-from pyromodels.experiments.tracking.methods import METHODS, Options, measured
+from pyromodels.experiments.tracking.methods.base import Options
+from pyromodels.experiments.tracking.methods.by_name import BASELINES, PRESETS, measured
 from pyromodels.experiments.tracking.run import load
-from pyromodels.experiments.tracking.table_rows import format_table
+from pyromodels.experiments.tracking.tables.rows import format_table
 from pyromodels.inference.training.seeding import seed_all
 
 COLUMNS = ("mota", "motp", "idf1", "hota", "ids", "mt", "ml", "fp", "fn", "nees", "coverage95")
@@ -120,8 +121,7 @@ Rows = Mapping[str, Mapping[str, float]]
 
 def methods(data: TrackingData, args: argparse.Namespace) -> Rows:
     """Table 4.1: every method."""
-    names = [name for name in METHODS if not name.startswith("reference")]
-    rows = {name: _measured(name, data, args) for name in names}
+    rows = {name: _measured(name, data, args) for name in (*PRESETS, *BASELINES)}
     if args.weights:
         rows["reference"] = _measured("reference", data, args)
     else:
@@ -153,18 +153,20 @@ def noise_ratio(data: TrackingData, args: argparse.Namespace) -> Rows:
 
 def training_size(data: TrackingData, args: argparse.Namespace) -> Rows:
     """Tables 4.2 and 4.3: the prior trained on all, half and a quarter of the trajectories."""
-    from pyromodels.experiments.tracking.train import (
-        train_prior,  # training pulls in what no other table needs
+    from pyromodels.experiments.tracking.training.train import (
+        TrainingSpec,  # training pulls in what no other table needs
+        trained_prior,
     )
 
     rows = {}
     for name, fraction in FRACTIONS.items():
-        trained = train_prior(fraction=fraction, seed=args.seed, max_seconds=args.max_seconds,
-                              device=args.device)
+        trained = trained_prior(TrainingSpec(fraction=fraction, seed=args.seed),
+                                max_seconds=args.max_seconds, device=args.device)
+        found = trained.record["metrics"]
         rows[f"SRNN-{name}"] = {
-            **_measured("srnn", data, args, weights=str(trained.weights)),
-            "training": trained.training_bound,
-            "validation": trained.validation_bound,
+            **_measured("srnn", data, args, weights=str(trained.folder)),
+            "training": found["train_bound_nats_per_frame"],
+            "validation": found["bound_nats_per_frame"],
         }
     return rows
 

@@ -28,7 +28,7 @@ from pyromodels.experiments.harness.figures import (
     shades,
     tidy,
 )
-from pyromodels.experiments.tracking.figure_trajectories import plot_trajectories
+from pyromodels.experiments.tracking.figures.trajectories import plot_trajectories
 from pyromodels.experiments.tracking.marginals import Marginals
 
 __all__ = [

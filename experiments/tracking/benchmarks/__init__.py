@@ -1,0 +1,1 @@
+"""What tracking costs: by sizes, by stopping rule, by sweep."""

@@ -1,0 +1,1 @@
+"""Training of a prior of boxes, and what it is trained on."""
