@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pyromodels.distributions.message import Anchor
-from pyromodels.errors import ShapeError, mismatch
+from pyromodels.errors import ShapeError, mismatch, misshapen
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,12 @@ class SequenceBatch:
     def __post_init__(self) -> None:
         shape = tuple(self.x.shape)
         if len(shape) != 3:
-            raise ShapeError(mismatch("x", given=f"shape {shape}", expected="(B, T, X)"))
-        if tuple(self.mask.shape) != shape[:2]:
-            given = f"shape {tuple(self.mask.shape)}"
-            raise ShapeError(mismatch("mask", given=given, expected=shape[:2]))
+            raise misshapen("x", shape, "(B, T, X)")
+        if self.mask.shape != shape[:2]:
+            raise misshapen("mask", self.mask.shape, shape[:2])
         if self.anchor is not None:
-            given = [tuple(part.shape) for part in self.anchor]
-            if given != [(shape[0], shape[2])] * 2:
-                raise ShapeError(
-                    mismatch(
-                        "anchor",
-                        given=f"loc {given[0]}, variance {given[1]}",
-                        expected=f"both ({shape[0]}, {shape[2]})",
-                    )
-                )
+            if any(part.shape != (shape[0], shape[2]) for part in self.anchor):
+                raise _unfit(self.anchor, f"({shape[0]}, {shape[2]})")
         if not torch.isfinite(self.x[self.mask]).all():
             raise ValueError("x: NaN or infinite where mask is True; mask such frames out")
         # what is masked must not reach a sum, and zero times NaN is NaN
@@ -133,13 +125,11 @@ class MixtureBatch:
     def __post_init__(self) -> None:
         shape = tuple(self.observations.shape)
         if len(shape) != 4:
-            raise ShapeError(
-                mismatch("observations", given=f"shape {shape}", expected="(B, T, K, X)")
-            )
+            raise misshapen("observations", shape, "(B, T, K, X)")
         for name, wanted in (("mask", shape[:3]), ("variance", shape)):
-            given = tuple(getattr(self, name).shape)
+            given = getattr(self, name).shape
             if given != wanted:
-                raise ShapeError(mismatch(name, given=f"shape {given}", expected=wanted))
+                raise misshapen(name, given, wanted)
         self._count_sources()
         seen = self.mask
         if not torch.isfinite(self.observations[seen]).all():
@@ -215,17 +205,16 @@ class MixtureBatch:
             return
         loc, num_sequences = tuple(self.anchor.loc.shape), len(self.observations)
         if len(loc) != 3 or loc[0] != num_sequences or loc != tuple(self.anchor.variance.shape):
-            raise ShapeError(
-                mismatch(
-                    "anchor",
-                    given=f"loc {loc}, variance {tuple(self.anchor.variance.shape)}",
-                    expected=f"both ({num_sequences}, N, D)",
-                )
-            )
+            raise _unfit(self.anchor, f"({num_sequences}, N, D)")
         if self.num_sources not in (None, loc[1]):
             expected = f"{loc[1]}, as the anchor has"
             raise ShapeError(mismatch("num_sources", given=self.num_sources, expected=expected))
         object.__setattr__(self, "num_sources", loc[1])
+
+
+def _unfit(anchor: Anchor, expected: str) -> ShapeError:
+    given = f"loc {tuple(anchor.loc.shape)}, variance {tuple(anchor.variance.shape)}"
+    return ShapeError(mismatch("anchor", given=given, expected=f"both {expected}"))
 
 
 def rows_of(batch: Any) -> Tensor | None:  # noqa: ANN401

@@ -40,6 +40,22 @@ def mismatch(what: str, *, given: object, expected: object, hint: str = "") -> s
     return f"{sentence}. {hint}" if hint else sentence
 
 
+def misshapen(what: str, given: Iterable[int], expected: object, hint: str = "") -> ShapeError:
+    """Return the error of a tensor, whose shape is given, that is not what its place requires.
+
+    Example:
+        >>> misshapen("x", (50, 513), "(..., T, 257)")
+        ShapeError('x: given shape (50, 513); expected (..., T, 257)')
+    """
+    return ShapeError(mismatch(what, given=f"shape {tuple(given)}", expected=expected, hint=hint))
+
+
+def check_choice(what: str, given: object, *choices: str) -> None:
+    """Raise `ValueError` where a value is none of the choices."""
+    if given not in choices:
+        raise ValueError(mismatch(what, given=repr(given), expected=" or ".join(choices)))
+
+
 def unknown(what: str, *, given: str, known: Iterable[str]) -> str:
     """Say that a name is unknown, which known one is nearest, and list them all.
 

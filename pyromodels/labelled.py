@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyromodels.errors import ShapeError, mismatch
+from pyromodels.errors import mismatch, misshapen
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,11 @@ class LabelledSequences:
     def __post_init__(self) -> None:
         """Check what no later step checks again."""
         if self.x.dim() != 3:
-            raise ShapeError(mismatch("x", given=f"shape {tuple(self.x.shape)}",
-                                      expected="(n, T, D)"))
+            raise misshapen("x", self.x.shape, "(n, T, D)")
         for name in ("lengths", "labels"):
-            given = tuple(getattr(self, name).shape)
+            given = getattr(self, name).shape
             if given != (len(self.x),):
-                raise ShapeError(mismatch(name, given=f"shape {given}", expected=(len(self.x),)))
+                raise misshapen(name, given, (len(self.x),))
         kinds = {"x": self.x.is_floating_point(), "lengths": self.lengths.dtype == torch.int64,
                  "labels": self.labels.dtype == torch.int64}
         for name, fits in kinds.items():

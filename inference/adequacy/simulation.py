@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyromodels.batch import SequenceBatch
 from pyromodels.distributions.message import Anchor
-from pyromodels.errors import ShapeError, SpecError, mismatch
+from pyromodels.errors import SpecError, mismatch, misshapen
 from pyromodels.inference.adequacy.protocols import Draws, Fit, Simulate, Summaries
 from pyromodels.inference.adequacy.statistics import align_sources, rhat, uniform_ranks
 from pyromodels.pyro_support.vectorised_runs import Program, Uncondition, random_nodes
@@ -123,8 +123,7 @@ def simulated_ranks(
 def _as_a_draw(name: str, truth: Tensor, draws: Tensor) -> Tensor:
     """The truth in the shape of one draw, whether or not it has a dimension of sequences."""
     if truth.numel() != draws[0].numel():
-        given, expected = f"shape {tuple(truth.shape)}", tuple(draws.shape[1:])
-        raise ShapeError(mismatch(f"simulated truth of {name!r}", given=given, expected=expected))
+        raise misshapen(f"simulated truth of {name!r}", truth.shape, tuple(draws.shape[1:]))
     return truth.reshape(draws[:1].shape)
 
 

@@ -20,7 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import logsumexp, ndtr
 from torch import Tensor
 
-from pyromodels.errors import ShapeError, mismatch
+from pyromodels.errors import ShapeError, mismatch, misshapen
 from pyromodels.inference.posterior.arviz_io import pareto_shape, rank_rhat
 
 Values = Tensor | np.ndarray
@@ -109,7 +109,7 @@ def rhat(
     chains = _array(values)
     if chains.ndim < 2 or chains.shape[0] < 2 or chains.shape[1] < 4:
         expected = "(2 or more fits, 4 or more draws, *batch)"
-        raise ShapeError(mismatch("values", given=f"shape {chains.shape}", expected=expected))
+        raise misshapen("values", chains.shape, expected)
     columns = np.moveaxis(chains.reshape(*chains.shape[:2], -1), -1, 0)
     found = np.full(len(columns), np.nan)
     for i, column in enumerate(columns):
@@ -145,8 +145,7 @@ def uniform_ranks(
     """
     truth, draws = _array(truth), _draws(draws, "draws")
     if truth.shape != draws.shape[1:]:
-        given = f"shape {truth.shape}"
-        raise ShapeError(mismatch("truth", given=given, expected=f"{draws.shape[1:]}, as a draw"))
+        raise misshapen("truth", truth.shape, f"{draws.shape[1:]}, as a draw")
     below, ties = (draws < truth).sum(0), (draws == truth).sum(0)
     spread = np.random.default_rng(seed).uniform(size=truth.shape)
     return (below + spread * (ties + 1)) / (len(draws) + 1)
@@ -242,7 +241,7 @@ def compare_moments(
     draws, reference = _draws(draws, "draws", least=2), _draws(reference, "reference", least=2)
     if draws.shape[1:] != reference.shape[1:]:
         expected = f"(n, *{draws.shape[1:]})"
-        raise ShapeError(mismatch("reference", given=f"shape {reference.shape}", expected=expected))
+        raise misshapen("reference", reference.shape, expected)
     tiny = np.finfo(float).tiny
     std = [np.maximum(part.std(0, ddof=1), tiny) for part in (draws, reference)]
     return Moments((draws.mean(0) - reference.mean(0)) / std[1], std[0] / std[1])
@@ -256,6 +255,5 @@ def _array(values: Values) -> np.ndarray:
 def _draws(values: Values, name: str, *, least: int = 1) -> np.ndarray:
     array = _array(values)
     if array.ndim < 1 or len(array) < least:
-        given = f"shape {array.shape}"
-        raise ShapeError(mismatch(name, given=given, expected=f"{least} or more draws first"))
+        raise misshapen(name, array.shape, f"{least} or more draws first")
     return array

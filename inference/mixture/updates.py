@@ -15,7 +15,7 @@ from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.kalman import smooth_and_compare
 from pyromodels.distributions.visibility import posterior_chain
 from pyromodels.dynamics.linear import LinearGaussian
-from pyromodels.errors import mismatch
+from pyromodels.errors import check_choice
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.inference.engines.coordinate_ascent import Update
 from pyromodels.inference.mixture.bound import assignment_part, expected_log_joint
@@ -80,9 +80,7 @@ class SourceUpdate(Update):
     changes_model: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.history not in ("smoothed", "fixed"):
-            expected = "smoothed or fixed"
-            raise ValueError(mismatch("history", given=repr(self.history), expected=expected))
+        check_choice("history", self.history, "smoothed", "fixed")
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the state of the generator, where there is one."""

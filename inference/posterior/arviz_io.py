@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pyromodels.errors import ShapeError, mismatch
+from pyromodels.errors import ShapeError, mismatch, misshapen
 
 Variable = tuple[tuple[str, ...], np.ndarray]
 """Names of the dimensions, and the values."""
@@ -150,9 +150,7 @@ def _groups(data: Any) -> dict[str, Any]:
 
 def _checked(name: str, dims: tuple[str, ...], values: np.ndarray) -> Variable:
     if len(dims) != values.ndim:
-        raise ShapeError(
-            mismatch(name, given=f"shape {values.shape}", expected=f"one axis for each of {dims}")
-        )
+        raise misshapen(name, values.shape, f"one axis for each of {dims}")
     return dims, values
 
 
@@ -167,13 +165,8 @@ def _labels(
     }
     for dim, size in sizes.items():
         if dim in coords and len(coords[dim]) != size:
-            raise ShapeError(
-                mismatch(
-                    f"coords[{dim!r}]",
-                    given=f"{len(coords[dim])} labels",
-                    expected=f"{size}, the size of it in {group}",
-                )
-            )
+            given, expected = f"{len(coords[dim])} labels", f"{size}, the size of it in {group}"
+            raise ShapeError(mismatch(f"coords[{dim!r}]", given=given, expected=expected))
     return {dim: list(coords.get(dim, range(size))) for dim, size in sizes.items()}
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyromodels.distributions.path import PathDistribution
-from pyromodels.errors import ShapeError, mismatch
+from pyromodels.errors import ShapeError, check_choice, mismatch
 from pyromodels.inference.posterior import arviz_io
 from pyromodels.inference.posterior.checks import check_broadcast, check_sites
 from pyromodels.inference.posterior.inference_data import groups_of
@@ -196,9 +196,7 @@ class Posterior:
                 explains the data. "prior" takes p(w | x): the likelihood of the other latents,
                 which leave-one-out estimates (`arviz.loo`) need.
         """
-        if weights not in ("posterior", "prior"):
-            expected = "posterior or prior"
-            raise ValueError(mismatch("weights", given=repr(weights), expected=expected))
+        check_choice("weights", weights, "posterior", "prior")
         both, num_draws, result = self.model_and_guide, count(draws), {}
         nodes = both.run(self.model, num_draws, draws)
         for name, site in both.observed.items():

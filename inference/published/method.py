@@ -12,7 +12,7 @@ from pyromodels.dynamics.base import SourcePrior
 from pyromodels.dynamics.deep_ar import DeepAR
 from pyromodels.dynamics.srnn import SRNN
 from pyromodels.emissions.gaussian import Gaussian
-from pyromodels.errors import ShapeError, mismatch
+from pyromodels.errors import ShapeError, check_choice, mismatch, misshapen
 from pyromodels.inference.published.cells import Evidence, Posterior
 from pyromodels.inference.published.options import PublishedOptions
 from pyromodels.inference.published.schedule import SCHEDULES, Problem, Run
@@ -47,11 +47,7 @@ def box_variance(
             slot of the first frame, which presumes that slots stay with tracks. "observation":
             every box has its own size, whatever the order.
     """
-    if covariance_from not in ("slot", "observation"):
-        expected = "slot or observation"
-        raise ValueError(
-            mismatch("covariance_from", given=repr(covariance_from), expected=expected)
-        )
+    check_choice("covariance_from", covariance_from, "slot", "observation")
     sides = boxes[..., 2:] - boxes[..., :2]
     variance = (ratio * torch.cat((sides, sides), -1)).square()
     return variance if covariance_from == "observation" else variance[:, :1].expand_as(variance)
@@ -203,8 +199,8 @@ def _check_tensors(prior: SRNN | DeepAR, mask: Tensor, given: dict[str, Tensor])
     dtype = next(prior.parameters()).dtype
     for name, value in given.items():
         if value.shape != expected[name]:
-            shape, hint = f"shape {tuple(value.shape)}", "See the shapes of mask and anchor_loc."
-            raise ShapeError(mismatch(name, given=shape, expected=expected[name], hint=hint))
+            hint = "See the shapes of mask and anchor_loc."
+            raise misshapen(name, value.shape, expected[name], hint)
         if value.dtype != dtype:
             hint = "Convert the data or the prior."
             raise ValueError(mismatch(name, given=value.dtype, expected=dtype, hint=hint))
@@ -224,9 +220,7 @@ def _check_tensors(prior: SRNN | DeepAR, mask: Tensor, given: dict[str, Tensor])
 
 
 def _check_choices(schedule: str, history: Sequence[int], options: PublishedOptions) -> None:
-    if schedule not in SCHEDULES:
-        expected = " or ".join(SCHEDULES)
-        raise ValueError(mismatch("schedule", given=repr(schedule), expected=expected))
+    check_choice("schedule", schedule, *SCHEDULES)
     if history and options.tolerance is not None:
         hint = "An early stop leaves iterations out."
         expected = "no history, or options.tolerance = None"

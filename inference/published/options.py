@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pyromodels.errors import mismatch
+from pyromodels.errors import check_choice, mismatch
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,7 @@ class PublishedOptions:
         for name in ("num_iterations", "cascade_iterations"):
             if getattr(self, name) < 0:
                 raise ValueError(mismatch(name, given=getattr(self, name), expected="0 or more"))
-        if self.order not in ("assignment_first", "sources_first"):
-            expected = "assignment_first or sources_first"
-            raise ValueError(mismatch("order", given=repr(self.order), expected=expected))
+        check_choice("order", self.order, "assignment_first", "sources_first")
 
 
 PublishedOptions.REFERENCE = PublishedOptions()

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pyromodels.audio.stft import STFT
-from pyromodels.errors import ShapeError, mismatch
+from pyromodels.errors import mismatch, misshapen
 
 __all__ = ["griffin_lim"]
 
@@ -50,8 +50,8 @@ def griffin_lim(
         True
     """
     if magnitude.ndim < 2 or magnitude.shape[-1] != stft.num_bins or magnitude.shape[-2] < 2:
-        raise ShapeError(mismatch("magnitude", given=f"shape {tuple(magnitude.shape)}",
-                                  expected=f"(*, T, {stft.num_bins}) with T >= 2"))
+        expected = f"(*, T, {stft.num_bins}) with T >= 2"
+        raise misshapen("magnitude", magnitude.shape, expected)
     if not (torch.isfinite(magnitude) & (magnitude >= 0)).all():
         raise ValueError(mismatch("magnitude", given="a negative, infinite or NaN entry",
                                   expected="finite magnitudes >= 0"))

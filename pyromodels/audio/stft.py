@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyromodels.errors import ShapeError, mismatch
+from pyromodels.errors import ShapeError, mismatch, misshapen
 
 __all__ = ["STFT"]
 
@@ -83,8 +83,7 @@ class STFT:
             ShapeError: for a signal without samples.
         """
         if signal.ndim == 0 or signal.shape[-1] == 0:
-            raise ShapeError(mismatch("signal", given=f"shape {tuple(signal.shape)}",
-                                      expected="(*, n) with at least one sample"))
+            raise misshapen("signal", signal.shape, "(*, n) with at least one sample")
         batch, num_frames = signal.shape[:-1], self.num_frames(signal.shape[-1])
         if signal.numel() == 0:                             # some FFT libraries refuse no rows
             shape = (*batch, num_frames, self.num_bins)

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain
 from pyromodels.distributions.visibility import BinaryChain
-from pyromodels.errors import ShapeError, mismatch
+from pyromodels.errors import misshapen
 from pyromodels.guides.base import Guide
 from pyromodels.models.mixdvae import MixDVAE, owner
 from pyromodels.pyro_support.param_store import register
@@ -92,14 +92,9 @@ class FactorisedGuide(Guide, ABC):
             expected = (*batch.mask.shape, batch.num_sources + self.model.num_extra)
         if given != expected:
             name = "responsibilities" if self.assignment == "mean_field" else "sources"
-            raise ShapeError(
-                mismatch(
-                    f"guide.{name}",
-                    given=f"shape {tuple(given)}",
-                    expected=f"{expected}, as the batch and the model have it",
-                    hint="Was the guide fitted to another batch, or to several starts of it?",
-                )
-            )
+            wanted = f"{expected}, as the batch and the model have it"
+            hint = "Was the guide fitted to another batch, or to several starts of it?"
+            raise misshapen(f"guide.{name}", given, wanted, hint)
 
     def forward(self, batch: MixtureBatch) -> None:
         """Run the guide."""

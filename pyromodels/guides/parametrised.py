@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pyromodels.distributions.chain import GaussianChain, matmul
 from pyromodels.distributions.visibility import BinaryChain
-from pyromodels.errors import mismatch
+from pyromodels.errors import check_choice
 from pyromodels.guides.factorised import FactorisedGuide
 
 if TYPE_CHECKING:
@@ -37,9 +37,7 @@ class ParametrisedMeanField(FactorisedGuide):
         self, guide: "MeanField", *, assignment: Literal["mean_field", "marginal"] = "mean_field"
     ) -> None:
         super().__init__(guide.model)
-        if assignment not in ("mean_field", "marginal"):
-            expected = "mean_field or marginal"
-            raise ValueError(mismatch("assignment", given=repr(assignment), expected=expected))
+        check_choice("assignment", assignment, "mean_field", "marginal")
         self.assignment = assignment
         chain = guide.sources
         unit = chain.covariance.diagonal(dim1=-2, dim2=-1).sqrt()

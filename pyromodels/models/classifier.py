@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pyromodels.batch import SequenceBatch
 from pyromodels.distributions.chosen import Chosen
 from pyromodels.dynamics.autoregressive import Autoregressive
-from pyromodels.errors import ShapeError, mismatch
+from pyromodels.errors import ShapeError, mismatch, misshapen
 from pyromodels.models.class_posterior import ClassPosterior
 from pyromodels.pyro_support.param_store import register
 from pyromodels.pyro_support.plates import MAX_PLATE_NESTING, batch_plate
@@ -144,9 +144,7 @@ class Classifier(nn.Module):
     def _checked(self, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
         """Return x (B, 1, 1, T, D) and the mask (B, 1, 1, T)."""
         if batch.x.shape[-1] != self.bank.source_dim:
-            given = f"shape {tuple(batch.x.shape)}"
-            expected = f"(B, T, {self.bank.source_dim})"
-            raise ShapeError(mismatch("x", given=given, expected=expected))
+            raise misshapen("x", batch.x.shape, f"(B, T, {self.bank.source_dim})")
         if not batch.mask.any(-1).all():
             raise ValueError("mask: a sequence without a frame")
         if batch.has_gaps:

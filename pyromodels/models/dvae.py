@@ -7,7 +7,7 @@ from pyromodels.batch import SequenceBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.base import SourcePrior
 from pyromodels.dynamics.dynamical_prior import DynamicalPrior
-from pyromodels.errors import ShapeError, mismatch
+from pyromodels.errors import misshapen
 from pyromodels.pyro_support.param_store import register
 from pyromodels.pyro_support.plates import MAX_PLATE_NESTING, batch_plate, source_plate
 from pyromodels.pyro_support.site_labels import Layout
@@ -103,13 +103,7 @@ class DynamicalVAE(nn.Module):
     def trajectories(self, batch: SequenceBatch) -> tuple[Tensor, Anchor | None, Tensor]:
         """Return x (B, 1, 1, T, X), the anchor (B, 1, 1, X) and the mask (B, 1, 1, T)."""
         if batch.x.shape[-1] != self.prior.source_dim:
-            raise ShapeError(
-                mismatch(
-                    "x",
-                    given=f"shape {tuple(batch.x.shape)}",
-                    expected=f"(B, T, {self.prior.source_dim})",
-                )
-            )
+            raise misshapen("x", batch.x.shape, f"(B, T, {self.prior.source_dim})")
         if batch.anchor is None and self.prior.needs_anchor:
             raise ValueError(
                 f"anchor: {type(self.prior).__name__} starts every trajectory at one; "

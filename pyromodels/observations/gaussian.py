@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain
 from pyromodels.dynamics.base import SourcePrior
-from pyromodels.errors import ShapeError, mismatch
+from pyromodels.errors import mismatch, misshapen
 from pyromodels.observations.base import ObservationLaw
 from pyromodels.observations.detector import Detector
 from pyromodels.registry import OBSERVATIONS
@@ -124,13 +124,8 @@ class GaussianObservations(GaussianLaw):
         if projection is None:
             projection = getattr(prior, "projection", torch.eye(prior.source_dim))
         if projection.dim() not in (2, 3) or projection.shape[-1] != prior.source_dim:
-            raise ShapeError(
-                mismatch(
-                    "projection",
-                    given=f"shape {tuple(projection.shape)}",
-                    expected=f"(X, D) or (K, X, D) with D = {prior.source_dim}",
-                )
-            )
+            expected = f"(X, D) or (K, X, D) with D = {prior.source_dim}"
+            raise misshapen("projection", projection.shape, expected)
         if (projection.unflatten(-1, (-1, prior.block_dim)).any(-1).sum(-1) > 1).any():
             raise ValueError(
                 "projection: a row reads several blocks of the prior's coordinates, so that q(s) "

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyromodels.batch import rows_of
-from pyromodels.errors import ShapeError, mismatch
+from pyromodels.errors import mismatch, misshapen
 from pyromodels.pyro_support.random_state import restored_random_state
 
 Program = Callable[[Any], Any]
@@ -73,10 +73,7 @@ class Site(NamedTuple):
         if value.dim() != 1 + len(self.kept) + self.event_dim:
             expected = ("n", *(self.value.shape[dim - self.event_dim] for dim in self.kept))
             event = tuple(self.value.shape[self.value.dim() - self.event_dim :])
-            given = f"shape {tuple(value.shape)}"
-            raise ShapeError(
-                mismatch(f"draws of {self.name!r}", given=given, expected=(*expected, *event))
-            )
+            raise misshapen(f"draws of {self.name!r}", value.shape, (*expected, *event))
         for dim in range(-nesting, 0):
             if dim not in self.kept:
                 value = value.unsqueeze(1 + nesting + dim)
