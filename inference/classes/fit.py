@@ -20,11 +20,11 @@ from pyromodels.inference.classes.scores import (
     own_class_log_prob,
     own_log_prob,
 )
-from pyromodels.inference.training.checkpoint import Checkpoint
+from pyromodels.inference.training.checkpoint import Checkpoint, flat
 from pyromodels.inference.training.finite import FitError, guilty_parameter
 from pyromodels.inference.training.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from pyromodels.inference.training.seeding import random_state, seed_all, set_random_state
-from pyromodels.inference.training.trainer import Trainer, check_same_options
+from pyromodels.inference.training.trainer import Trainer, Training, check_same_options
 from pyromodels.labelled import LabelledSequences
 
 POOL = 8
@@ -41,7 +41,7 @@ class ClassFit(NamedTuple):
     stopped: str  # "updates" or "patience"
 
 
-class ClassTraining:
+class ClassTraining(Training):
     """Parameters, optimiser, order of the data and counts, as they stand between looks.
 
     A class and its network are one where classes have networks of their own: they train side by
@@ -58,7 +58,7 @@ class ClassTraining:
         ValueError: where a class has no sequence, or labels are not those of the densities.
     """
 
-    name, unit = "training", "update"
+    unit = "update"
     _COUNTS = ("best_loss", "best_update", "num_worse", "class_loss")
 
     def __init__(
@@ -68,7 +68,9 @@ class ClassTraining:
         valid: LabelledSequences,
         options: ClassOptions,
     ) -> None:
+        super().__init__()
         self.densities, self.train, self.valid, self.options = densities, train, valid, options
+        self.most = options.updates
         num_classes = densities.num_members
         for name, data in (("train", train), ("valid", valid)):
             counts = data.labels.bincount(minlength=num_classes)
@@ -94,29 +96,22 @@ class ClassTraining:
         self.turns = torch.Generator().manual_seed(options.seed)  # of minibatches of a pool
         self.left = [torch.empty(0, dtype=torch.long) for _ in self.orders]
         self.queue: list[list[list[int]]] = []
-        self.num_done = 0
         networks = 1 if options.together else densities.num_networks
         self.best_loss = torch.full((networks,), math.inf)
         self.best_update, self.num_worse = torch.zeros(2, networks, dtype=torch.long)
         self.class_loss = torch.full((num_classes,), math.inf)
         self.best = {name: p.detach().clone() for name, p in self.named.items()}
-        self.history: list[dict[str, Any]] = []
 
     def stopped(self) -> str | None:
         """Return what ends training here, "patience" or "updates", or None."""
         if (self.num_worse >= self.options.patience).all():
             return "patience"
-        return "updates" if self.num_done >= self.options.updates else None
+        return "updates" if self.num_done >= self.most else None
 
     @property
     def going_on(self) -> Tensor:  # shape: (networks,)
         """Which networks have not stopped."""
         return self.num_worse < self.options.patience
-
-    @property
-    def most(self) -> int:
-        """Most updates."""
-        return self.options.updates
 
     def in_words(self, record: dict[str, Any]) -> str:
         """Say how far it is."""
@@ -126,7 +121,7 @@ class ClassTraining:
         """Make the next updates, look at the validation data and return the record."""
         options, losses = self.options, []
         self.densities.train()
-        for _ in range(min(options.check_every, options.updates - self.num_done)):
+        for _ in range(min(options.check_every, self.most - self.num_done)):
             losses.append(self.update())
         loss, confusion = self.validate()
         if options.chosen_by == "posterior":
@@ -265,15 +260,14 @@ class ClassTraining:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of a checkpoint."""
-        moments = {f"adam.{n}": value for n, value in optimizer_tensors(self.adam).items()}
-        left = {f"left.{c}": rows for c, rows in enumerate(self.left)}
-        orders = {f"order.{c}": order.get_state() for c, order in enumerate(self.orders)}
-        orders["turns"] = self.turns.get_state()
+        tensors = flat(
+            now=self.named, best=self.best, adam=optimizer_tensors(self.adam),
+            left={str(c): rows for c, rows in enumerate(self.left)},
+            order={str(c): order.get_state() for c, order in enumerate(self.orders)},
+            random=random_state(),
+        )
         counts = {name: getattr(self, name) for name in self._COUNTS}
-        parameters = {f"now.{n}": p for n, p in self.named.items()}
-        best = {f"best.{n}": p for n, p in self.best.items()}
-        state = {f"random.{n}": value for n, value in random_state().items()}
-        return {**parameters, **best, **moments, **left, **orders, **counts, **state}
+        return {**tensors, **counts, "turns": self.turns.get_state()}
 
     def meta(self) -> dict[str, Any]:
         """Return the plain data of a checkpoint."""
@@ -295,18 +289,18 @@ class ClassTraining:
             raise ValueError("checkpoint is of other data or of other densities; start anew")
         check_same_options(found.meta["options"], asdict(self.options))
         with torch.no_grad():
-            for name, value in found.part("now.").items():
+            for name, value in found.part("now").items():
                 self.named[name].copy_(value)
-        best = found.part("best.").items()
+        best = found.part("best").items()
         self.best = {name: t.to(self.named[name].device) for name, t in best}
-        load_optimizer_tensors(self.adam, found.part("adam."))
+        load_optimizer_tensors(self.adam, found.part("adam"))
         for c, order in enumerate(self.orders):
             order.set_state(found.tensors[f"order.{c}"])
             self.left[c] = found.tensors[f"left.{c}"]
         self.turns.set_state(found.tensors["turns"])
         for name in self._COUNTS:
             setattr(self, name, found.tensors[name])
-        set_random_state(found.part("random."))
+        set_random_state(found.part("random"))
         self.num_done, self.queue = found.meta["num_updates"], found.meta["queue"]
         self.history = found.meta["history"]
 

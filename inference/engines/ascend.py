@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from pyromodels.errors import mismatch
-from pyromodels.inference.training.checkpoint import Checkpoint
+from pyromodels.inference.training.checkpoint import Checkpoint, flat
 from pyromodels.inference.training.finite import FitError
 from pyromodels.inference.training.seeding import random_state, seed_all, set_random_state
-from pyromodels.inference.training.trainer import Record, Trainer, check_same_options
+from pyromodels.inference.training.trainer import Record, Trainer, Training, check_same_options
 
 OnStep = Callable[[int, float], None]
 """Called after every step with its number, from 1, and its loss."""
@@ -135,29 +135,20 @@ def ascend(
     return Ascent(training.losses, trainer.run(training, tell))
 
 
-class _Steps:
+class _Steps(Training):
     """A stepper, the order of the data and the losses, as they stand between steps."""
 
     name, unit = "fit", "step"
 
     def __init__(self, stepper: Stepper, batch: Any, options: AscentOptions) -> None:
+        super().__init__()
         if options.seed is not None:
             seed_all(options.seed)
         self.stepper, self.batch, self.options = stepper, batch, options
+        self.most = options.max_steps
         self.order = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
         self.losses: list[float] = []
-        self.history: list[Record] = []
         self.queue: list[list[int]] = []  # minibatches left of this pass over the data
-
-    @property
-    def most(self) -> int:
-        """Most steps."""
-        return self.options.max_steps
-
-    @property
-    def num_done(self) -> int:
-        """Steps made."""
-        return len(self.losses)
 
     def stopped(self) -> str | None:
         """Return what ends the ascent here."""
@@ -183,8 +174,9 @@ class _Steps:
         return f"loss={record['loss']:.3f}"
 
     def _add(self, loss: float) -> None:
+        self.num_done += 1
         self.losses.append(loss)
-        self.history.append({"step": len(self.losses), "loss": loss})
+        self.history.append({"step": self.num_done, "loss": loss})
 
     def _next(self) -> Any:
         """Return the data of the next step."""
@@ -197,8 +189,7 @@ class _Steps:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of a checkpoint."""
-        tensors = {f"stepper.{name}": t for name, t in self.stepper.state_dict().items()}
-        tensors |= {f"random.{name}": t for name, t in random_state().items()}
+        tensors = flat(stepper=self.stepper.state_dict(), random=random_state())
         return {**tensors, "order": self.order.get_state()}
 
     def meta(self) -> dict[str, Any]:
@@ -210,8 +201,8 @@ class _Steps:
         given = asdict(self.options)
         given = {k: v for k, v in given.items() if k not in ("max_steps", "checkpoint_every")}
         check_same_options(found.meta["options"], given)
-        self.stepper.load_state_dict(found.part("stepper."))
-        set_random_state(found.part("random."))
+        self.stepper.load_state_dict(found.part("stepper"))
+        set_random_state(found.part("random"))
         self.order.set_state(found.tensors["order"])
         self.queue = found.meta["queue"]
         for loss in found.meta["losses"]:

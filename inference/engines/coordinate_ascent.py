@@ -10,6 +10,7 @@ from pyromodels.batch import rows_of
 from pyromodels.errors import mismatch
 from pyromodels.guides.free_form import FreeForm
 from pyromodels.inference.objectives.closed_form import Bound, BoundParts
+from pyromodels.inference.training.checkpoint import flat, part_of
 
 
 class Update:
@@ -152,19 +153,13 @@ class CoordinateAscent:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return copies of the tensors of the guide, the model, and updates that have a state."""
-        return {
-            f"{part}.{key}": value.detach().clone()
-            for part, holder in self._holders().items()
-            for key, value in holder.state_dict().items()
-        }
+        state = flat(**{part: holder.state_dict() for part, holder in self._holders().items()})
+        return {name: value.detach().clone() for name, value in state.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
         for part, holder in self._holders().items():
-            prefix = f"{part}."
-            holder.load_state_dict(
-                {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            )
+            holder.load_state_dict(part_of(state, part))
 
     def _holders(self) -> dict[str, Any]:
         """All that may have a state, by name."""

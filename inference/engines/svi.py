@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pyromodels.errors import mismatch
 from pyromodels.inference.objectives.closed_form import Bound
+from pyromodels.inference.training.checkpoint import flat, part_of
 from pyromodels.inference.training.finite import FitError, guilty_parameter
 from pyromodels.inference.training.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from pyromodels.pyro_support.random_state import restored_random_state
@@ -133,33 +134,24 @@ class SVI:
             return dict(self._waiting)
         programs = {"guide": self.guide, "model": self.model}
         parts = {name: p.state_dict() for name, p in programs.items() if _is_module(p)}
-        parts["param"] = {
-            name.removeprefix("param."): p.detach()
-            for name, p in self.parameters.items()
-            if name.startswith("param.")
-        }
+        parts["param"] = part_of(self.parameters, "param")
         parts["adam"] = {} if self.optimizer is None else optimizer_tensors(self.optimizer)
-        flat = {f"{part}.{name}": t for part, table in parts.items() for name, t in table.items()}
-        flat = {name: tensor.detach().clone() for name, tensor in flat.items()}
-        return {**flat, "steps_made": torch.tensor(self.steps_made)}
+        state = {name: tensor.detach().clone() for name, tensor in flat(**parts).items()}
+        return {**state, "steps_made": torch.tensor(self.steps_made)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
-
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
-
-        for name, program in (("guide.", self.guide), ("model.", self.model)):
+        for name, program in (("guide", self.guide), ("model", self.model)):
             if _is_module(program):
-                program.load_state_dict(part(name))
+                program.load_state_dict(part_of(state, name))
         self.steps_made = int(state["steps_made"])
         if self.optimizer is None:  # of functions, nothing is there to restore before a batch is
             self._waiting = dict(state)
             return
         with torch.no_grad():
-            for name, value in part("param.").items():
+            for name, value in part_of(state, "param").items():
                 self.parameters[f"param.{name}"].copy_(value)
-        load_optimizer_tensors(self.optimizer, part("adam."))
+        load_optimizer_tensors(self.optimizer, part_of(state, "adam"))
 
     def _find_parameters(self, batch: Any) -> None:
         """Run the functions once to see which parameters they declare; no draw is lost by it."""

@@ -29,10 +29,20 @@ class Checkpoint(NamedTuple):
     tensors: dict[str, Tensor]
     meta: dict[str, Any]
 
-    def part(self, prefix: str) -> dict[str, Tensor]:
-        """Return the tensors whose names start so, without it."""
-        every = self.tensors.items()
-        return {name.removeprefix(prefix): t for name, t in every if name.startswith(prefix)}
+    def part(self, name: str) -> dict[str, Tensor]:
+        """Return a part of the tensors, as `flat` named them."""
+        return part_of(self.tensors, name)
+
+
+def flat(**parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tables of tensors as one, "part.name" -> tensor."""
+    return {f"{part}.{name}": t for part, table in parts.items() for name, t in table.items()}
+
+
+def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Return one of the tables that `flat` was given."""
+    every, prefix = tensors.items(), f"{part}."
+    return {name.removeprefix(prefix): t for name, t in every if name.startswith(prefix)}
 
 
 def save_checkpoint(

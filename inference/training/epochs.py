@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from pyromodels.inference.training import distributed
-from pyromodels.inference.training.checkpoint import Checkpoint
+from pyromodels.inference.training.checkpoint import Checkpoint, flat
 from pyromodels.inference.training.finite import FitError, guilty_parameter
 from pyromodels.inference.training.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from pyromodels.inference.training.options import FitOptions, Weights
 from pyromodels.inference.training.precision import Precision
 from pyromodels.inference.training.progress import progress
 from pyromodels.inference.training.seeding import random_state, seed_all, set_random_state
-from pyromodels.inference.training.trainer import check_same_options
+from pyromodels.inference.training.trainer import Training, check_same_options
 from pyromodels.networks.mlp import at_least_single
 
 Data = tuple[Tensor, ...]
@@ -28,7 +28,7 @@ LossFunction = Callable[[Data, Weights], Tensor]
 """(batch, weights) -> loss of every sequence, shape (B,), e.g. the negative bound in nats."""
 
 
-class EpochTraining:
+class EpochTraining(Training):
     """Parameters, optimiser, order of the data and counts, as they stand between epochs.
 
     In several processes every minibatch is cut over them, and loss and gradient are those of the
@@ -44,7 +44,7 @@ class EpochTraining:
         options: how to train.
     """
 
-    name, unit = "training", "epoch"
+    unit = "epoch"
 
     def __init__(
         self,
@@ -54,7 +54,8 @@ class EpochTraining:
         valid: Data,
         options: FitOptions,
     ) -> None:
-        self.module, self.loss, self.options = module, loss, options
+        super().__init__()
+        self.module, self.loss, self.options, self.most = module, loss, options, options.epochs
         self.train, self.valid = train, valid
         self.named = {n: p for n, p in module.named_parameters() if p.requires_grad}
         self.parameters = list(self.named.values())
@@ -65,8 +66,8 @@ class EpochTraining:
         self.adam = torch.optim.Adam(self.parameters, lr=options.learning_rate)
         seed_all(options.seed)
         self.order = torch.Generator().manual_seed(options.seed)
-        self.num_done = self.num_steps = self.num_worse = self.best_epoch = 0
-        self.best_loss, self.history = math.inf, []
+        self.num_steps = self.num_worse = self.best_epoch = 0
+        self.best_loss = math.inf
         self.best = self._weights()
 
     def stopped(self) -> str | None:
@@ -74,11 +75,6 @@ class EpochTraining:
         if self.num_worse >= self.options.patience:
             return "patience"
         return "epochs" if self.num_done >= self.most else None
-
-    @property
-    def most(self) -> int:
-        """Most epochs."""
-        return self.options.epochs
 
     def in_words(self, record: dict[str, float]) -> str:
         """Say how far it is."""
@@ -193,10 +189,11 @@ class EpochTraining:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of a checkpoint."""
-        moments = {f"adam.{name}": value for name, value in optimizer_tensors(self.adam).items()}
-        parts = {"module": self.module.state_dict(), "best": self.best, "random": random_state()}
-        flat = {f"{part}.{name}": t for part, table in parts.items() for name, t in table.items()}
-        return {**flat, **moments, "order": self.order.get_state()}
+        tensors = flat(
+            module=self.module.state_dict(), best=self.best, random=random_state(),
+            adam=optimizer_tensors(self.adam),
+        )
+        return {**tensors, "order": self.order.get_state()}
 
     def meta(self) -> dict[str, Any]:
         """Return the plain data of a checkpoint."""
@@ -220,11 +217,11 @@ class EpochTraining:
                              f"{sizes}; resume with the same data or start anew")
         some = dataclasses.asdict(FitOptions())  # options that came after the checkpoint
         check_same_options({**some, **meta["options"]}, dataclasses.asdict(self.options))
-        self.module.load_state_dict(found.part("module."))
-        self.best = found.part("best.")
-        load_optimizer_tensors(self.adam, found.part("adam."))
+        self.module.load_state_dict(found.part("module"))
+        self.best = found.part("best")
+        load_optimizer_tensors(self.adam, found.part("adam"))
         if distributed.is_first():  # the others are seeded in every epoch
-            set_random_state(found.part("random."))
+            set_random_state(found.part("random"))
         self.order.set_state(found.tensors["order"])
         self.num_done, self.num_steps = found.epoch, meta["num_steps"]
         self.num_worse, self.best_epoch = meta["num_worse"], meta["best_epoch"]

@@ -10,10 +10,11 @@ import json
 import math
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -30,27 +31,26 @@ Record = dict[str, Any]
 """Plain data that say what a turn of the loop did."""
 
 
-class Training(Protocol):
+class Training(ABC):
     """Something that is trained, as it stands between two turns of the loop."""
 
-    name: str
+    name: str = "training"
     """What is said to be going on."""
     unit: str
     """What `num_done` counts: "epoch", "update", "step"."""
-    history: list[Record]
-    """One record a turn."""
+    most: int
+    """The most that are done."""
+    num_done: int = 0
+    """How many are."""
 
-    @property
-    def most(self) -> int:
-        """The most that are done."""
+    def __init__(self) -> None:
+        self.history: list[Record] = []  # one record a turn
 
-    @property
-    def num_done(self) -> int:
-        """How many are."""
-
+    @abstractmethod
     def stopped(self) -> str | None:
         """Return which rule ends training here, or None."""
 
+    @abstractmethod
     def advance(self) -> Record:
         """Make a turn, append its record to the history and return it.
 
@@ -58,15 +58,19 @@ class Training(Protocol):
             FitError: where something is not finite, naming it.
         """
 
+    @abstractmethod
     def in_words(self, record: Record) -> str:
         """Say how far it is, for the progress bar."""
 
+    @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors, random state included, that later turns depend on."""
 
+    @abstractmethod
     def meta(self) -> dict[str, Any]:
         """Return the plain data that they depend on."""
 
+    @abstractmethod
     def restore(self, found: Checkpoint) -> None:
         """Go on from a checkpoint, to the same bits.
 

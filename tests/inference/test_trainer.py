@@ -44,7 +44,7 @@ class Counting:
 
     def restore(self, found):
         self.total, self.history = found.tensors["total"], found.meta["history"]
-        self.generator.set_state(found.part("state.")["generator"])
+        self.generator.set_state(found.part("state")["generator"])
 
 
 class Cut(Exception):
@@ -105,4 +105,4 @@ def test_what_cannot_be_resumed_is_said():
 
 def test_parts_of_a_checkpoint_are_found_by_their_prefix():
     found = Checkpoint(0, {"a.x": torch.zeros(1), "a.b.y": torch.ones(2), "ab": torch.ones(3)}, {})
-    assert {name: len(value) for name, value in found.part("a.").items()} == {"x": 1, "b.y": 2}
+    assert {name: len(value) for name, value in found.part("a").items()} == {"x": 1, "b.y": 2}
