@@ -41,7 +41,14 @@ FEWEST_PIT = 20
 
 @dataclass
 class Findings:
-    """What the diagnostics found; each function below adds its part."""
+    """What the diagnostics found; each function below adds its part.
+
+    Args:
+        checks: every diagnostic, judged.
+        metrics: every number, flat: "k_hat/s", "simulation/s[0, 5, 0]/dispersion", ...
+        figures: by name: "k_hat", "ranks", "coverage", "pit", "rhat".
+        notes: what was not done, and why.
+    """
 
     checks: list[Check] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)

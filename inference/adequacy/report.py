@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyromodels.inference.adequacy import diagnose as gather
@@ -42,24 +41,16 @@ ONE_GUIDE = (
 
 
 @dataclass
-class Report:
+class Report(Findings):
     """What `guide_report` found.
 
     Args:
         title: of the page.
-        checks: every diagnostic, judged.
         verdicts: by block: the sites, "joint", and "prediction" where forecasts were made.
-        metrics: every number, flat: "k_hat/s", "simulation/s[0, 5, 0]/dispersion", ...
-        figures: by name: "k_hat", "ranks", "coverage", "pit", "rhat".
-        notes: what was not done, and why.
     """
 
     title: str = "How good is my posterior?"
-    checks: list[Check] = field(default_factory=list)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    figures: dict[str, Figure] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
     @property
     def overall(self) -> Word:
@@ -130,7 +121,7 @@ def guide_report(
         >>> guide_report(Exact()).overall  # nothing here could see a second mode
         'cannot say'
     """
-    found = Findings()
+    found = Report(title=title)
     with restored_random_state():
         torch.manual_seed(seed)
         refit = None if isinstance(fit, PosteriorLike) else lambda d, i: with_sequences(fit(d, i))
@@ -152,8 +143,8 @@ def guide_report(
             other = posterior if refit is None else refit(reduced, seed)
             gather.compare(found, other.sample(num_draws), exact)
     gather.advise(found, posterior)
-    verdicts = _verdicts(tuple(draws), found.checks)
-    return Report(title, found.checks, verdicts, found.metrics, found.figures, found.notes)
+    found.verdicts = _verdicts(tuple(draws), found.checks)
+    return found
 
 
 def _verdicts(sites: tuple[str, ...], checks: list[Check]) -> dict[str, Verdict]:

@@ -16,6 +16,7 @@ from pyromodels.distributions.message import Anchor
 from pyromodels.errors import SpecError, mismatch, misshapen
 from pyromodels.inference.adequacy.protocols import Draws, Fit, Simulate, Summaries
 from pyromodels.inference.adequacy.statistics import align_sources, rhat, uniform_ranks
+from pyromodels.inference.posterior.chains import renumbered
 from pyromodels.pyro_support.vectorised_runs import Program, Uncondition, random_nodes
 
 PER_SITE, NUM_PROJECTIONS = 8, 2
@@ -163,16 +164,13 @@ def repeated_fits(
 
 def _ordered(draws: dict[str, Tensor], order: Tensor) -> dict[str, Tensor]:
     """Relabel the sources of one fit, order (B, N)."""
-    ordered, num_sources = dict(draws), order.shape[-1]
+    ordered = dict(draws)
     rows = torch.arange(len(order), device=order.device).unsqueeze(-1)
     for name, value in draws.items():
         if value.dim() >= 4 and name != "w":
             ordered[name] = value[:, rows, order]
         elif name == "w":
-            inverse = torch.cat((order.argsort(-1), torch.full_like(order[:, :1], num_sources)), -1)
-            inverse = inverse[:, None, None].expand(*value.shape[1:], num_sources + 1)
-            owner = inverse.expand(*value.shape, -1).gather(-1, value.clamp_min(0).unsqueeze(-1))
-            ordered["w"] = torch.where(value < 0, value, owner.squeeze(-1))
+            ordered["w"] = renumbered(value, order.argsort(-1))
     return ordered
 
 

@@ -136,7 +136,7 @@ def relabelled(posterior: Posterior, order: Tensor | None, draws: Draws) -> Draw
     labels = posterior.model_and_guide.layout.labels
     number = torch.argsort(order, -1)  # the new number of an old part
     return {
-        name: _renamed(value, number) if name in labels.owners else _moved(
+        name: renumbered(value, number) if name in labels.owners else _moved(
             posterior, name, value, order, labels
         )
         for name, value in draws.items()
@@ -153,7 +153,7 @@ def _moved(posterior: Posterior, name: str, value: Tensor, order: Tensor, labels
     return value.gather(at, index.expand(value.shape))
 
 
-def _renamed(owner: Tensor, number: Tensor) -> Tensor:
+def renumbered(owner: Tensor, number: Tensor) -> Tensor:
     """Owners 0..N-1 by their new numbers; any other value (clutter, absent) stays."""
     num_parts = number.shape[-1]
     known = (owner >= 0) & (owner < num_parts)
