@@ -59,7 +59,7 @@ def sample_nuts(
         if value < 1:
             raise ValueError(mismatch(name, given=value, expected="at least 1"))
     latents = latent_sites(model, batch)
-    sites = guided_sites(model, batch, "NUTS", serving="mean_field, chain")
+    sites = guided_sites(model, batch, "NUTS")
     nesting = nesting_of(model, sites=latents.values())
     chains, divergent = [], 0
     for _ in range(num_chains):

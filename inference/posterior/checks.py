@@ -6,7 +6,6 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from torch import Tensor
 
 from pyromodels.errors import ShapeError, mismatch
 from pyromodels.inference.posterior.model_and_guide import ModelAndGuide, auxiliary_drawn
@@ -58,7 +57,9 @@ def _check_broadcast(
         return
     expected = torch.stack([torch.as_tensor(one.log_prob_sum()) for one in alone])
     given = {
-        site.name: torch.stack([_value(one, site, both.nesting) for one in alone])
+        site.name: torch.stack(
+            [site.of_one(one.nodes[site.name]["value"], both.nesting) for one in alone]
+        )
         for site in sites
         # a point that the program computes may round otherwise for two
         if not _is_point(alone[0].nodes[site.name]["fn"])
@@ -75,11 +76,6 @@ def _check_broadcast(
             f"{what}: {BROADCAST}; log {density} of two draws is {together.tolist()} together and "
             f"{expected.tolist()} one by one"
         )
-
-
-def _value(trace: poutine.Trace, site: Site, nesting: int) -> Tensor:
-    """Value of a site in one run, with all batch dimensions."""
-    return trace.nodes[site.name]["value"][(None,) * (nesting - site.batch_dim)]
 
 
 def _is_point(law: Any) -> bool:  # noqa: ANN401

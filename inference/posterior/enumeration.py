@@ -47,7 +47,7 @@ def draw_discrete(
         nodes = random_nodes(poutine.trace(exact).get_trace(batch))
     drawn = {}
     for site in sites:
-        shape = site.value[(None,) * (nesting - site.batch_dim)].shape
+        shape = site.of_one(site.value, nesting).shape
         value = nodes[site.name]["value"]
         # a value that could be only one keeps its enumeration dimension, and has no other
         value = value.reshape(value.shape[value.dim() - min(value.dim(), 1 + len(shape)) :])

@@ -44,15 +44,14 @@ def groups_of(
         relabel: what is done to the draws before they are written, e.g. other numbers of the
             sources. Densities are those of the draws as they were.
     """
-    num_chains = 1
+    both, layout, num_chains = posterior.model_and_guide, posterior.model_and_guide.layout, 1
     if num_samples is None:
-        stored = posterior.model_and_guide.own_guide.num_stored is not None
-        num_chains = posterior.num_chains if stored else 1
+        stored = both.own_guide.num_stored is not None
+        num_chains = both.own_guide.num_chains if stored else 1
         num_samples = None if stored else DEFAULT_DRAWS
-    both, layout = posterior.model_and_guide, posterior.model_and_guide.layout
     name_dims = _Dims(posterior)
     with torch.no_grad():
-        draws, log_q = posterior.model_and_guide.draw(num_samples)
+        draws, log_q = both.draw(num_samples)
         log_joint = posterior.log_joint(draws)
         likelihood = posterior.log_likelihood(draws, weights=weights)
         replica = posterior.predictive(draws=draws)
@@ -62,10 +61,9 @@ def groups_of(
         weight = log_joint if log_q.dim() == log_joint.dim() else log_joint.sum(-1)
         stats |= {"log_q": log_q, "log_weight": weight - log_q}
     sequences = () if layout.sequences is None else (layout.sequences,)
-    data = {name: site.value for name, site in both.observed.items()}
     data = {
-        name: both.sites[name].inward(_padded(value, name, posterior)[None], both.nesting)
-        for name, value in data.items()
+        name: site.inward(site.of_one(site.value, both.nesting)[None], both.nesting)
+        for name, site in both.observed.items()
     }
     groups: dict[str, dict[str, Variable]] = {
         "posterior": {
@@ -187,12 +185,6 @@ def _gaps(
             value = posterior.model_and_guide.mark(name, value, torch.nan)
         group[name] = dims.drawn(name, value, num_chains)
     return group
-
-
-def _padded(value: Tensor, name: str, posterior: "Posterior") -> Tensor:
-    """Give a value of one run all batch dimensions."""
-    both = posterior.model_and_guide
-    return value[(None,) * (both.nesting - both.sites[name].batch_dim)]
 
 
 def _num_sequences(posterior: "Posterior") -> int:

@@ -20,7 +20,7 @@ from pyromodels.inference.posterior.model_and_guide import (
     count,
     values_of,
 )
-from pyromodels.pyro_support.vectorised_runs import Draws, Program, Uncondition, run
+from pyromodels.pyro_support.vectorised_runs import Draws, Program, Uncondition, leading, run
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ class Posterior:
                 law, value = nodes[name]["fn"], nodes[name]["value"]
                 path = isinstance(law, PathDistribution)  # a likelihood for every frame
                 value = law.log_prob_by_frame(value) if path else law.log_prob(value)
-                value = value[(None,) * (1 + both.nesting + path - value.dim())]
+                value = leading(value, 1 + both.nesting + path)
                 value = site.inward(value.expand(num_draws, *value.shape[1:]), both.nesting)
             result[name] = both.mark(name, value, 0.0)
         return result
@@ -230,11 +230,6 @@ class Posterior:
     def to_netcdf(self, path: Path, num_samples: int | None = None, **options: Any) -> Path:
         """Write `to_inference_data(num_samples, **options)` to a file, whole or not at all."""
         return arviz_io.save(self.to_inference_data(num_samples, **options), path)
-
-    @property
-    def num_chains(self) -> int:
-        """Chains of the guide's own draws; 1 for a guide that has a law of its own."""
-        return self.model_and_guide.own_guide.num_chains
 
     def _mixture(self, name: str, draws: Mapping[str, Tensor], weights: str) -> Tensor:
         """Log likelihood of observations whose owner is summed out."""

@@ -88,7 +88,7 @@ class AutoGuide(Guide):
         hidden_features: tuple[int, ...] = (32, 32),
     ) -> None:
         super().__init__()
-        guided = guided_sites(model, batch, "an AutoGuide", serving="mean_field, chain")
+        guided = guided_sites(model, batch, "an AutoGuide")
         check_init(init or {}, guided)
         latents = latent_sites(model, batch)
         self.max_plate_nesting = nesting_of(model, sites=latents.values())

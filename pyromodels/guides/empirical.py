@@ -72,7 +72,7 @@ class Empirical(Guide):
         self.num_stored = self.num_chains * length
         for name, site in self._sites.items():
             value = site.outward(draws[name].detach().flatten(0, 1), self.max_plate_nesting)
-            like = site.value[(None,) * (self.max_plate_nesting - site.batch_dim)]
+            like = site.of_one(site.value, self.max_plate_nesting)
             if value.shape[1:] != like.shape:
                 given, expected = tuple(value.shape[1:]), tuple(like.shape)
                 raise ShapeError(mismatch(f"draws[{name!r}]", given=given, expected=expected))

@@ -58,8 +58,7 @@ class Point(Guide):
         init: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
-        serving = "mean_field, chain"
-        self._sites = guided_sites(model, batch, "a Point", serving=serving)
+        self._sites = guided_sites(model, batch, "a Point")
         check_init(init or {}, self._sites)
         self.max_plate_nesting = nesting_of(model, sites=self._sites.values())
         self.unconstrained = nn.ParameterDict()

@@ -59,6 +59,10 @@ class Site(NamedTuple):
         """Whether values are discrete."""
         return self.support.is_discrete
 
+    def of_one(self, value: Tensor, nesting: int) -> Tensor:
+        """From a value of a single run to the program's shape, the draws' dimension left out."""
+        return leading(value, nesting + self.event_dim)
+
     def inward(self, value: Tensor, nesting: int) -> Tensor:
         """From the program's shape (n, `nesting` batch dims, *event) to ours."""
         at = (1 + nesting + dim for dim in range(-nesting, 0) if dim not in self.kept)
@@ -107,14 +111,13 @@ def latent_sites(program: Program, batch: Any) -> dict[str, Site]:  # noqa: ANN4
     return {name: site for name, site in sites_of(program, batch).items() if not site.observed}
 
 
-def guided_sites(model: Program, batch: Any, guide: str, *, serving: str) -> dict[str, Site]:
+def guided_sites(model: Program, batch: Any, guide: str) -> dict[str, Site]:  # noqa: ANN401
     """Return the continuous latents of a model; its other latents Pyro must be able to enumerate.
 
     Args:
         model: the program.
         batch: the data.
         guide: what is asked, for the message.
-        serving: the guides that can serve such a model, for the message.
 
     Raises:
         ValueError: naming the site that can neither be guided nor enumerated.
@@ -125,7 +128,7 @@ def guided_sites(model: Program, batch: Any, guide: str, *, serving: str) -> dic
             raise ValueError(
                 f"{guide} cannot serve the site {name!r}, which is discrete and which Pyro cannot "
                 "enumerate: marginalise it, or write a guide with that site; guides of a MixDVAE "
-                f"that have it: {serving}"
+                "that have it: mean_field, chain"
             )
     continuous = {name: site for name, site in sites.items() if not site.discrete}
     if not continuous:
@@ -174,6 +177,11 @@ def run(
         return random_nodes(poutine.trace(program).get_trace(batch))
 
 
+def leading(value: Tensor, num_dims: int) -> Tensor:
+    """Give a tensor so many dimensions, the new ones on its left."""
+    return value[(None,) * (num_dims - value.dim())]
+
+
 def draw_plate(num_draws: int, nesting: int) -> pyro.plate:
     """The plate of the draws, left of all others."""
     return pyro.plate(DRAW_PLATE, num_draws, dim=-nesting - 1)
@@ -207,20 +215,15 @@ def total(
     """Sum log densities over all but draws and, where every site lies in it, one plate."""
     stacks = [node["cond_indep_stack"] for node in nodes.values()]
     inside = [[frame for frame in stack if frame.name == sequences] for stack in stacks]
-    keep = 1 + nesting + inside[0][0].dim if inside and all(inside) else None
+    sizes = {0: num_draws}
+    if inside and all(inside):
+        sizes[1 + nesting + inside[0][0].dim] = inside[0][0].size
+    over = [dim for dim in range(1 + nesting) if dim not in sizes]
     parts = []
     for node in nodes.values():
-        log_prob = scale_and_mask(
-            node["fn"].log_prob(node["value"]), node["scale"], node["mask"]
-        )
-        log_prob = log_prob[(None,) * (1 + nesting - log_prob.dim())]
-        size = inside[0][0].size if keep is not None else None
-        shape = list(log_prob.shape)
-        shape[0] = num_draws
-        if keep is not None:
-            shape[keep] = size
-        over = [dim for dim in range(1, 1 + nesting) if dim != keep]
-        log_prob = log_prob.expand(shape)
+        log_prob = node["fn"].log_prob(node["value"])
+        log_prob = leading(scale_and_mask(log_prob, node["scale"], node["mask"]), 1 + nesting)
+        log_prob = log_prob.expand([sizes.get(dim, -1) for dim in range(1 + nesting)])
         parts.append(log_prob.sum(over) if over else log_prob)
     return torch.stack(parts).sum(0) if parts else torch.zeros(num_draws)
 
