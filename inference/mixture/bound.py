@@ -1,15 +1,16 @@
 """The evidence lower bound of MixDVAE in closed form, given the prior's Gaussian message."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain, block_inverse, block_logdet
 from pyromodels.distributions.message import GaussianMessage
 from pyromodels.distributions.visibility import BinaryChain
+from pyromodels.errors import SpecError, mismatch
 from pyromodels.guides.factorised import FactorisedGuide
 from pyromodels.inference.mixture.moments import step_second_moment
-from pyromodels.inference.objectives.closed_form import BoundParts
+from pyromodels.inference.objectives.closed_form import BOUNDS, Bound, BoundParts
 from pyromodels.models.mixdvae import MixDVAE
 
 
@@ -117,3 +118,29 @@ def visibility_part(model: MixDVAE, guide: FactorisedGuide, batch: MixtureBatch)
     count = batch.mask.sum(-1).to(visible.mean)
     expected = model.detector.rates(visible.mean).sum(1) + model.detector.clutter_rate
     return -binary_kl(visible, prior).sum(1) - (expected + torch.lgamma(count + 1.0)).sum(1)
+
+
+@BOUNDS.register("mixdvae")
+def mixdvae_bound(model: nn.Module, guide: nn.Module) -> Bound | None:
+    """The bound of a MixDVAE whose prior sends a message, and a guide with q(w), q(s) as factors.
+
+    Raises:
+        SpecError: where the prior sends none, or the guide has no such factors.
+    """
+    if not isinstance(model, MixDVAE):
+        return None
+    if not model.prior.has_gaussian_message:
+        raise SpecError(silent(model))
+    if not isinstance(guide, FactorisedGuide) or guide.assignment == "marginal":
+        raise SpecError(
+            f"it needs q(w) and q(s) as factors, which this {type(guide).__name__} has not"
+        )
+    return closed_form_elbo
+
+
+def silent(model: MixDVAE) -> str:
+    """Say that a model's prior sends no Gaussian message, and what to use instead."""
+    given = f"{type(model.prior).__name__}, whose frames are not Gaussian"
+    expected = "one that sends a Gaussian message, for a closed form"
+    hint = "Use inference 'svi' with elbo 'trace_enum'"
+    return mismatch("prior", given=given, expected=expected, hint=hint)

@@ -13,7 +13,7 @@ from pyromodels.inference.engines import ENGINES
 from pyromodels.inference.engines.ascend import AscentOptions
 from pyromodels.inference.engines.coordinate_ascent import Update
 from pyromodels.inference.engines.engine import Engine
-from pyromodels.inference.mixture.closed_form import silent
+from pyromodels.inference.mixture.bound import silent
 from pyromodels.inference.mixture.natural import NaturalAssignment, NaturalSources
 from pyromodels.inference.mixture.updates import (
     AssignmentUpdate,
@@ -57,8 +57,7 @@ def vem(
         SpecError: where the prior sends no message, the guide has no factors to set, or the prior
             no process noise to learn.
     """
-    _check_message("vem", model)
-    _check_free_form("vem", guide)
+    _check("vem", model, guide)
     updates: list[Update] = [SourceUpdate(history=history), VisibilityUpdate()]
     if "process_noise" in learn:
         if not isinstance(model.prior, LinearGaussian):
@@ -101,22 +100,17 @@ def svi_natural(
         SpecError: where the prior sends no message, the guide has no factors to set, or the rate
             is out of its range.
     """
-    _check_message("svi_natural", model)
-    _check_free_form("svi_natural", guide)
+    _check("svi_natural", model, guide)
     if not 0 < rate <= 1:
         raise SpecError(mismatch("svi_natural: rate", given=rate, expected="a number in (0, 1]"))
     updates = [NaturalSources(rate, detach_history), VisibilityUpdate(), NaturalAssignment(rate)]
-    return Engine(
-        VEM(model, guide, updates), AscentOptions(max_steps=steps, tolerance=tolerance)
-    )
+    stepper = VEM(model, guide, updates)
+    return Engine(stepper, AscentOptions(max_steps=steps, tolerance=tolerance))
 
 
-def _check_message(name: str, model: MixDVAE) -> None:
+def _check(name: str, model: MixDVAE, guide: nn.Module) -> None:
     if not model.prior.has_gaussian_message:
         raise SpecError(f"inference {name!r}: {silent(model)}")
-
-
-def _check_free_form(name: str, guide: nn.Module) -> None:
     if not isinstance(guide, MeanField):
         raise SpecError(
             f"inference {name!r} sets factors in closed form, which a {type(guide).__name__} does "

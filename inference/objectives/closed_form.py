@@ -20,9 +20,7 @@ class Bound(Protocol):
         """Return the bound of every sequence, nats, (B,); what is `known` need not be computed."""
 
 
-BOUNDS = Registry(
-    "bound in closed form", "pyromodels.inference.mixture", module="closed_form"
-)
+BOUNDS = Registry("bound in closed form", "pyromodels.inference.mixture", module="bound")
 """Name of a family of models -> (model, guide) -> Bound; None where the model is of another family.
 
 Raises `SpecError` where this model or this guide has none.

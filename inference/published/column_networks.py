@@ -37,7 +37,7 @@ class Rows:
 
     def __init__(self, prior: SRNN | DeepAR) -> None:
         hidden_dim = prior.recurrence.lstm.hidden_size
-        latent_dim = prior.latent_dim if isinstance(prior, SRNN) else 0
+        latent_dim = prior.latent_dim
         fed_dim = prior.recurrence.input.out_dim if len(prior.recurrence.input.layers) else 0
         self.num_lstms = 2 if latent_dim else 1
         past_dim = hidden_dim if latent_dim else 0

@@ -15,7 +15,7 @@ from pyromodels.emissions.gaussian import Gaussian
 from pyromodels.errors import ShapeError, check_choice, mismatch, misshapen
 from pyromodels.inference.published.cells import Evidence, Posterior
 from pyromodels.inference.published.options import PublishedOptions
-from pyromodels.inference.published.schedule import SCHEDULES, Problem, Run
+from pyromodels.inference.published.schedule import SCHEDULES, Run
 
 CELLS_AT_ONCE = 11520
 """Columns of a chunk of the batch (64 sequences of 60 frames and 3 sources): some 15 MB of buffers.
@@ -136,13 +136,9 @@ def published_vem(
     with torch.inference_mode():
         for begin in range(0, len(observations), size):
             part = slice(begin, begin + size)
-            problem = Problem(
-                Evidence(*(v[part] for v in evidence)),
-                anchor_loc[part],
-                initial_variance[part],
-                None if initial_loc is None else initial_loc[part],
-            )
-            results.append(run(problem))
+            seen = Evidence(*(v[part] for v in evidence))
+            loc = None if initial_loc is None else initial_loc[part]
+            results.append(run(seen, anchor_loc[part], initial_variance[part], loc))
     *kept, final = (_joined(chunks, mask) for chunks in zip(*results, strict=True))
     return final._replace(kept=dict(zip(history, kept, strict=True)))
 

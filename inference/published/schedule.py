@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from pyromodels.dynamics.srnn import SRNN
 from pyromodels.inference.published.cells import Cells, Evidence, Noise, Posterior, Start
 
 if TYPE_CHECKING:
     from pyromodels.dynamics.deep_ar import DeepAR
+    from pyromodels.dynamics.srnn import SRNN
     from pyromodels.inference.published.options import PublishedOptions
 
 Schedule = Callable[[int, int], Iterator[tuple[int, int, int]]]
@@ -36,15 +36,6 @@ def wavefront(num_iterations: int, num_frames: int) -> Iterator[tuple[int, int, 
 SCHEDULES: dict[str, Schedule] = {"wavefront": wavefront, "sweeps": sweeps}
 
 
-class Problem(NamedTuple):
-    """What a chunk of sequences brings."""
-
-    evidence: Evidence
-    anchor: Tensor  # shape: (B, N, D)
-    variance: Tensor  # V of iteration 0, shape: (B, N, T, D)
-    loc: Tensor | None  # m of iteration 0, shape: (B, N, T, D); None: from the cascade
-
-
 class Run(NamedTuple):
     """The whole method on one chunk."""
 
@@ -54,38 +45,44 @@ class Run(NamedTuple):
     schedule: Schedule
     history: tuple[int, ...]
 
-    def __call__(self, problem: Problem) -> list[Posterior]:
+    def __call__(
+        self,
+        evidence: Evidence,
+        anchor: Tensor,  # shape: (B, N, D)
+        variance: Tensor,  # V of iteration 0, shape: (B, N, T, D)
+        loc: Tensor | None,  # m of iteration 0, shape: (B, N, T, D); None: from the cascade
+    ) -> list[Posterior]:
         """Return q after the iterations of `history`, and after the last."""
-        loc = self._cascade(problem) if problem.loc is None else problem.loc
-        cells = self._cells(problem.evidence, Start(loc, problem.variance, problem.anchor))
+        loc = self._cascade(evidence, anchor, variance) if loc is None else loc
+        cells = self._cells(evidence, Start(loc, variance, anchor))
         records = [_Record(cells, iteration) for iteration in self.history]
         self._iterate(cells, self.options.num_iterations, records)
         return [*(record.posterior for record in records), cells.posterior()]
 
-    def _cascade(self, problem: Problem) -> Tensor:  # m of iteration 0, shape: (B, N, T, D)
+    def _cascade(
+        self, evidence: Evidence, anchor: Tensor, variance: Tensor
+    ) -> Tensor:  # m of iteration 0, shape: (B, N, T, D)
         """Cascade initialisation (thesis, Algorithm 2): m of iteration 0, constant in every piece.
 
         A piece is inferred on its own, its first frame pinned to the last m of the piece before.
         Only that last m is ever read, so the last piece need not be inferred.
         """
-        anchor, num_frames, pieces = problem.anchor, problem.variance.shape[2], []
+        num_frames, pieces = variance.shape[2], []
         length = self.options.cascade_piece or num_frames
         for begin in range(0, num_frames, length):
             end = min(begin + length, num_frames)
             pieces.append(anchor.unsqueeze(2).expand(-1, -1, end - begin, -1))
             if end < num_frames:
-                evidence = Evidence(*(v[:, begin:end] for v in problem.evidence))
-                variance = problem.variance[:, :, begin:end]
-                cells = self._cells(evidence, Start(pieces[-1], variance, anchor))
+                piece = Evidence(*(v[:, begin:end] for v in evidence))
+                start = Start(pieces[-1], variance[:, :, begin:end], anchor)
+                cells = self._cells(piece, start)
                 self._iterate(cells, self.options.cascade_iterations)
                 anchor = cells.posterior(slice(-1, None)).loc.squeeze(2)
         return torch.cat(pieces, 2)
 
     def _cells(self, evidence: Evidence, start: Start) -> Cells:
-        latent_dim = self.prior.latent_dim if isinstance(self.prior, SRNN) else 0
-        latent_noise, source_noise = (
-            _noise(size, start.anchor, self.generator) for size in (latent_dim, start.loc.shape[-1])
-        )
+        sizes = self.prior.latent_dim, start.loc.shape[-1]
+        latent_noise, source_noise = (_noise(d, start.anchor, self.generator) for d in sizes)
         return Cells(self.prior, evidence, start, self.options, latent_noise, source_noise)
 
     def _iterate(self, cells: Cells, num_iterations: int, records: Sequence[_Record] = ()) -> None:
