@@ -20,9 +20,13 @@ from pyromodels.inference.classes.scores import (
     own_class_log_prob,
     own_log_prob,
 )
-from pyromodels.inference.training.checkpoint import Checkpoint, flat
+from pyromodels.inference.training.checkpoint import (
+    Checkpoint,
+    flat,
+    load_optimizer_tensors,
+    optimizer_tensors,
+)
 from pyromodels.inference.training.finite import FitError, guilty_parameter
-from pyromodels.inference.training.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from pyromodels.inference.training.seeding import random_state, seed_all, set_random_state
 from pyromodels.inference.training.trainer import Trainer, Training, check_same_options
 from pyromodels.labelled import LabelledSequences
@@ -322,9 +326,8 @@ def fit_classes(
         train: what is learned from.
         valid: what ends training and says which parameters are best.
         options: how to train.
-        folder: for checkpoints, one a look. None: nothing is written.
-        resume: go on from the last whole checkpoint in `folder`, to the same bits as without the
-            interruption; start anew where there is none.
+        folder: for checkpoints, one a look, see `Trainer`.
+        resume: go on from the last one, see `Trainer`.
         on_look: called with the record of every look at the validation data.
 
     Raises:

@@ -115,9 +115,8 @@ def ascend(
         batch: the data; with `batch_size` a `MixtureBatch`, or whatever else has `num_sequences`
             and `subset(index)`.
         options: how long.
-        folder: for checkpoints and `losses.jsonl`; None: nothing is written.
-        resume: go on from the last whole checkpoint in the folder, to the same bits as without the
-            interruption; start anew where there is none.
+        folder: for checkpoints and `losses.jsonl`, see `Trainer`.
+        resume: go on from the last one, see `Trainer`.
         on_step: called after every step.
 
     Raises:

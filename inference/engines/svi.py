@@ -12,9 +12,13 @@ from torch import Tensor, nn
 
 from pyromodels.errors import mismatch
 from pyromodels.inference.objectives.closed_form import Bound
-from pyromodels.inference.training.checkpoint import flat, part_of
+from pyromodels.inference.training.checkpoint import (
+    flat,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    part_of,
+)
 from pyromodels.inference.training.finite import FitError, guilty_parameter
-from pyromodels.inference.training.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from pyromodels.pyro_support.random_state import restored_random_state
 from pyromodels.pyro_support.vectorised_runs import Program
 

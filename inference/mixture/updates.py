@@ -21,7 +21,7 @@ from pyromodels.inference.engines.coordinate_ascent import Update
 from pyromodels.inference.mixture.bound import assignment_part, expected_log_joint
 from pyromodels.inference.mixture.moments import step_second_moment
 from pyromodels.inference.objectives.closed_form import BoundParts
-from pyromodels.inference.training.optimizer_state import load_optimizer_tensors, optimizer_tensors
+from pyromodels.inference.training.checkpoint import load_optimizer_tensors, optimizer_tensors
 from pyromodels.models.mixdvae import MixDVAE
 
 

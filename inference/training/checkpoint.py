@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -43,6 +44,18 @@ def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     """Return one of the tables that `flat` was given."""
     every, prefix = tensors.items(), f"{part}."
     return {name.removeprefix(prefix): t for name, t in every if name.startswith(prefix)}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the moments of every parameter: "<number of the parameter>.<name>" -> tensor."""
+    return flat(**{str(i): state for i, state in optimizer.state_dict()["state"].items()})
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Restore what `optimizer_tensors` returned; the learning rate stays the optimiser's own."""
+    numbers = dict.fromkeys(key.partition(".")[0] for key in tensors)
+    state = {int(number): part_of(tensors, number) for number in numbers}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
 def save_checkpoint(

@@ -11,9 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from pyromodels.inference.training import distributed
-from pyromodels.inference.training.checkpoint import Checkpoint, flat
+from pyromodels.inference.training.checkpoint import (
+    Checkpoint,
+    flat,
+    load_optimizer_tensors,
+    optimizer_tensors,
+)
 from pyromodels.inference.training.finite import FitError, guilty_parameter
-from pyromodels.inference.training.optimizer_state import load_optimizer_tensors, optimizer_tensors
 from pyromodels.inference.training.options import FitOptions, Weights
 from pyromodels.inference.training.precision import Precision
 from pyromodels.inference.training.progress import progress

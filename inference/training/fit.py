@@ -47,12 +47,9 @@ def fit(
         train: training data.
         valid: validation data.
         options: how to train.
-        folder: for checkpoints, one an epoch, and `metrics.jsonl`. None: nothing is written.
-        resume: continue from the last whole checkpoint in `folder`, to the same bits as without
-            the interruption (same machine, number of processes and of threads); start anew
-            where there is none.
-        max_seconds: stop before an epoch that, lasting as long as the last one, would end later;
-            one epoch is always trained. Counted from this call.
+        folder: for checkpoints, one an epoch, and `metrics.jsonl`, see `Trainer`.
+        resume: go on from the last one, see `Trainer`.
+        max_seconds: stop before an epoch that would end later, see `Trainer`.
         on_epoch: called with every epoch's record, after its checkpoint; in the first process.
 
     Raises:

@@ -86,7 +86,8 @@ class Trainer:
     Args:
         folder: for checkpoints and records. None: nothing is written.
         resume: go on from the last whole checkpoint in the folder, to the same bits as without the
-            interruption; start anew where there is none.
+            interruption (same machine, number of processes and of threads); start anew where there
+            is none.
         checkpoint_every: turns between checkpoints; the last turn has one in any case.
         records: name of the file of records, a line a turn. None: there is none.
         max_seconds: stop before a turn that, lasting as long as the last one, would end later; one

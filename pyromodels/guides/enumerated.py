@@ -11,7 +11,6 @@ from pyromodels.distributions.kalman import smooth
 from pyromodels.errors import mismatch
 from pyromodels.guides.base import Guide
 from pyromodels.models.mixdvae import MixDVAE
-from pyromodels.models.mixdvae_labels import components
 from pyromodels.pyro_support.plates import batch_plate, frame_plate, observation_plate, source_plate
 from pyromodels.pyro_support.vectorised_runs import refuse_minibatch
 from pyromodels.registry import GUIDES
@@ -166,6 +165,6 @@ def _given_assignment(
     # p(o, h) = p(s, o, h) / p(s | o, h) at any s
     s = chain.mean
     log_prior = model.prior.path(batch.num_frames, batch.anchor).log_prob(s).sum(-1)
-    log_weight, log_parts = components(model, batch, {"s": s})
+    log_weight, log_parts = model.components(batch, {"s": s})
     log_likelihood = (assigned * (log_weight + log_parts)).sum((-1, -2, -3))
     return chain, log_prior + log_likelihood - chain.log_prob(s).sum(-1)

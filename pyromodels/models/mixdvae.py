@@ -1,6 +1,8 @@
 """MixDVAE: sources with dynamics of their own, observations that do not say whose they are."""
 
 import math
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pyro
@@ -12,7 +14,6 @@ from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.base import SourcePrior
 from pyromodels.errors import SpecError, mismatch
-from pyromodels.models.mixdvae_labels import mixdvae_layout
 from pyromodels.observations.base import ObservationLaw
 from pyromodels.observations.detector import Detector
 from pyromodels.observations.gaussian import GaussianObservations
@@ -24,7 +25,7 @@ from pyromodels.pyro_support.plates import (
     observation_plate,
     source_plate,
 )
-from pyromodels.pyro_support.site_labels import Layout
+from pyromodels.pyro_support.site_labels import Labels, Layout
 from pyromodels.registry import MODELS
 
 
@@ -170,8 +171,52 @@ class MixDVAE(nn.Module):
         raise SpecError(mismatch("anchor of a MixtureBatch", given=given, expected=expected))
 
     def layout(self, batch: MixtureBatch) -> Layout:
-        """Return names of dimensions, owners that do not exist, and the observations' mixture."""
-        return mixdvae_layout(self, batch)
+        """Return names of dimensions, owners that do not exist, and the observations' mixture.
+
+        Draws of w are -1 where no observation is. `s` is split into the observed coordinates
+        (feature) and what the prior carries with each (component: position, velocity, ...).
+        """
+        slot, start = ("batch", "frame", "observation"), ("batch", "source", "state")
+        observed = self.prior.source_dim // self.prior.block_dim == batch.observations.shape[-1]
+        variance = self.observation.variance(batch).masked_fill(~batch.mask[..., None], torch.nan)
+        constants = {"mask": (slot, batch.mask), "variance": ((*slot, "feature"), variance)}
+        if batch.anchor is not None:
+            constants |= {
+                "anchor_loc": (start, batch.anchor.loc),
+                "anchor_variance": (start, batch.anchor.variance),
+            }
+        names = {
+            "feature": None if self.detector is None else self.detector.feature_names,
+            "component": getattr(self.prior, "component_names", None),
+        }
+        return Layout(
+            sequences="batch",
+            event_dims={
+                "s": ("frame", "feature" if observed else "coordinate", "component"),
+                "s_z": ("frame", "latent"),
+                "s_w": ("global_latent",),
+                "v": ("frame",),
+                "o": ("feature",),
+            },
+            blocks={"s": self.prior.block_dim},
+            coords={dim: labels for dim, labels in names.items() if labels is not None},
+            present={"w": batch.mask, "o": batch.mask},
+            absent={"w": -1},
+            dtypes={"w": "int16", "v": "int8"},
+            observed=("o",),
+            constants=constants,
+            components={"o": partial(self.components, batch)},
+            labels=Labels(plate="source", path="s", owners=("w",)),
+        )
+
+    def components(
+        self,
+        batch: MixtureBatch,
+        draws: Mapping[str, Tensor],  # s is read, and v with a detector
+    ) -> tuple[Tensor, Tensor]:  # nats, each broadcastable to (n, B, T, K, N [+ 1 for clutter])
+        """Return log p(w_tk | v) and log p(o_tk | w_tk, s)."""
+        log_weight = self.log_weights(batch, draws.get("v")).log_softmax(-1)
+        return log_weight, self.with_clutter(batch, self.observation.log_prob(batch, draws["s"]))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Load, also what was written when P and the scale of Phi were the model's own."""
