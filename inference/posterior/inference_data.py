@@ -44,12 +44,11 @@ def groups_of(
         relabel: what is done to the draws before they are written, e.g. other numbers of the
             sources. Densities are those of the draws as they were.
     """
-    both, layout, num_chains = posterior.model_and_guide, posterior.model_and_guide.layout, 1
+    both, dims, num_chains = posterior.model_and_guide, _Dims(posterior), 1
     if num_samples is None:
-        stored = both.own_guide.num_stored is not None
-        num_chains = both.own_guide.num_chains if stored else 1
-        num_samples = None if stored else DEFAULT_DRAWS
-    name_dims = _Dims(posterior)
+        num_chains = both.own_guide.num_chains
+        num_samples = DEFAULT_DRAWS if both.own_guide.num_stored is None else None
+    layout = both.layout
     with torch.no_grad():
         draws, log_q = both.draw(num_samples)
         log_joint = posterior.log_joint(draws)
@@ -67,12 +66,12 @@ def groups_of(
     }
     groups: dict[str, dict[str, Variable]] = {
         "posterior": {
-            name: name_dims.drawn(name, value, num_chains)
+            name: dims.drawn(name, value, num_chains)
             for name, value in (relabel(draws) if relabel else draws).items()
         },
-        "posterior_predictive": _gaps(posterior, name_dims, replica, num_chains),
+        "posterior_predictive": dims.gaps(replica, num_chains),
         "log_likelihood": {
-            name: _drawn(name_dims.leading(name, value.dim() - 1), value, num_chains)
+            name: _drawn(dims.leading(name, value.dim() - 1), value, num_chains)
             for name, value in likelihood.items()
         },
         "sample_stats": {
@@ -80,33 +79,29 @@ def groups_of(
             for name, value in stats.items()
         },
         "observed_data": {
-            name: (dims[2:], values[0, 0])
-            for name, (dims, values) in _gaps(posterior, name_dims, data, 1).items()
+            name: (named[2:], values[0, 0])
+            for name, (named, values) in dims.gaps(data, 1).items()
         },
     }
     if layout.constants:
         groups["constant_data"] = {
-            name: (dims, _array(value)) for name, (dims, value) in layout.constants.items()
+            name: (named, _array(value)) for name, (named, value) in layout.constants.items()
         }
     if prior:
         latents, imagined = posterior.prior(prior)
-        groups["prior"] = {
-            name: name_dims.drawn(name, value, 1) for name, value in latents.items()
-        }
-        groups["prior_predictive"] = _gaps(posterior, name_dims, imagined, 1)
+        groups["prior"] = {name: dims.drawn(name, value, 1) for name, value in latents.items()}
+        groups["prior_predictive"] = dims.gaps(imagined, 1)
     if trace:
-        groups["bound_trace"] = bound_trace(trace, _num_sequences(posterior))
-    labels = dict(layout.coords) | dict(coords or {})
-    labels |= {
-        dim: given
-        for dim, given in (("feature", feature_names), ("batch", batch_names))
-        if given is not None
-    }
-    attrs = {"inference_library": "pyromodels", "log_likelihood_weights": weights}
+        frames = (frame for site in both.sites.values() for frame in site.plates)
+        sizes = {frame.name: frame.size for frame in frames}
+        groups["bound_trace"] = bound_trace(trace, sizes.get(layout.sequences, 1))
+    labels = {**layout.coords, **(coords or {})}
+    named = {"feature": feature_names, "batch": batch_names}
+    labels |= {dim: names for dim, names in named.items() if names is not None}
     return {
         "groups": {name: group for name, group in groups.items() if group},
-        "coords": {dim: list(values) for dim, values in labels.items()},
-        "attrs": attrs,
+        "coords": {dim: list(names) for dim, names in labels.items()},
+        "attrs": {"inference_library": "pyromodels", "log_likelihood_weights": weights},
     }
 
 
@@ -143,8 +138,8 @@ class _Dims:
     """Names of the dimensions of every site."""
 
     def __init__(self, posterior: "Posterior") -> None:
-        self.sites, self.layout = posterior.model_and_guide.sites, posterior.model_and_guide.layout
-        self.given = posterior.dims
+        self.both, self.given = posterior.model_and_guide, posterior.dims
+        self.sites, self.layout = self.both.sites, self.both.layout
 
     def plates(self, name: str) -> tuple[str, ...]:
         """Names of the batch dimensions."""
@@ -174,23 +169,14 @@ class _Dims:
         dims, array = _drawn((*self.plates(name), *self.event(name)), value, num_chains)
         return dims, array.astype(self.layout.dtypes.get(name, array.dtype))
 
-
-def _gaps(
-    posterior: "Posterior", dims: _Dims, values: Draws, num_chains: int
-) -> dict[str, Variable]:
-    """Data or predictions, NaN where nothing is observed."""
-    group = {}
-    for name, value in values.items():
-        if name in posterior.model_and_guide.layout.present and value.is_floating_point():
-            value = posterior.model_and_guide.mark(name, value, torch.nan)
-        group[name] = dims.drawn(name, value, num_chains)
-    return group
-
-
-def _num_sequences(posterior: "Posterior") -> int:
-    sequences = posterior.model_and_guide.layout.sequences
-    frames = [f for site in posterior.model_and_guide.sites.values() for f in site.plates]
-    return next((frame.size for frame in frames if frame.name == sequences), 1)
+    def gaps(self, values: Draws, num_chains: int) -> dict[str, Variable]:
+        """Data or predictions, NaN where nothing is observed."""
+        group = {}
+        for name, value in values.items():
+            if name in self.layout.present and value.is_floating_point():
+                value = self.both.mark(name, value, torch.nan)
+            group[name] = self.drawn(name, value, num_chains)
+        return group
 
 
 def _array(value: Tensor) -> np.ndarray:
