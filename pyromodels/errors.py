@@ -56,6 +56,14 @@ def check_choice(what: str, given: object, *choices: str) -> None:
         raise ValueError(mismatch(what, given=repr(given), expected=" or ".join(choices)))
 
 
+def check_positive(holder: object, *names: str, expected: str = "a positive number") -> None:
+    """Raise `ValueError` where an attribute that is there, not None, is not above zero."""
+    for name in names:
+        value = getattr(holder, name)
+        if value is not None and not value > 0:
+            raise ValueError(mismatch(name, given=value, expected=expected))
+
+
 def unknown(what: str, *, given: str, known: Iterable[str]) -> str:
     """Say that a name is unknown, which known one is nearest, and list them all.
 

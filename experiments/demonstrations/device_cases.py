@@ -257,11 +257,11 @@ def _(device: Device) -> Any:
     engine = engine_of({"name": "vem"}, model, batch)
     engine.step(batch)
     posteriors = tuple(
-        Posterior.from_fitted(model, engine_of({"name": "vem"}, model, batch).guide, batch)
+        Posterior(model, engine_of({"name": "vem"}, model, batch).guide, batch)
         for _ in range(2)
     )
     with tempfile.TemporaryDirectory() as folder:
-        Posterior.from_fitted(model, engine.guide, batch).to_netcdf(Path(folder) / "p.nc", 4)
+        Posterior(model, engine.guide, batch).to_netcdf(Path(folder) / "p.nc", 4)
         Chains(posteriors).align(10).to_netcdf(Path(folder) / "c.nc", 4)
     return posteriors[0].sample(3)
 

@@ -73,7 +73,7 @@ def fit_with(model: MixDVAE, *, over_frames: bool = False) -> Fit:
         if over_frames:
             alone = block_inverse(natural(guide.sources).diagonal)
             guide.sources = GaussianChain(guide.loc, alone)
-        return Posterior.from_fitted(model, guide, batch)
+        return Posterior(model, guide, batch)
 
     return fit
 

@@ -155,7 +155,7 @@ class Tracking(Experiment):
         mean_loss = [loss / batch.num_sequences for loss in ascent.losses]
         trace = {"inference": [torch.full((batch.num_sequences,), -loss) for loss in mean_loss]}
         found = marginals(program, guide, batch)
-        posterior = Posterior.from_fitted(program, guide, batch)
+        posterior = Posterior(program, guide, batch)
         bound = mean_bound(program, engine, batch)
         return Result(*corners_of(found, data), found, posterior, trace, bound)
 
@@ -165,7 +165,7 @@ class Tracking(Experiment):
                 model.model, model.batch, stages_of(spec.inference),
                 chunk=chunk_of(spec.inference), start_std=spec.model.start_std, progress=tell,
             )
-        posterior = Posterior.from_fitted(first.model, first.guide, first.batch)
+        posterior = Posterior(first.model, first.guide, first.batch)
         bound = elbo.mean().item()
         return Result(*corners_of(found, data), found, posterior, first.trace, bound)
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from pyromodels.errors import mismatch
+from pyromodels.errors import check_positive, mismatch
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,9 @@ class ClassOptions:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
-        for name in ("updates", "batch_size", "learning_rate", "decay", "decay_every",
-                     "sharpness", "max_grad_norm", "check_every", "patience"):
-            if not getattr(self, name) > 0:
-                raise ValueError(mismatch(name, given=getattr(self, name), expected="above 0"))
+        names = ("updates", "batch_size", "learning_rate", "decay", "decay_every", "sharpness",
+                 "max_grad_norm", "check_every", "patience")
+        check_positive(self, *names, expected="above 0")
         for name in ("weight_decay", "input_noise", "discriminative"):
             if not getattr(self, name) >= 0:
                 raise ValueError(mismatch(name, given=getattr(self, name), expected="0 or more"))

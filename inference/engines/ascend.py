@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from pyromodels.errors import mismatch
+from pyromodels.errors import check_positive, mismatch
 from pyromodels.inference.training.checkpoint import Checkpoint, flat
 from pyromodels.inference.training.finite import FitError
 from pyromodels.inference.training.seeding import random_state, seed_all, set_random_state
@@ -76,11 +76,10 @@ class AscentOptions:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_steps", "tolerance", "window", "batch_size", "checkpoint_every"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(mismatch(name, given=value, expected="a positive number"))
-            if name != "tolerance" and not isinstance(value, int | None):
+        counts = ("max_steps", "window", "batch_size", "checkpoint_every")
+        check_positive(self, "tolerance", *counts)
+        for name in counts:
+            if not isinstance(value := getattr(self, name), int | None):
                 raise ValueError(mismatch(name, given=value, expected="an integer"))
 
     def settled(self, losses: list[float]) -> bool:

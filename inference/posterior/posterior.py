@@ -91,11 +91,6 @@ class Posterior:
         """Which sites model and guide have, and how they are shaped."""
         return ModelAndGuide(self.model, self.guide, self.batch)
 
-    @classmethod
-    def from_fitted(cls, model: Program, guide: Program, batch: Any) -> "Posterior":
-        """Return the posterior that a guide fitted by any stepper or sampler stands for."""
-        return cls(model, guide, batch)
-
     # ---- draws and densities
 
     @torch.no_grad()

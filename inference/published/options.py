@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pyromodels.errors import check_choice, mismatch
+from pyromodels.errors import check_choice, check_positive, mismatch
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,8 @@ class PublishedOptions:
     """The published code."""
 
     def __post_init__(self) -> None:
-        for name in ("tempering", "pinned_variance", "weight_floor", "cascade_piece", "tolerance"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(mismatch(name, given=value, expected="a positive number"))
+        names = ("tempering", "pinned_variance", "weight_floor", "cascade_piece", "tolerance")
+        check_positive(self, *names)
         for name in ("num_iterations", "cascade_iterations"):
             if getattr(self, name) < 0:
                 raise ValueError(mismatch(name, given=getattr(self, name), expected="0 or more"))

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
+from pyromodels.errors import check_positive
+
 Autocast = Literal["none", "tf32", "bf16", "fp16"]
 """What the matrix products of a loss are computed in."""
 
@@ -90,9 +92,8 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
-        for name in ("epochs", "batch_size", "learning_rate", "max_grad_norm", "patience"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}: given {getattr(self, name)}; expected a positive number")
+        names = ("epochs", "batch_size", "learning_rate", "max_grad_norm", "patience")
+        check_positive(self, *names)
         for name, unit in (("warm_up", "steps"), ("kl_warm_up", "epochs")):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: given {getattr(self, name)}; expected {unit}, or 0")

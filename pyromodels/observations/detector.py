@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.visibility import BinaryChain
-from pyromodels.errors import ShapeError, mismatch
+from pyromodels.errors import ShapeError, check_positive, mismatch
 from pyromodels.observations.clutter import BOX, BoxClutter
 
 
@@ -45,16 +45,11 @@ class Detector:
     feature_names: ClassVar[tuple[str, ...]] = BOX
 
     def __post_init__(self) -> None:
-        for name in ("visible_rate", "hidden_rate", "clutter_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(
-                    mismatch(name, given=getattr(self, name), expected="a positive rate")
-                )
+        rates = ("visible_rate", "hidden_rate", "clutter_rate")
+        check_positive(self, *rates, expected="a positive rate")
         for name in ("hide", "reappear"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(
-                    mismatch(name, given=getattr(self, name), expected="a probability below 1")
-                )
+            if not 0 <= (given := getattr(self, name)) < 1:
+                raise ValueError(mismatch(name, given=given, expected="a probability below 1"))
 
     def check(self, num_features: int) -> None:
         """Raise `ShapeError` where observations are not what its clutter is."""

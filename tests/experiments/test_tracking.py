@@ -75,7 +75,7 @@ def test_deep_presets_reach_their_figures(mot_data, preset, name, every, mota, n
 def test_posterior_of_a_deep_preset_has_the_error_beside_every_coordinate(mot_data):
     data = load_npz(mot_data / "TUD-Stadtmitte_T60.npz").subset(slice(0, 2))
     fitted = run_method("srnn", data).fitted
-    posterior = Posterior.from_fitted(fitted.model, fitted.guide, fitted.batch)
+    posterior = Posterior(fitted.model, fitted.guide, fitted.batch)
     draws = posterior.sample(3)
     num_sources, num_frames = data.num_objects, data.num_frames
     assert draws["s"].shape == (3, 2, num_sources, num_frames, 8)

@@ -34,7 +34,7 @@ def within_errors(draws, expected, errors=5.0):
 @pytest.fixture(params=[None, Detector()], ids=["plain", "detector"])
 def fitted(request, mixture, randomised):
     model, batch = mixture(detector=request.param)
-    return Posterior.from_fitted(model, randomised(model, batch), batch)
+    return Posterior(model, randomised(model, batch), batch)
 
 
 @pytest.fixture
