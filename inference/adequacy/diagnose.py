@@ -109,7 +109,7 @@ def refit(
 
 def own_simulator(findings: Findings, posterior: PosteriorLike, number: int) -> Simulate | None:
     """The simulator that the family of the model has; None, with a note, where there is none."""
-    simulate = family_of(posterior).simulator(posterior, number) if number else None
+    simulate = family_of(posterior).simulator(number) if number else None
     if simulate is None:
         findings.notes.append("no `simulate`: no calibration by simulation")
     return simulate
@@ -139,8 +139,7 @@ def forecast(
     findings: Findings, fit: Fit, posterior: PosteriorLike, horizons: tuple[int, ...], seed: int
 ) -> None:
     """PIT, coverage and CRPS of observations that were held back."""
-    family = family_of(posterior)
-    found = family.forecasts(fit, posterior, horizons, seed) if horizons else None
+    found = family_of(posterior).forecasts(fit, horizons, seed) if horizons else None
     if found is None:
         findings.notes.append("no forecasts: they are made for a MixDVAE without a detector, to "
                             "which an empty frame says nothing")

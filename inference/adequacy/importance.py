@@ -35,7 +35,7 @@ def log_weights(posterior: PosteriorLike, draws: Draws, *, num_inner: int = 30) 
     """
     sites = tuple(draws)
     joint = posterior.log_joint(draws) - posterior.log_prob(draws)
-    blocks = family_of(posterior).blocks(posterior, draws, joint)
+    blocks = family_of(posterior).blocks(draws, joint)
     if blocks is None:
         by_site = len(sites) > 1 and _factorises(posterior, draws)
         names = sites if by_site else ()

@@ -35,29 +35,25 @@ from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.models.mixdvae import MixDVAE
 
 
+@FAMILIES.register("mixdvae")
 class MixtureFamily(Family):
-    """Posteriors of a MixDVAE.
-
-    Args:
-        model: the program.
-        batch: its data.
-    """
+    """Posteriors of a MixDVAE."""
 
     blocks_are_exact = True
     narrow = Advice.NARROW_PATHS
+    posterior: Posterior
 
-    def __init__(self, model: MixDVAE, batch: MixtureBatch) -> None:
-        self.model, self.batch = model, batch
+    @classmethod
+    def holds(cls, posterior: PosteriorLike) -> bool:
+        """Whether the program is a MixDVAE."""
+        return isinstance(posterior, Posterior) and isinstance(posterior.model, MixDVAE)
 
-    def blocks(self, posterior: PosteriorLike, draws: Draws, joint: Tensor) -> LogWeights | None:
+    def blocks(self, draws: Draws, joint: Tensor) -> LogWeights | None:
         """Return the blocks of the table above; None where q(w) is no factor of the guide."""
-        guide = posterior.guide
-        if "w" not in draws or not isinstance(guide, FactorisedGuide):
+        model, guide, batch = self.posterior.model, self.posterior.guide, self.posterior.batch
+        eta = guide.responsibilities_of(batch) if isinstance(guide, FactorisedGuide) else None
+        if "w" not in draws or eta is None:
             return None
-        if guide.assignment == "marginal":
-            return None
-        model, batch = self.model, self.batch
-        eta = guide.of(batch).responsibilities
         others = tuple(name for name in draws if name != "w")
         weights = {others: joint + _owner_correction(model, batch, draws, eta)}
         if model.prior.message_is_exact and not _has_own_noise(model.prior):
@@ -65,27 +61,18 @@ class MixtureFamily(Family):
             weights[("w",)] = evidence.log_evidence - _gathered(eta.log(), draws["w"], batch)
         return weights
 
-    def simulator(self, posterior: PosteriorLike, number: int) -> Simulate | None:
+    def simulator(self, number: int) -> Simulate | None:
         """Return `mixture_simulator`; None with a detector."""
-        if self.model.detector is not None:
-            return None
-        return mixture_simulator(self.model, self.batch, number)
+        model = self.posterior.model
+        return None if model.detector else mixture_simulator(model, self.posterior.batch, number)
 
     def forecasts(
-        self, fit: Fit, posterior: PosteriorLike, horizons: tuple[int, ...], seed: int
+        self, fit: Fit, horizons: tuple[int, ...], seed: int
     ) -> dict[int, Forecast] | None:
         """Return `forecasts`; None with a detector, to which an empty frame says something."""
-        if self.model.detector is not None:
+        if self.posterior.model.detector is not None:
             return None
-        return forecasts(fit, self.batch, horizons=horizons, seed=seed)
-
-
-@FAMILIES.register("mixdvae")
-def mixture_family(posterior: PosteriorLike) -> Family | None:
-    """Posteriors of a MixDVAE."""
-    if not isinstance(posterior, Posterior) or not isinstance(posterior.model, MixDVAE):
-        return None
-    return MixtureFamily(posterior.model, posterior.batch)
+        return forecasts(fit, self.posterior.batch, horizons=horizons, seed=seed)
 
 
 def _has_own_noise(prior: torch.nn.Module) -> bool:
