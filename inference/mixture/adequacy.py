@@ -13,7 +13,7 @@ known. A q(w) that has ruled out the right owners leaves the joint ratio constan
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class MixtureFamily(Family):
 
     blocks_are_exact = True
     narrow = Advice.NARROW_PATHS
-    posterior: Posterior
+    posterior: Any  # a Posterior, whose program is a MixDVAE
 
     @classmethod
     def holds(cls, posterior: PosteriorLike) -> bool:

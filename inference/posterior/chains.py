@@ -15,7 +15,6 @@ from pyromodels.errors import mismatch
 from pyromodels.inference.posterior import arviz_io
 from pyromodels.inference.posterior.inference_data import groups_of
 from pyromodels.inference.posterior.posterior import Posterior
-from pyromodels.pyro_support.site_labels import Labels
 from pyromodels.pyro_support.vectorised_runs import Draws
 
 
@@ -62,15 +61,15 @@ class Chains:
         Raises:
             ValueError: where the model's layout does not say what may change places.
         """
-        layout = self.posteriors[0].model_and_guide.layout
-        if layout.labels is None:
+        both = self.posteriors[0].model_and_guide
+        labels = both.layout.labels
+        if labels is None:
             raise ValueError(
                 "align: the model's layout has no labels; it has no parts that may change places"
             )
-        paths = [
-            _parts_first(posterior, posterior.sample(num_samples)[layout.labels.path].mean(0))
-            for posterior in self.posteriors
-        ]
+        at = both.sites[labels.path].dim_of(labels.plate)
+        draws = (posterior.sample(num_samples)[labels.path] for posterior in self.posteriors)
+        paths = [part.mean(0).movedim(at - 1, 1) for part in draws]
         return Chains(self.posteriors, tuple(matching(paths[0], path) for path in paths))
 
     def sample(self, num_samples: int) -> Draws:  # each (C, n, ...)
@@ -133,24 +132,18 @@ def relabelled(posterior: Posterior, order: Tensor | None, draws: Draws) -> Draw
     """Give the parts of draws other numbers, shape of `order` (B, N); None leaves them."""
     if order is None:
         return draws
-    labels = posterior.model_and_guide.layout.labels
-    number = torch.argsort(order, -1)  # the new number of an old part
-    return {
-        name: renumbered(value, number) if name in labels.owners else _moved(
-            posterior, name, value, order, labels
-        )
-        for name, value in draws.items()
-    }  # fmt: skip
-
-
-def _moved(posterior: Posterior, name: str, value: Tensor, order: Tensor, labels: Labels) -> Tensor:
-    """Reorder the parts of a site that has them."""
-    at = _part_dim(posterior, name, labels.plate)
-    if at is None:
-        return value
-    index = order[(None, slice(None), *(None,) * (at - 2), slice(None))]
-    index = index[(..., *(None,) * (value.dim() - at - 1))]
-    return value.gather(at, index.expand(value.shape))
+    both, result = posterior.model_and_guide, {}
+    labels, number = both.layout.labels, order.argsort(-1)  # the new number of an old part
+    for name, value in draws.items():
+        at = both.sites[name].dim_of(labels.plate)
+        if name in labels.owners:
+            value = renumbered(value, number)
+        elif at is not None:
+            shape = [1] * value.dim()
+            shape[1], shape[at] = order.shape
+            value = value.take_along_dim(order.view(shape), at)
+        result[name] = value
+    return result
 
 
 def renumbered(owner: Tensor, number: Tensor) -> Tensor:
@@ -162,19 +155,6 @@ def renumbered(owner: Tensor, number: Tensor) -> Tensor:
         -1, owner.clamp(0, num_parts - 1).unsqueeze(-1)
     )
     return torch.where(known, renamed.squeeze(-1), owner)
-
-
-def _parts_first(posterior: Posterior, mean: Tensor) -> Tensor:
-    """Mean of the path site, (B, N, *)."""
-    labels = posterior.model_and_guide.layout.labels
-    return mean.movedim(_part_dim(posterior, labels.path, labels.plate) - 1, 1)
-
-
-def _part_dim(posterior: Posterior, name: str, plate: str) -> int | None:
-    """Dimension of the parts in draws of a site."""
-    site = posterior.model_and_guide.sites[name]
-    dims = [frame.dim for frame in site.plates if frame.name == plate]
-    return 1 + site.kept.index(dims[0]) if dims else None
 
 
 def _joined(every: Sequence[dict[str, Any]], group: str, name: str) -> tuple[tuple, np.ndarray]:

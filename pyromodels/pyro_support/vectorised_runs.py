@@ -59,6 +59,11 @@ class Site(NamedTuple):
         """Whether values are discrete."""
         return self.support.is_discrete
 
+    def dim_of(self, plate: str) -> int | None:
+        """Dimension of a plate in draws of our shape; None outside it."""
+        dims = [frame.dim for frame in self.plates if frame.name == plate]
+        return 1 + self.kept.index(dims[0]) if dims else None
+
     def of_one(self, value: Tensor, nesting: int) -> Tensor:
         """From a value of a single run to the program's shape, the draws' dimension left out."""
         return leading(value, nesting + self.event_dim)
