@@ -1,9 +1,10 @@
-"""Mixtures of diagonal Gaussians that can be drawn with pathwise gradients."""
+"""Mixtures of diagonal Gaussians with pathwise gradients, and the choice of a component."""
 
 import math
 
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.ops.indexing import Vindex
 from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import log_softmax
@@ -85,6 +86,19 @@ class DiagonalMixture(TorchDistribution):
         moved = (reached - reached.detach()).unsqueeze(-1)
         return x - torch.linalg.solve_triangular(jacobian, moved, upper=False).squeeze(-1)
 
+    def noise_of(
+        self,
+        value: Tensor,  # x, shape: (*, D)
+    ) -> Tensor:
+        """Refuse: x does not tell which component it came from.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "a mixture's trajectory does not tell the noise that drove it; take one component"
+        )
+
     def _has_gradient(self) -> bool:
         return any(v.requires_grad for v in (self.log_weights, self.loc, self.scale))
 
@@ -109,3 +123,61 @@ class DiagonalMixture(TorchDistribution):
             jacobian = (shift.mT @ slope).tril(-1)
             density = (weights * log_density.exp()).sum(-2)
             return r, jacobian + torch.diag_embed(density)
+
+
+class Chosen(TorchDistribution):
+    r"""p(x | c), member c of a batch of laws.
+
+    All members are asked about a value at once, and once however many values c has: an enumerated c
+    then picks from what is known.
+
+    Args:
+        laws: whose last batch dimension counts the members, C.
+        choice: c, integers; its shape, broadcast with the batch of the laws less the last
+            dimension, is the batch shape.
+        sharpness: beta, what log p(x | c) is multiplied by; with another number than 1 this is no
+            density any more, but what a tempered posterior is made of.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> laws = dist.Normal(torch.tensor([-1.0, 1.0]), 1.0)
+        >>> Chosen(laws, torch.tensor([1, 0])).log_prob(torch.tensor([1.0, 1.0]))
+        tensor([-0.9189, -2.9189])
+    """
+
+    arg_constraints = {}
+    has_rsample = False
+
+    def __init__(
+        self, laws: TorchDistribution, choice: Tensor, sharpness: Tensor | float = 1.0
+    ) -> None:
+        self.laws, self.choice, self.sharpness = laws, choice, sharpness
+        shape = torch.broadcast_shapes(choice.shape, laws.batch_shape[:-1])
+        super().__init__(shape, laws.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """That of the members."""
+        return self.laws.support
+
+    def log_prob(
+        self,
+        value: Tensor,  # x, shape: (*batch, *event)
+    ) -> Tensor:  # nats, shape: (*batch)
+        """Return beta log p(x | c)."""
+        scores = self.laws.log_prob(value.unsqueeze(-len(self.event_shape) - 1))
+        return self.sharpness * Vindex(scores)[..., self.choice]
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw from the member that was chosen; all draw, one is kept."""
+        shape, event = torch.Size(sample_shape) + self.batch_shape, len(self.event_shape)
+        inner = self.laws.batch_shape
+        drawn = self.laws.expand(shape + inner[-1:]).sample()
+        index = self.choice.expand(shape)[(..., None, *[None] * event)]
+        return drawn.gather(-event - 1, index.expand(*shape, 1, *self.event_shape)).squeeze(
+            -event - 1
+        )
+
+    def expand(self, batch_shape: torch.Size, _instance: None = None) -> "Chosen":
+        """Return this law for a larger batch."""
+        return Chosen(self.laws, self.choice.expand(batch_shape), self.sharpness)

@@ -58,8 +58,7 @@ class PathDistribution(TorchDistribution, ABC):
                     expected=f"(*batch, T) with T = {num_steps}",
                 )
             )
-        self.time_mask = mask
-        self._like = like
+        self.time_mask, self.like, self.noise_dim = mask, like, dim
         super().__init__(
             torch.Size(batch_shape), torch.Size((num_steps, dim)), validate_args=validate_args
         )
@@ -74,7 +73,7 @@ class PathDistribution(TorchDistribution, ABC):
     @abstractmethod
     def roll_out(
         self,
-        noise: Tensor,  # standard normal, shape: (*, T, D)
+        noise: Tensor,  # standard normal, shape: (*, T, D), or another size: `noise_dim`
     ) -> Tensor:  # v, shape: (*, T, D)
         """Return the trajectory that the noise drives: v_t = loc_t + scale_t noise_t."""
 
@@ -88,10 +87,10 @@ class PathDistribution(TorchDistribution, ABC):
     def noise(
         self,
         sample_shape: torch.Size = torch.Size(),  # noqa: B008
-    ) -> Tensor:  # shape: sample_shape + batch_shape + (T, D)
+    ) -> Tensor:  # shape: sample_shape + batch_shape + (T, noise_dim)
         """Draw the noise of `rsample`: after the same seed, the very same numbers."""
-        shape = self._extended_shape(torch.Size(sample_shape))
-        return torch.randn(shape, dtype=self._like.dtype, device=self._like.device)
+        shape = self._extended_shape(torch.Size(sample_shape))[:-1] + (self.noise_dim,)
+        return torch.randn(shape, dtype=self.like.dtype, device=self.like.device)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
         """Draw trajectories with pathwise gradients, shape sample_shape + batch_shape + (T, D)."""

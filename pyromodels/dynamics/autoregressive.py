@@ -219,11 +219,6 @@ class Autoregressive(EmittingPrior):
             name, self.path(num_steps, batch_shape=batch_shape, anchor=anchor, mask=mask)
         )
 
-    def guide_sources(
-        self, name: str, s: Tensor, *, anchor: Anchor | None = None, mask: Tensor | None = None
-    ) -> None:
-        """No latents of its own: nothing to sample."""
-
     def gaussian_message(
         self, s: Tensor, *, anchor: Anchor, z_noise: Tensor | None = None
     ) -> GaussianMessage:
@@ -302,29 +297,12 @@ class AutoregressivePath(PathDistribution):
         like = next(prior.parameters())
         super().__init__(batch_shape, num_steps, prior.source_dim, like=like, mask=mask)
         self.prior, self.anchor = prior, anchor
-        self.noise_is_unique = prior.emission.noise_is_unique
+        self.noise_is_unique, self.noise_dim = prior.emission.noise_is_unique, prior.head.noise_dim
 
     def conditionals(self, value: Tensor) -> dist.TorchDistribution:
         """Return p(x_t | x_<t) of every frame."""
         shape = torch.broadcast_shapes(value.shape[:-2], self.batch_shape)
         return self.prior.laws(value, value, self.anchor, shape)
-
-    def noise(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        """Draw the noise of `rsample`."""
-        shape = self._extended_shape(torch.Size(sample_shape))[:-1] + (self.prior.head.noise_dim,)
-        return torch.randn(shape, dtype=self._like.dtype, device=self._like.device)
-
-    def noise_of(self, value: Tensor) -> Tensor:
-        """Return the noise that drives x.
-
-        Raises:
-            NotImplementedError: where x does not tell which component of a mixture it came from.
-        """
-        if not self.noise_is_unique:
-            raise NotImplementedError(
-                "a mixture's trajectory does not tell the noise that drove it; take one component"
-            )
-        return super().noise_of(value)
 
     def roll_out(self, noise: Tensor) -> Tensor:
         """Feed the model with what it draws."""

@@ -61,7 +61,6 @@ class SourcePrior(nn.Module, ABC):
         `sample` draws the site `name`; a prior that adds coordinates to this one passes its own.
         """
 
-    @abstractmethod
     def guide_sources(
         self,
         name: str,
@@ -70,7 +69,10 @@ class SourcePrior(nn.Module, ABC):
         anchor: Anchor,
         mask: Tensor | None = None,  # shape: broadcastable to (*batch, N, T)
     ) -> None:
-        """Pyro statements: sample the prior's own latents given the s that q(s) sampled."""
+        """Pyro statements: sample the prior's own latents, if any, given the s that q(s) sampled.
+
+        A prior without latents has nothing to sample.
+        """
 
     @abstractmethod
     def gaussian_message(

@@ -221,11 +221,6 @@ class LinearGaussian(SourcePrior):
         # p(s_{1:T}) = N(s_1; anchor) prod_t N(s_t; A s_{t-1}, diag(q))
         return sample(name, self.path(num_steps, anchor, mask))
 
-    def guide_sources(
-        self, name: str, s: Tensor, *, anchor: Anchor, mask: Tensor | None = None
-    ) -> None:
-        """No latents of its own."""
-
     def gaussian_message(
         self, s: Tensor, *, anchor: Anchor, z_noise: Tensor | None = None
     ) -> GaussianMessage:
@@ -237,8 +232,6 @@ class LinearGaussian(SourcePrior):
         transition[..., 0, :, :, :] = 0.0
         offset = s.new_zeros(shape)
         offset[..., 0, :, :] = anchor.loc.unflatten(-1, (num_blocks, block_dim))
-        variance = (
-            self.process_scale(anchor).square().unsqueeze(-3).expand(shape).clone()
-        )
+        variance = self.process_scale(anchor).square().unsqueeze(-3).expand(shape).clone()
         variance[..., 0, :, :] = anchor.variance.unflatten(-1, (num_blocks, block_dim))
         return GaussianMessage(transition, offset, torch.diag_embed(variance))

@@ -79,9 +79,8 @@ class WithError(SourcePrior):
         error: Tensor,  # shape: (*, G)
     ) -> Tensor:  # s, shape: (*, G (d + 1))
         """Return blocks of x with their error behind them."""
-        return torch.cat((x.unflatten(-1, (self.num_blocks, -1)), error.unsqueeze(-1)), -1).flatten(
-            -2
-        )
+        blocks = x.unflatten(-1, (self.num_blocks, -1))
+        return torch.cat((blocks, error.unsqueeze(-1)), -1).flatten(-2)
 
     def split(
         self,
@@ -181,25 +180,17 @@ class WithErrorPath(PathDistribution):
         self, prior: WithError, source: PathDistribution, error: LinearGaussianPath
     ) -> None:
         batch_shape = torch.broadcast_shapes(source.batch_shape, error.batch_shape)
-        num_steps = source.event_shape[0]
-        super().__init__(
-            batch_shape,
-            num_steps,
-            prior.source_dim,
-            like=error._like,
-            mask=source.time_mask,
-        )
+        size = (source.event_shape[0], prior.source_dim)
+        super().__init__(batch_shape, *size, like=error.like, mask=source.time_mask)
         self.prior, self.source, self.error = prior, source, error
 
     def conditionals(self, value: Tensor) -> dist.TorchDistribution:
         """Return p(x_t | x_<t) p(e_t | e_{t-1})."""
-        given = [
-            law.conditionals(part)
-            for law, part in zip((self.source, self.error), self.prior.split(value), strict=True)
-        ]
+        x, error = self.prior.split(value)
+        laws = self.source.conditionals(x), self.error.conditionals(error)
         return diagonal_normal(
-            self.prior.join(*(law.mean for law in given)),
-            self.prior.join(*(law.stddev for law in given)),
+            self.prior.join(*(law.mean for law in laws)),
+            self.prior.join(*(law.stddev for law in laws)),
         )
 
     def roll_out(self, noise: Tensor) -> Tensor:

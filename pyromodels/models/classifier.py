@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyromodels.batch import SequenceBatch
-from pyromodels.distributions.chosen import Chosen
+from pyromodels.distributions.mixture import Chosen
 from pyromodels.dynamics.autoregressive import Autoregressive
 from pyromodels.errors import ShapeError, mismatch, misshapen
 from pyromodels.models.class_posterior import ClassPosterior

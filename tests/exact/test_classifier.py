@@ -10,7 +10,7 @@ from pyro.infer import TraceEnum_ELBO
 from scipy.optimize import minimize_scalar
 
 from pyromodels.batch import SequenceBatch
-from pyromodels.distributions.chosen import Chosen
+from pyromodels.distributions.mixture import Chosen
 from pyromodels.dynamics.tvgmm import TVGMM
 from pyromodels.dynamics.tvnf import TVNF
 from pyromodels.errors import ShapeError
