@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pyromodels.emissions.base import FrameLaw, Outputs
 from pyromodels.networks.encoders import Shared
-from pyromodels.networks.mlp import driven
+from pyromodels.networks.mlp import Heads, before, driven
 
 Parameters = tuple[Tensor, Tensor]
 """Mean and log variance of a diagonal Gaussian."""
@@ -28,14 +28,7 @@ class Cell(ABC):
     contract suite holds the two together. A subclass is a dataclass as this one, whose fields are
     its networks.
 
-    ======  =============  ==================  ====================================
-    symbol  name           shape               unit
-    ======  =============  ==================  ====================================
-    x       x              (*batch, T, D)      what networks see of s
-    z       z              (*batch, T, L)      1
-    w       w              (*batch, L_w)       1; a latent of the whole sequence
-    h       hidden         (*batch, T, H)      1
-    ======  =============  ==================  ====================================
+    Symbols are those of `DynamicalPrior`.
 
     Args:
         source_dim: D.
@@ -69,6 +62,11 @@ class Cell(ABC):
     ) -> Cell:
         """Return the same networks, told w; batch dims of w, x and z broadcast."""
         return dataclasses.replace(self, w=w)
+
+    def wide(self, batch_shape: torch.Size) -> torch.Size:
+        """Return a batch shape with that of w, if there is one."""
+        w = self.w
+        return batch_shape if w is None else torch.broadcast_shapes(batch_shape, w.shape[:-1])
 
     # ---- frame by frame, rows flat
 
@@ -147,6 +145,38 @@ class Cell(ABC):
     def hidden_step(self, state: Any) -> Tensor:
         """Return h_t, shape (rows, H)."""
         raise NotImplementedError(f"{type(self).__name__} has no hidden state to share")
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class MarkovCell(Cell):
+    """p(z_t | z_{t-1}) p(s_t | z_t): frames that know of each other through latents alone."""
+
+    prior: Callable[[Tensor], Parameters]
+    decoder: Heads
+
+    def all_latents(self, z: Tensor, x: Tensor) -> Parameters:
+        """Return p(z_t | z_{t-1})."""
+        return self.prior(before(z))
+
+    def all_outputs(self, z: Tensor, x: Tensor, mask: Tensor | None = None) -> Outputs:
+        """Return p(s_t | z_t)."""
+        return self.decoder(z)
+
+    def start(self, batch_shape: torch.Size, like: Tensor) -> Tensor:
+        """Return z_0 = 0."""
+        return like.new_zeros(batch_shape.numel(), self.latent_dim)
+
+    def latent(self, state: Tensor) -> Parameters:
+        """Return p(z_t | z_{t-1})."""
+        return self.prior(state)
+
+    def outputs(self, state: Tensor, z: Tensor) -> Outputs:
+        """Return p(s_t | z_t)."""
+        return self.decoder(z)
+
+    def advance(self, state: Tensor, z: Tensor, x: Tensor) -> Tensor:
+        """Return z_t."""
+        return z
 
 
 def standard_normal(

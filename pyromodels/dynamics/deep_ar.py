@@ -19,22 +19,13 @@ class DeepAR(Autoregressive):
 
     x is what the emission shows of s: s itself, or its increments in units of the box.
 
-    ======  =============  ==================  ==================
-    symbol  name           shape               unit
-    ======  =============  ==================  ==================
-    s       s              (*batch, N, T, D)   as the data
-    x       x              (*batch, N, T, D)   s, or typical steps
-    h       h              (*batch, N, T, H)   1
-    ======  =============  ==================  ==================
+    Symbols are those of `DynamicalPrior`.
 
     Reference: Lin, 2024 (thesis), section 4.4.5: an LSTM with hidden size 8.
 
     Args:
-        source_dim: D.
-        hidden_dim: H.
         input_dims: tanh layers before the LSTM; none as published.
         decoder_dims: tanh layers after it; none as published.
-        emission: see `pyromodels.emissions`.
 
     Example:
         >>> import torch

@@ -1,18 +1,17 @@
 """DKF, the deep Kalman filter: a Markov chain of latents behind the frames."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyromodels.dynamics.cell import Cell, Parameters
+from pyromodels.dynamics.cell import MarkovCell, Parameters
 from pyromodels.dynamics.dynamical_prior import DynamicalPrior
-from pyromodels.emissions.base import DecodedEmission, Emission, Outputs, make_emission
+from pyromodels.emissions.base import DecodedEmission, Emission, make_emission
 from pyromodels.networks.encoders import make_encoder
-from pyromodels.networks.mlp import Heads, before
+from pyromodels.networks.mlp import Heads
 from pyromodels.registry import DYNAMICS
 
 SMALL_ENCODER = {
@@ -36,26 +35,13 @@ class DKF(DynamicalPrior):
 
     The gate chooses, for every latent, between a linear and a nonlinear move. A and B are affine.
 
-    ======  =============  ==================  ==================
-    symbol  name           shape               unit
-    ======  =============  ==================  ==================
-    s       s              (*batch, T, D)      as the data
-    x       x              (*batch, T, D)      what networks see
-    z       z              (*batch, T, L)      1
-    c       gate           (*batch, T, L)      1
-    m       proposal       (*batch, T, L)      1
-    ======  =============  ==================  ==================
+    Symbols and arguments are those of `DynamicalPrior`, and c and m have the shape of z.
 
     Reference: Krishnan, Shalit and Sontag, 2017, Structured inference networks for nonlinear state
     space models, section 5; Girin et al., 2021, Dynamical variational autoencoders, section 5.
 
     Args:
-        source_dim: D.
-        latent_dim: L.
         gate_dim: size of the one hidden layer of gate and of proposal.
-        decoder_dims: tanh layers of the decoder.
-        emission: see `pyromodels.emissions`.
-        encoder: see `pyromodels.networks.encoders`.
 
     Example:
         >>> prior = DKF(source_dim=3, emission="spectral")
@@ -97,44 +83,12 @@ class DKF(DynamicalPrior):
         emission = make_emission(emission, DecodedEmission)
         sizes = {"source_dim": source_dim, "latent_dim": latent_dim}
         encoder = make_encoder(encoder, **sizes)
-        cell = DKFCell(
+        cell = MarkovCell(
             prior=GatedTransition(latent_dim, gate_dim),
             decoder=Heads((latent_dim,), decoder_dims, source_dim, emission.outputs),
             **sizes,
         )
         super().__init__(cell, emission, encoder)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class DKFCell(Cell):
-    """The conditionals of an `DKF`."""
-
-    prior: "GatedTransition"
-    decoder: Heads
-
-    def all_latents(self, z: Tensor, x: Tensor) -> Parameters:
-        """Return p(z_t | z_{t-1})."""
-        return self.prior(before(z))
-
-    def all_outputs(self, z: Tensor, x: Tensor, mask: Tensor | None = None) -> Outputs:
-        """Return p(s_t | z_t)."""
-        return self.decoder(z)
-
-    def start(self, batch_shape: torch.Size, like: Tensor) -> Tensor:
-        """Return z_0 = 0."""
-        return like.new_zeros(batch_shape.numel(), self.latent_dim)
-
-    def latent(self, state: Tensor) -> Parameters:
-        """Return p(z_t | z_{t-1})."""
-        return self.prior(state)
-
-    def outputs(self, state: Tensor, z: Tensor) -> Outputs:
-        """Return p(s_t | z_t)."""
-        return self.decoder(z)
-
-    def advance(self, state: Tensor, z: Tensor, x: Tensor) -> Tensor:
-        """Return z_t."""
-        return z
 
 
 class GatedTransition(nn.Module):
@@ -159,7 +113,7 @@ class GatedTransition(nn.Module):
     def forward(
         self,
         z: Tensor,  # z_{t-1}, shape: (*, L)
-    ) -> tuple[Tensor, Tensor]:  # mean, log variance; each (*, L)
+    ) -> Parameters:  # each (*, L)
         """Return p(z_t | z_{t-1})."""
         gate, proposal = torch.sigmoid(self.gate(z)), self.proposal(z)
         mean = (1 - gate) * self.linear(z) + gate * proposal

@@ -34,10 +34,22 @@ class DynamicalPrior(EmittingPrior):
         p(s, z, w)   = p(w) \prod_t p(z_t | s_{<t}, z_{<t}, w) p(s_t | s_{<t}, z_{<=t}, w)
         q(z, w | s)  = q(w | s_{1:T}) \prod_t q(z_t | s_{1:T}, z_{<t}, w),      p(w) = N(0, I)
 
-    Its parameters have the names that they have in the cell. A model of a name of its own derives
-    from it to put the three together, and overrides nothing.
+    ======  =============  ==================  ====================================
+    symbol  name           shape               unit
+    ======  =============  ==================  ====================================
+    s       s              (*batch, T, D)      as the data
+    x       x              (*batch, T, D)      what networks see of s, see `Emission`
+    z       z              (*batch, T, L)      1
+    w       w              (*batch, L_w)       1; a latent of the whole sequence
+    h       hidden         (*batch, T, H)      1; a memory, where there is one
+    ======  =============  ==================  ====================================
 
-    s has shape (*batch, T, D), z (*batch, T, L) and w (*batch, L_w); x is what networks see of s.
+    Its parameters have the names that they have in the cell. A model of a name of its own derives
+    from it to put the three together, and overrides nothing. It takes `source_dim`, `latent_dim`
+    and `hidden_dim`, D, L and H; tanh layers between x and its memory (`input_dims`), between z and
+    its memory (`latent_dims`), of the prior of z (`prior_dims`) and of the decoder
+    (`decoder_dims`); an `emission`, see `pyromodels.emissions`; and as `encoder` a preset of
+    `pyromodels.networks.encoders` or a table of the arguments of its `Encoder`.
 
     Args:
         cell: the conditionals.
@@ -46,10 +58,10 @@ class DynamicalPrior(EmittingPrior):
         global_dim: L_w; 0 where there is no w, or where the cell is told it.
 
     Example:
-        >>> from pyromodels.dynamics.vae import VAECell
+        >>> from pyromodels.dynamics.cell import MarkovCell, standard_normal
         >>> from pyromodels.networks.mlp import Heads
         >>> sizes = {"source_dim": 2, "latent_dim": 1}
-        >>> cell = VAECell(decoder=Heads((1,), (), 2), **sizes)
+        >>> cell = MarkovCell(prior=standard_normal, decoder=Heads((1,), (), 2), **sizes)
         >>> encoder = make_encoder("vae", **sizes)
         >>> prior = DynamicalPrior(cell, "gaussian", encoder)
         >>> prior.sample_sources("s", 5, batch_shape=torch.Size([3])).shape
@@ -167,35 +179,9 @@ class DynamicalPrior(EmittingPrior):
         # q(z_t | s, z_<t, w), all t
         pyro.sample(f"{name}_z", given.posterior(s, mask=mask, encoder=encoder))
 
-    def pair(
-        self,
-        num_steps: int,
-        *,
-        anchor: Anchor | None = None,
-        mask: Tensor | None = None,  # shape: broadcastable to (*batch, T)
-        batch_shape: torch.Size | None = None,
-        use_prediction: float = 0.0,
-        prediction_hops: int | None = 0,
-    ) -> LatentPaths:
-        """Return the coupled laws of z and s; the batch shape is the anchor's where there is one.
-
-        Args:
-            num_steps: T.
-            anchor: p(s_1) in place of the model's.
-            mask: True where a frame counts.
-            batch_shape: of the trajectories; needed without an anchor.
-            use_prediction: probability, at every frame of every trajectory, that the networks are
-                fed with the model's own prediction in place of s_t (scheduled sampling).
-            prediction_hops: through how many predictions in a row a gradient passes; see
-                `feed_back`. 0: none, as published.
-        """
-        self.check_start(anchor)
-        if batch_shape is None:
-            batch_shape = torch.Size() if anchor is None else anchor.loc.shape[:-1]
-        return LatentPaths(
-            self, num_steps, self._as_wide(batch_shape), anchor=anchor, mask=mask,
-            use_prediction=use_prediction, prediction_hops=prediction_hops,
-        )
+    def pair(self, num_steps: int, **options: Any) -> LatentPaths:
+        """Return the coupled laws of z and s; options are those of `LatentPaths`."""
+        return LatentPaths(self, num_steps, **options)
 
     def posterior(
         self,
@@ -205,12 +191,7 @@ class DynamicalPrior(EmittingPrior):
         encoder: Encoder | None = None,
     ) -> PathDistribution:
         """Return q(z_{1:T} | s_{1:T}, w), event (T, L)."""
-        path = EncoderPath(self, self.encoder if encoder is None else encoder, s, mask)
-        return path if self.cell.w is None else path.expand(self._as_wide(path.batch_shape))
-
-    def _as_wide(self, batch_shape: torch.Size) -> torch.Size:
-        w = self.cell.w
-        return batch_shape if w is None else torch.broadcast_shapes(batch_shape, w.shape[:-1])
+        return EncoderPath(self, self.encoder if encoder is None else encoder, s, mask)
 
     # ---- the latent of the whole sequence
 

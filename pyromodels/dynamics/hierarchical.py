@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
 
 from pyromodels.dynamics.cell import Cell, Parameters
 from pyromodels.dynamics.dynamical_prior import DynamicalPrior
 from pyromodels.emissions.base import DecodedEmission, Emission, Outputs, make_emission
 from pyromodels.errors import mismatch
 from pyromodels.networks import attention
-from pyromodels.networks.encoders import Inferred
-from pyromodels.networks.mlp import MLP, Heads, before, driven, join, rows
+from pyromodels.networks.hierarchical_encoder import HierarchicalEncoder, placed
+from pyromodels.networks.mlp import Heads, before, join
 from pyromodels.pyro_support.shared_work import once
 
-FIRST_LOG_VARIANCE = -6.0
-"""Of q(z) and q(w) before training. What an untrained encoder says of s is then not buried in noise
-of the prior's size, and the decoder does not learn, before anything else, to do without it."""
 Streams = tuple[Tensor, Tensor]
 """Queries, and what keys and values are made of; each (*, model_dim)."""
 
@@ -32,7 +27,7 @@ class HierarchicalTransformer(DynamicalPrior):
 
         e_t                      = embed(x_{t-1}),  x_0 = 0
         s_t | s_<t, z_<=t, w     ~ emission(head(decoder_s(queries [z_t, w], memory e_t)))
-        z_t | s_<t, z_<t, w      ~ N(head(decoder_z(...)))           what a subclass says
+        z_t | s_<t, z_<t, w      ~ N(head(decoder_z(...)))           see `HiT`, `LigHT`
 
     Every conditional reads frames 1..t of two streams, by causal attention. Streams are functions
     of single frames, so that a pass over all frames and a step with cached keys and values are one
@@ -45,9 +40,9 @@ class HierarchicalTransformer(DynamicalPrior):
     steps HiT-DVAE has -1045 nats a frame of reconstruction with true histories and -865 with its
     own, else -974 and -60.
 
+    Symbols are those of `DynamicalPrior`.
+
     Args:
-        source_dim: D.
-        latent_dim: L_z.
         global_dim: L_w.
         model_dim: size of a frame inside the Transformers.
         num_layers: of the encoder and of each decoder.
@@ -66,11 +61,10 @@ class HierarchicalTransformer(DynamicalPrior):
         residual: False leaves the residual connections of attention out of the decoder of s
             ("NRC"). At the first frame, of which memory alone then tells, queries count for
             nothing.
-        emission: see `pyromodels.emissions`.
     """
 
-    cell_type: ClassVar[type[TransformerCell]]
-    """What says which streams the decoder of z reads."""
+    one_decoder: ClassVar[bool] = False
+    """Whether decoder and embeddings of s serve z too."""
 
     contract_specs = tuple(
         {
@@ -134,24 +128,30 @@ class HierarchicalTransformer(DynamicalPrior):
             summary_layers=summary_layers,
             **layers,
         )
-        cell = self.cell_type(
-            source_dim=source_dim,
-            latent_dim=latent_dim,
-            inverted=inverted,
-            relative=positions == "relative",
-            source_embedding=nn.Linear(source_dim, model_dim),
-            latent_embedding=nn.Linear(latent_dim + global_dim, model_dim),
-            source_decoder=attention.Decoder(model_dim, residual=residual, **layers),
-            source_head=Heads((model_dim,), (), source_dim, emission.outputs),
-            latent_head=Heads((model_dim,), (), latent_dim),
-            **self.cell_type.latent_networks(latent_dim, global_dim, model_dim, layers),
+        networks: dict[str, Any] = {
+            "source_embedding": nn.Linear(source_dim, model_dim),
+            "latent_embedding": nn.Linear(latent_dim + global_dim, model_dim),
+            "source_decoder": attention.Decoder(model_dim, residual=residual, **layers),
+            "source_head": Heads((model_dim,), (), source_dim, emission.outputs),
+            "latent_head": Heads((model_dim,), (), latent_dim),
+        }
+        if not self.one_decoder:
+            networks["query_embedding"] = nn.Linear(model_dim + global_dim, model_dim)
+            networks["memory_embedding"] = nn.Linear(latent_dim, model_dim)
+            networks["latent_decoder"] = attention.Decoder(model_dim, **layers)
+        cell = TransformerCell(
+            source_dim=source_dim, latent_dim=latent_dim, inverted=inverted,
+            relative=positions == "relative", **networks,
         )
         super().__init__(cell, emission, encoder, global_dim=global_dim)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TransformerCell(Cell):
-    """The conditionals of a `HierarchicalTransformer`, but for what the decoder of z reads."""
+    """The conditionals of a `HierarchicalTransformer`.
+
+    The decoder of z is one of its own (HiT-DVAE), or, where there is none, that of s (LigHT-DVAE).
+    """
 
     feeds_back = True
 
@@ -163,26 +163,25 @@ class TransformerCell(Cell):
     source_head: Heads
     latent_head: Heads
 
+    query_embedding: nn.Linear | None = None
+    memory_embedding: nn.Linear | None = None
+    latent_decoder: attention.Decoder | None = None
+
     @property
-    @abstractmethod
     def decoder_of_z(self) -> attention.Decoder:
         """The decoder of z."""
+        return self.source_decoder if self.latent_decoder is None else self.latent_decoder
 
-    @staticmethod
-    def latent_networks(
-        latent_dim: int, global_dim: int, model_dim: int, layers: dict[str, Any]
-    ) -> dict[str, nn.Module]:
-        """Return what is particular to the decoder of z, by the name of its field."""
-        return {}
-
-    @abstractmethod
     def latent_streams(
         self,
         z_before: Tensor,  # z_{t-1}, shape: (*, L_z)
         embedded: Tensor,  # e_t, shape: (*, model_dim)
         w: Tensor,  # shape: (*, L_w)
     ) -> Streams:
-        """Return what the decoder of z reads at frame t."""
+        """Return what the decoder of z reads at frame t: [e_t, w] by z_{t-1}, or as that of s."""
+        if self.latent_decoder is None:
+            return self.latent_embedding(join(z_before, w)), embedded
+        return self.query_embedding(join(embedded, w)), self.memory_embedding(z_before)
 
     def source_streams(
         self,
@@ -302,121 +301,6 @@ class Reader:
         if self._last is not None and _one(self._last[0], z):
             return Reader(self.decoder, self._last[1])
         return Reader(self.decoder, self.cache, (*self.unread, frame))
-
-
-class HierarchicalEncoder(nn.Module):
-    r"""q(w | s_{1:T}) \prod_t q(z_t | s_{1:T}, w), by an LSTM and a Transformer encoder.
-
-        f_t                  = features(x_t)
-        w | s_{1:T}          ~ N(head(LSTM(f_{1:T})))                              (7.7)
-        z_t | s_{1:T}, w     ~ N(head(encoder_t(embed([f_{1:T}, w]))))             (7.8)
-
-    The LSTM is bidirectional; w is read off the last state of either direction, of the last frame
-    and of the first. Padding is read by neither network.
-
-    Departure: the reference keeps the output of frame T, whose backward half has read that frame
-    alone; the recurrent weights of that half would never get a gradient. Sizes are the same.
-    """
-
-    direction = "both"
-    recurs = False
-
-    def __init__(
-        self,
-        source_dim: int,
-        latent_dim: int,
-        global_dim: int,
-        *,
-        model_dim: int,
-        feature_dims: Sequence[int],
-        summary_dim: int,
-        summary_layers: int,
-        **layers: Any,
-    ) -> None:
-        super().__init__()
-        self.relative = layers["relative"]
-        self.features = MLP(source_dim, feature_dims)
-        self.lstm = nn.LSTM(
-            self.features.out_dim, summary_dim, summary_layers, bidirectional=True, batch_first=True
-        )
-        self.global_head = Heads((2 * summary_dim,), (), global_dim)
-        self.embedding = nn.Linear(self.features.out_dim + global_dim, model_dim)
-        self.encoder = attention.Encoder(model_dim, **layers)
-        self.latent_head = Heads((model_dim,), (), latent_dim)
-        for head in (self.global_head, self.latent_head):
-            nn.init.constant_(head.log_variance.bias, FIRST_LOG_VARIANCE)
-
-    def global_parameters(
-        self,
-        x: Tensor,  # shape: (*batch, T, D)
-        mask: Tensor | None = None,  # shape: broadcastable to (*batch, T)
-    ) -> Parameters:  # each (*batch, L_w)
-        """Return q(w | x)."""
-        features = self._features(x)
-        if mask is not None:
-            batch = torch.broadcast_shapes(features.shape[:-1], mask.shape)
-            features, mask = features.expand(*batch, features.shape[-1]), mask.expand(batch)
-        _, (last, _) = self.lstm(_packed(rows(features), mask))  # last: (layers * 2, rows, H)
-        return self.global_head(last[-2:].movedim(0, -2).reshape(*features.shape[:-2], -1))
-
-    def parameters_of(
-        self,
-        cell: Cell,
-        z: Tensor,  # read for its batch shape alone; shape: (*, T, L_z)
-        x: Tensor,  # shape: (*, T, D)
-        mask: Tensor | None = None,  # shape: broadcastable to (*, T)
-    ) -> Parameters:  # each (*, T, L_z)
-        """Return q(z_t | x, w) of every frame."""
-        mean, log_variance = self._local_parameters(x, cell.w, mask)
-        shape = torch.broadcast_shapes(mean.shape, z.shape)
-        return mean.expand(shape), log_variance.expand(shape)
-
-    def infer(
-        self,
-        cell: Cell,
-        x: Tensor,  # shape: (*batch, T, D)
-        *,
-        noise: Tensor | None,  # shape: (*batch, T, L_z); None: z is the mean
-        mask: Tensor | None = None,  # shape: broadcastable to (*batch, T)
-    ) -> Inferred:
-        """Return z driven by the noise."""
-        mean, log_variance = self._local_parameters(x, cell.w, mask)
-        z = driven(mean, log_variance, noise)
-        return Inferred(z, mean.expand_as(z), log_variance.expand_as(z))
-
-    def _local_parameters(self, x: Tensor, w: Tensor, mask: Tensor | None) -> Parameters:
-        frames = self.embedding(join(self._features(x), w.unsqueeze(-2)))
-        if not self.relative:
-            (frames,) = placed((frames,))
-        return self.latent_head(self.encoder(frames, mask=mask))
-
-    def _features(self, x: Tensor) -> Tensor:
-        return once(self, "features", (x,), lambda: self.features(x))
-
-
-def placed(
-    streams: tuple[Tensor, ...],  # each (*, T, model_dim), or (*, model_dim) at one frame t
-    t: int | None = None,
-) -> tuple[Tensor, ...]:
-    """Add to streams the positions of their frames."""
-    like = streams[0]
-    if t is None:
-        positions = torch.arange(like.shape[-2], device=like.device)
-    else:
-        positions = torch.tensor(t, device=like.device)
-    encoded = attention.positional_encoding(positions, like.shape[-1], dtype=like.dtype)
-    return tuple(stream + encoded for stream in streams)
-
-
-def _packed(
-    frames: Tensor,  # shape: (rows, T, X)
-    mask: Tensor | None,  # shape: (*batch, T)
-) -> Any:
-    """Leave out padding, which is at the end, so that an LSTM's last state is of the last frame."""
-    if mask is None:
-        return frames
-    lengths = mask.reshape(len(frames), -1).sum(-1).clamp_min(1).cpu()
-    return pack_padded_sequence(frames, lengths, batch_first=True, enforce_sorted=False)
 
 
 def _one(left: Tensor, right: Tensor) -> bool:

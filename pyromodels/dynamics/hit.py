@@ -1,43 +1,7 @@
 """HiT-DVAE: Transformers over time, and a latent of the whole sequence."""
 
-from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor, nn
-
-from pyromodels.dynamics.hierarchical import HierarchicalTransformer, Streams, TransformerCell
-from pyromodels.networks import attention
-from pyromodels.networks.mlp import join
+from pyromodels.dynamics.hierarchical import HierarchicalTransformer
 from pyromodels.registry import DYNAMICS
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class HiTCell(TransformerCell):
-    """The conditionals of a `HiT`."""
-
-    query_embedding: nn.Linear
-    memory_embedding: nn.Linear
-    latent_decoder: attention.Decoder
-
-    @property
-    def decoder_of_z(self) -> attention.Decoder:
-        """One of its own."""
-        return self.latent_decoder
-
-    @staticmethod
-    def latent_networks(
-        latent_dim: int, global_dim: int, model_dim: int, layers: dict[str, Any]
-    ) -> dict[str, nn.Module]:
-        """Return the decoder of z, and the embeddings of [e_t, w] and z_{t-1}."""
-        return {
-            "query_embedding": nn.Linear(model_dim + global_dim, model_dim),
-            "memory_embedding": nn.Linear(latent_dim, model_dim),
-            "latent_decoder": attention.Decoder(model_dim, **layers),
-        }
-
-    def latent_streams(self, z_before: Tensor, embedded: Tensor, w: Tensor) -> Streams:
-        """Return queries of [e_t, w], memory of z_{t-1}."""
-        return self.query_embedding(join(embedded, w)), self.memory_embedding(z_before)
 
 
 @DYNAMICS.register("hit")
@@ -56,15 +20,7 @@ class HiT(HierarchicalTransformer):
     reference finds that s_t is best asked for with z and not with s (`inverted`): what the decoder
     says of generated frames then stays close to what it says of true ones, under teacher forcing.
 
-    ======  ============  ==================  ====================================
-    symbol  name          shape               unit
-    ======  ============  ==================  ====================================
-    s       s             (*batch, T, D)      as the data
-    x       x             (*batch, T, D)      what networks see
-    z       z             (*batch, T, L_z)    1
-    w       w             (*batch, L_w)       1
-    e       embedded      (*batch, T, H)      1; H is model_dim
-    ======  ============  ==================  ====================================
+    Symbols are those of `DynamicalPrior`; e has shape (*batch, T, H) with H = `model_dim`.
 
     The reference states the Transformers and the latents, but neither the sizes of features and
     LSTM nor where embeddings are shared: those of `sizes["paper"]` were chosen such that parameters
@@ -102,5 +58,3 @@ class HiT(HierarchicalTransformer):
         >>> prior.given(q.w.flip(0)).own_history(s, q.z).shape
         torch.Size([2, 20, 5])
     """
-
-    cell_type = HiTCell

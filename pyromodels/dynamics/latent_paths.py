@@ -26,7 +26,8 @@ class EncoderPath(PathDistribution):
     def __init__(
         self, prior: DynamicalPrior, encoder: Encoder, s: Tensor, mask: Tensor | None
     ) -> None:
-        super().__init__(s.shape[:-2], s.shape[-2], prior.latent_dim, like=s, mask=mask)
+        batch_shape = prior.cell.wide(s.shape[:-2])
+        super().__init__(batch_shape, s.shape[-2], prior.latent_dim, like=s, mask=mask)
         self.prior, self.encoder, self.x = prior, encoder, prior.see(s)
         self._drawn: Inferred | None = None
 
@@ -81,26 +82,31 @@ class LatentPaths:
     Args:
         prior: the model.
         num_steps: T.
-        batch_shape: shape of independent trajectories.
         anchor: p(s_1) in place of the model's.
         mask: time mask, broadcastable to `batch_shape + (T,)`.
-        use_prediction: probability that a frame is fed back as it was predicted.
-        prediction_hops: see `feed_back`.
+        batch_shape: of the trajectories; None: that of the anchor, if any.
+        use_prediction: probability, at every frame of every trajectory, that the networks are fed
+            with the model's own prediction in place of s_t (scheduled sampling).
+        prediction_hops: through how many predictions in a row a gradient passes, see `feed_back`;
+            0: none, as published.
     """
 
     def __init__(
         self,
         prior: DynamicalPrior,
         num_steps: int,
-        batch_shape: torch.Size,
         *,
-        anchor: Anchor | None,
-        mask: Tensor | None,
+        anchor: Anchor | None = None,
+        mask: Tensor | None = None,
+        batch_shape: torch.Size | None = None,
         use_prediction: float = 0.0,
         prediction_hops: int | None = 0,
     ) -> None:
-        self.prior, self.num_steps, self.batch_shape = prior, num_steps, torch.Size(batch_shape)
-        self.anchor, self.mask = anchor, mask
+        prior.check_start(anchor)
+        if batch_shape is None:
+            batch_shape = torch.Size() if anchor is None else anchor.loc.shape[:-1]
+        self.batch_shape = prior.cell.wide(torch.Size(batch_shape))
+        self.prior, self.num_steps, self.anchor, self.mask = prior, num_steps, anchor, mask
         self.like = next(prior.parameters()) if anchor is None else anchor.loc
         self.use_prediction = use_prediction if prior.reads_history else 0.0
         self.prediction_hops = prediction_hops

@@ -1,27 +1,7 @@
 """LigHT-DVAE: HiT-DVAE with one decoder for z and for s."""
 
-from dataclasses import dataclass
-
-from torch import Tensor
-
-from pyromodels.dynamics.hierarchical import HierarchicalTransformer, Streams, TransformerCell
-from pyromodels.networks import attention
-from pyromodels.networks.mlp import join
+from pyromodels.dynamics.hierarchical import HierarchicalTransformer
 from pyromodels.registry import DYNAMICS
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class LigHTCell(TransformerCell):
-    """The conditionals of a `LigHT`: decoder and embeddings of s serve z too."""
-
-    @property
-    def decoder_of_z(self) -> attention.Decoder:
-        """The one decoder."""
-        return self.source_decoder
-
-    def latent_streams(self, z_before: Tensor, embedded: Tensor, w: Tensor) -> Streams:
-        """Return queries of [z_{t-1}, w], memory e_t."""
-        return self.latent_embedding(join(z_before, w)), embedded
 
 
 @DYNAMICS.register("light")
@@ -48,4 +28,4 @@ class LigHT(HierarchicalTransformer):
         torch.Size([3, 10, 2])
     """
 
-    cell_type = LigHTCell
+    one_decoder = True

@@ -35,28 +35,14 @@ class RVAE(DynamicalPrior):
     A decoder that is not causal says nothing of s_1 before all of z is there: frame by frame, z is
     rolled out first, which it can be because p(z) reads no s (`foresee`).
 
-    ======  =============  ====================  ==================
-    symbol  name           shape                 unit
-    ======  =============  ====================  ==================
-    s       s              (*batch, T, D)        as the data
-    x       x              (*batch, T, D)        what networks see
-    z       z              (*batch, T, L)        1
-    h       -              (*batch, T, H or 2H)  1
-    ======  =============  ====================  ==================
+    Symbols and arguments are those of `DynamicalPrior`; h has size 2H where it is not causal.
 
     Reference: Leglaive, Alameda-Pineda, Girin and Horaud, 2020, A recurrent variational autoencoder
     for speech enhancement; Girin et al., 2021, Dynamical variational autoencoders, section 9.
 
     Args:
-        source_dim: D.
-        latent_dim: L.
-        hidden_dim: H.
         causal: whether the decoder reads z_{1:t} alone; the encoder's preset follows it, where its
             table names none.
-        latent_dims: tanh layers between z and the LSTM.
-        decoder_dims: tanh layers of the decoder.
-        emission: see `pyromodels.emissions`.
-        encoder: see `pyromodels.networks.encoders`.
 
     Example:
         >>> prior = RVAE(source_dim=3, emission="spectral", causal=False)

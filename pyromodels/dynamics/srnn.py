@@ -36,30 +36,13 @@ class SRNN(DynamicalPrior):
     units of the box, which know neither where the box is nor how large. Under an anchor s_1 is the
     anchor's, and z_1 acts on s through z_2. Encoder and generative model share h.
 
-    ======  =============  ==================  ==================
-    symbol  name           shape               unit
-    ======  =============  ==================  ==================
-    s       s              (*batch, T, D)      as the data
-    x       x              (*batch, T, D)      what networks see
-    z       z              (*batch, T, L)      1
-    h       hidden         (*batch, T, H)      1
-    ======  =============  ==================  ==================
+    Symbols and arguments are those of `DynamicalPrior`.
 
     Departure: the published tracking loss leaves the factor 1/2 out of the reconstruction term and
     so weighs the KL term half; `elbo` is the bound itself, in nats, constants included.
 
     Reference: Lin, 2024 (thesis), eq. 3.28-3.29 and appendix A.1.2; Fraccaro et al., 2016,
     Sequential neural models with stochastic layers. The defaults are the sizes for tracking.
-
-    Args:
-        source_dim: D.
-        latent_dim: L.
-        hidden_dim: H.
-        input_dims: tanh layers between x and the LSTM.
-        prior_dims: tanh layers of the prior of z.
-        decoder_dims: tanh layers of the decoder.
-        emission: see `pyromodels.emissions`.
-        encoder: see `pyromodels.networks.encoders`.
 
     Example:
         >>> from pyromodels.distributions.message import Anchor

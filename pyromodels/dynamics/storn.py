@@ -29,30 +29,13 @@ class STORN(DynamicalPrior):
         s_t | s_<t, z_{1:t}  ~ emission(decoder(h_t))
         z_t | s_{1:t}        ~ N(encoder(LSTM(x_{1:t})))
 
-    ======  =============  ==================  ==================
-    symbol  name           shape               unit
-    ======  =============  ==================  ==================
-    s       s              (*batch, T, D)      as the data
-    x       x              (*batch, T, D)      what networks see
-    z       z              (*batch, T, L)      1
-    h       memory         (*batch, T, H)      1
-    ======  =============  ==================  ==================
+    Symbols and arguments are those of `DynamicalPrior`.
 
     Departure: the paper's q(z_t) reads s_{<=t} by a plain recurrent network, and its generative
     network is plain too; both are LSTMs here, as in the published weights.
 
     Reference: Bayer and Osendorfer, 2014, Learning stochastic recurrent networks; Girin et al.,
     2021, Dynamical variational autoencoders: a comprehensive review, section 6.
-
-    Args:
-        source_dim: D.
-        latent_dim: L.
-        hidden_dim: H.
-        latent_dims: tanh layers between z and the LSTM.
-        input_dims: tanh layers between x and the LSTM.
-        decoder_dims: tanh layers of the decoder.
-        emission: see `pyromodels.emissions`.
-        encoder: see `pyromodels.networks.encoders`.
 
     Example:
         >>> prior = STORN(source_dim=3, emission="spectral")

@@ -24,15 +24,7 @@ class TVGMM(Autoregressive):
     Reference: Ghosh, Espuña Fontcuberta, Abdalmoaty and Chatterjee, 2022, Time-varying normalizing
     flow for generative modeling of dynamical signals, eq. 12-13.
 
-    Args:
-        source_dim: D.
-        num_components: of every mixture.
-        past_dim: N.
-        hidden_dim: l, size of q.
-        past: "gru", "lstm" or "convolution".
-        bounded: whether variances are below 1, as in the paper.
-        num_members: models side by side; see `Autoregressive`.
-        tied_dim: where they share their networks, size of what tells them apart; 0: they do not.
+    Arguments are those of `Autoregressive` and of the emission `Mixture`.
 
     Raises:
         SpecError: a size or a name that does not fit.

@@ -15,14 +15,6 @@ class TVNF(Autoregressive):
         e_t  = GRU(e_{t-1}, x_{t-1}),  e_1 = 0                                        (6)
         f    = L coupling layers, each told by e_t                                    (7) - (10)
 
-    ======  =========  ===============  ===========
-    symbol  name       shape            unit
-    ======  =========  ===============  ===========
-    x       s          (*batch, T, D)   as the data
-    e       e          (*batch, T, N)   1
-    z       noise      (*batch, T, D)   1
-    ======  =========  ===============  ===========
-
     For D = 1 there is no half to keep, and affine layers leave every frame Gaussian given the past;
     splines do not. As a source of MixDVAE it sends no Gaussian message: SVI fits (inference "svi"
     with elbo "trace_enum"), and its pathwise gradient goes through the flow.
@@ -30,18 +22,7 @@ class TVNF(Autoregressive):
     Reference: Ghosh, Espuña Fontcuberta, Abdalmoaty and Chatterjee, 2022, Time-varying normalizing
     flow for generative modeling of dynamical signals, eq. 1-11.
 
-    Args:
-        source_dim: D.
-        past_dim: N.
-        hidden_dim: l.
-        num_hidden: n_H.
-        num_layers: L.
-        past: "gru", "lstm" or "convolution".
-        coupling: "affine" or "spline".
-        mixing: whether invertible linear maps stand between the layers.
-        split: d, coordinates of the half that is kept first; None: the even ones.
-        num_members: M models side by side; see `Autoregressive`.
-        tied_dim: where they share their networks, size of what tells them apart; 0: they do not.
+    Arguments are those of `Autoregressive`, e being of size `past_dim`, and of the emission `Flow`.
 
     Raises:
         SpecError: a size, a split or a name that does not fit.

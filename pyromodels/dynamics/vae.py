@@ -1,15 +1,11 @@
 """VAE, the variational autoencoder: frames that know nothing of each other."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
-from pyromodels.dynamics.cell import Cell, Parameters, standard_normal
+from pyromodels.dynamics.cell import MarkovCell, standard_normal
 from pyromodels.dynamics.dynamical_prior import DynamicalPrior
-from pyromodels.emissions.base import DecodedEmission, Emission, Outputs, make_emission
+from pyromodels.emissions.base import DecodedEmission, Emission, make_emission
 from pyromodels.networks.encoders import make_encoder
 from pyromodels.networks.mlp import Heads
 from pyromodels.registry import DYNAMICS
@@ -28,25 +24,13 @@ class VAE(DynamicalPrior):
         s_t | z_t    ~ emission(decoder(z_t))
         z_t | s_t    ~ N(encoder(x_t))
 
-    ======  =============  ==================  ==================
-    symbol  name           shape               unit
-    ======  =============  ==================  ==================
-    s       s              (*batch, T, D)      as the data
-    x       x              (*batch, T, D)      what networks see
-    z       z              (*batch, T, L)      1
-    ======  =============  ==================  ==================
+    Symbols and arguments are those of `DynamicalPrior`.
 
     Reference: Kingma and Welling, 2014, Auto-encoding variational Bayes; Girin et al., 2021,
     Dynamical variational autoencoders: a comprehensive review, section 2.
 
-    Args:
-        source_dim: D.
-        latent_dim: L.
-        decoder_dims: tanh layers of the decoder.
-        emission: see `pyromodels.emissions`.
-        encoder: see `pyromodels.networks.encoders`.
-
     Example:
+        >>> import torch
         >>> prior = VAE(source_dim=3, emission="spectral")
         >>> prior.sample_sources("s", 20, batch_shape=torch.Size([2])).shape
         torch.Size([2, 20, 3])
@@ -80,35 +64,5 @@ class VAE(DynamicalPrior):
         sizes = {"source_dim": source_dim, "latent_dim": latent_dim}
         encoder = make_encoder(encoder, **sizes)
         decoder = Heads((latent_dim,), decoder_dims, source_dim, emission.outputs)
-        super().__init__(VAECell(decoder=decoder, **sizes), emission, encoder)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class VAECell(Cell):
-    """The conditionals of an `VAE`."""
-
-    decoder: Heads
-
-    def all_latents(self, z: Tensor, x: Tensor) -> Parameters:
-        """Return p(z_t)."""
-        return standard_normal(z)
-
-    def all_outputs(self, z: Tensor, x: Tensor, mask: Tensor | None = None) -> Outputs:
-        """Return p(s_t | z_t)."""
-        return self.decoder(z)
-
-    def start(self, batch_shape: torch.Size, like: Tensor) -> Tensor:
-        """Return the mean of z: there is nothing to remember."""
-        return like.new_zeros(batch_shape.numel(), self.latent_dim)
-
-    def latent(self, state: Tensor) -> Parameters:
-        """Return p(z_t)."""
-        return standard_normal(state)
-
-    def outputs(self, state: Tensor, z: Tensor) -> Outputs:
-        """Return p(s_t | z_t)."""
-        return self.decoder(z)
-
-    def advance(self, state: Tensor, z: Tensor, x: Tensor) -> Tensor:
-        """Return the state unchanged."""
-        return state
+        cell = MarkovCell(prior=standard_normal, decoder=decoder, **sizes)
+        super().__init__(cell, emission, encoder)

@@ -32,30 +32,11 @@ class VRNN(DynamicalPrior):
 
     a and b are dense layers. Encoder and generative model share h and a.
 
-    ======  ===============  ==================  ==================
-    symbol  name             shape               unit
-    ======  ===============  ==================  ==================
-    s       s                (*batch, T, D)      as the data
-    x       x                (*batch, T, D)      what networks see
-    z       z                (*batch, T, L)      1
-    h       hidden           (*batch, T, H)      1
-    a       features         (*batch, T, U)      1
-    b       latent_features  (*batch, T, V)      1
-    ======  ===============  ==================  ==================
+    Symbols and arguments are those of `DynamicalPrior`; a and b have shapes (*batch, T, U) and
+    (*batch, T, V), the sizes of the last of `input_dims` and of `latent_dims`.
 
     Reference: Chung et al., 2015, A recurrent latent variable model for sequential data; Girin et
     al., 2021, Dynamical variational autoencoders: a comprehensive review, section 7.
-
-    Args:
-        source_dim: D.
-        latent_dim: L.
-        hidden_dim: H.
-        input_dims: tanh layers a; U is the last one's size.
-        latent_dims: tanh layers b; V is the last one's size.
-        prior_dims: tanh layers of the prior of z.
-        decoder_dims: tanh layers of the decoder.
-        emission: see `pyromodels.emissions`.
-        encoder: see `pyromodels.networks.encoders`.
 
     Example:
         >>> prior = VRNN(source_dim=3, emission="spectral")

@@ -1,7 +1,9 @@
 """Amortised inference networks: which frames q(z_t) looks at, and which z it has drawn before."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +21,21 @@ from pyromodels.networks.mlp import (
 )
 from pyromodels.registry import check_call
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "vae": {"direction": "frame", "feedback": "none", "shares": False},
-    "dkf": {"direction": "backward", "feedback": "previous", "shares": False},
-    "rvae": {"direction": "backward", "feedback": "all", "shares": False},
-    "rvae_noncausal": {"direction": "both", "feedback": "all", "shares": False},
-    "storn": {"direction": "forward", "feedback": "none", "shares": False},
-    "vrnn": {"direction": "frame", "feedback": "none", "shares": True},
-    "srnn": {"direction": "backward", "feedback": "previous", "shares": True},
-    "srnn_filter": {"direction": "frame", "feedback": "previous", "shares": True},
+if TYPE_CHECKING:
+    from pyromodels.dynamics.cell import Cell
+
+PRESETS: dict[str, dict[str, Any]] = {  # and what q(z_t | .) then reads
+    "vae": {"direction": "frame", "feedback": "none", "shares": False},  # x_t
+    "dkf": {"direction": "backward", "feedback": "previous", "shares": False},  # x_t:T, z_t-1
+    "rvae": {"direction": "backward", "feedback": "all", "shares": False},  # x_t:T, z_1:t-1
+    "rvae_noncausal": {"direction": "both", "feedback": "all", "shares": False},  # x_1:T, z_1:t-1
+    "storn": {"direction": "forward", "feedback": "none", "shares": False},  # x_1:t
+    "vrnn": {"direction": "frame", "feedback": "none", "shares": True},  # x_1:t, z_1:t-1
+    "srnn": {"direction": "backward", "feedback": "previous", "shares": True},  # x_1:T, z_t-1
+    "srnn_filter": {"direction": "frame", "feedback": "previous", "shares": True},  # x_1:t, z_t-1
 }
-"""The papers' encoders, by what they look at; `srnn_filter` is the SRNN's for tracking."""
+"""The papers' encoders, by what they look at; `srnn_filter` is the SRNN's for tracking. Those that
+share read h_t, which knows x_<t and, in `vrnn`, z_<t."""
 
 
 class Inferred(NamedTuple):
@@ -59,25 +65,6 @@ class Shared(NamedTuple):
     needs_latents: bool = False  # whether h_t depends on z_<t
 
 
-class Context(Protocol):
-    """What it then asks of the generative networks."""
-
-    def hidden(self, z: Tensor | None, x: Tensor) -> Tensor:
-        """Return h of all frames, shape (*, T, H)."""
-
-    def features(self, x: Tensor) -> Tensor:
-        """Return what an encoder that shares sees of x_t, shape (*, T, U)."""
-
-    def start(self, batch_shape: torch.Size, like: Tensor) -> Any:
-        """Return the state before the first frame, rows flat."""
-
-    def hidden_step(self, state: Any) -> Tensor:
-        """Return h_t, shape (rows, H)."""
-
-    def advance(self, state: Any, z: Tensor, x: Tensor) -> Any:
-        """Return the state after a frame."""
-
-
 class Encoder(nn.Module):
     r"""q(z_{1:T} | x_{1:T}) = \prod_t N(z_t; mu_t, diag v_t), by direction and feedback.
 
@@ -87,20 +74,7 @@ class Encoder(nn.Module):
         mu_t, log v_t = head(g_t, f_t)
 
     Dense layers of tanh may stand before u_t enters the summary and after z_{t-1}. Where h_t itself
-    depends on z_{<t} (VRNN) it enters the head, frame by frame.
-
-    ==================  ===========  ==========  =======  =============================
-    preset              direction    feedback    shares   q(z_t | .)
-    ==================  ===========  ==========  =======  =============================
-    vae                 frame        none        no       x_t
-    dkf                 backward     previous    no       x_{t:T}, z_{t-1}
-    rvae                backward     all         no       x_{t:T}, z_{1:t-1}
-    rvae_noncausal      both         all         no       x_{1:T}, z_{1:t-1}
-    storn               forward      none        no       x_{1:t}
-    vrnn                frame        none        h(x, z)  x_{1:t}, z_{1:t-1}
-    srnn                backward     previous    h(x)     x_{1:T}, z_{t-1}
-    srnn_filter         frame        previous    h(x)     x_{1:t}, z_{t-1}
-    ==================  ===========  ==========  =======  =============================
+    depends on z_{<t} (VRNN) it enters the head, frame by frame. `PRESETS` are the papers'.
 
     Reference: Girin et al., 2021, Dynamical variational autoencoders: a comprehensive review.
 
@@ -187,7 +161,7 @@ class Encoder(nn.Module):
 
     def parameters_of(
         self,
-        networks: Context,
+        networks: Cell,
         z: Tensor,  # shape: (*, T, L)
         x: Tensor,  # shape: (*, T, X)
         mask: Tensor | None = None,  # shape: broadcastable to (*, T)
@@ -205,7 +179,7 @@ class Encoder(nn.Module):
 
     def summary(
         self,
-        networks: Context,
+        networks: Cell,
         x: Tensor,  # shape: (*, T, X)
         mask: Tensor | None = None,  # shape: broadcastable to (*, T)
     ) -> Tensor:  # g, shape: (*, T, G)
@@ -228,7 +202,7 @@ class Encoder(nn.Module):
 
     def infer(
         self,
-        networks: Context,
+        networks: Cell,
         x: Tensor,  # shape: (*batch, T, X)
         *,
         noise: Tensor | None,  # shape: (*batch, T, L); None: z is the mean

@@ -12,7 +12,6 @@ from torch.distributions import Normal
 from pyromodels.batch import MixtureBatch, SequenceBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.spectral import PowerSpectrum
-from pyromodels.dynamics.hierarchical import FIRST_LOG_VARIANCE
 from pyromodels.dynamics.hit import HiT
 from pyromodels.dynamics.latent_paths import feed_back, frames_of_its_own
 from pyromodels.guides.amortised import Amortised
@@ -22,6 +21,7 @@ from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.models.dvae import DynamicalVAE
 from pyromodels.models.mixdvae import MixDVAE
 from pyromodels.networks.attention import Decoder, positional_encoding
+from pyromodels.networks.hierarchical_encoder import FIRST_LOG_VARIANCE
 from pyromodels.registry import DYNAMICS
 from pyromodels.testing import check_guide, check_joint_draw
 
