@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -26,15 +26,10 @@ from pyromodels.models.dvae import DynamicalVAE
 from pyromodels.models.mixdvae import MixDVAE
 from pyromodels.observations.base import ObservationLaw
 from pyromodels.registry import GUIDES
-from pyromodels.testing import guide as of_guides
 from pyromodels.testing.emission import EMISSION_CHECKS
+from pyromodels.testing.guide import guide_checks
 from pyromodels.testing.observation import OBSERVATION_CHECKS
-from pyromodels.testing.paths import (
-    check_path_causality,
-    check_path_noise,
-    check_path_normalised,
-    check_path_shapes,
-)
+from pyromodels.testing.paths import path_checks
 from pyromodels.testing.runs import amplified
 from pyromodels.testing.source_prior import SOURCE_PRIOR_CHECKS
 from pyromodels.testing.transform import check_transform
@@ -75,20 +70,21 @@ def contract(component: Any, *problem: Any) -> list[tuple[str, Check]]:
     """Return the checks that a component must pass, by name; see `check`."""
     if inspect.isclass(component) and issubclass(component, SourcePrior):
         makers = {_words(spec): partial(component, **spec) for spec in component.contract_specs}
-        return list(_of_priors(makers))
+        return _of_each(SOURCE_PRIOR_CHECKS, makers, _of_prior)
     if isinstance(component, SourcePrior):
-        return list(_of_priors({"": partial(copy.deepcopy, component)}))
+        return _of_each(SOURCE_PRIOR_CHECKS, {"": partial(copy.deepcopy, component)}, _of_prior)
     if inspect.isclass(component) and issubclass(component, Emission):
         made = {_words(spec): component(**spec) for spec in component.contract_specs}
-        return [(_label(w, t), partial(t, e)) for w, e in made.items() for t in EMISSION_CHECKS]
+        return _of_each(EMISSION_CHECKS, made)
     if isinstance(component, Emission):
-        return [(_label("", test), partial(test, component)) for test in EMISSION_CHECKS]
+        return _of_each(EMISSION_CHECKS, {"": component})
     if inspect.isclass(component) and issubclass(component, ObservationLaw):
-        return list(_of_laws(component))
+        makers = {_words(spec): partial(component, **spec) for spec in component.contract_specs}
+        return _of_each(OBSERVATION_CHECKS, makers, _of_law)
     if isinstance(component, Transform) and len(problem) == 1:
         return [("transform", partial(check_transform, component, *problem))]
     if isinstance(component, PathDistribution):
-        return list(_of_path(component))
+        return _of_each(path_checks(component), {"": component})
     if isinstance(component, nn.Module) and len(problem) == 2:
         return list(_of_guide(lambda: component, *problem, fresh=False))
     if any(component is GUIDES[name] for name in GUIDES):
@@ -96,10 +92,16 @@ def contract(component: Any, *problem: Any) -> list[tuple[str, Check]]:
     raise SpecError(f"{_name(component)}: there is no contract for it; there is one for {KINDS}")
 
 
-def _of_priors(makers: Mapping[str, Callable[[], SourcePrior]]) -> Iterator[tuple[str, Check]]:
-    for words, make in makers.items():
-        for test in SOURCE_PRIOR_CHECKS:
-            yield _label(words, test), partial(_of_prior, test, make)
+def _of_each(
+    tests: Sequence[Callable[[Any], None]],
+    subjects: Mapping[str, Any],  # by what tells them apart
+    run: Callable[[Callable, Any], None] = lambda test, subject: test(subject),
+) -> list[tuple[str, Check]]:
+    return [
+        (_label(words, test), partial(run, test, subject))
+        for words, subject in subjects.items()
+        for test in tests
+    ]
 
 
 def _of_prior(test: Callable[[SourcePrior], None], make: Callable[[], SourcePrior]) -> None:
@@ -107,47 +109,28 @@ def _of_prior(test: Callable[[SourcePrior], None], make: Callable[[], SourcePrio
         test(amplified(make()))
 
 
-def _of_laws(component: type[ObservationLaw]) -> Iterator[tuple[str, Check]]:
+def _of_law(
+    test: Callable[[ObservationLaw], None], make: Callable[[SourcePrior], ObservationLaw]
+) -> None:
     """Of two blocks of two coordinates."""
-
-    def run(test: Callable[[ObservationLaw], None], spec: dict[str, Any]) -> None:
-        with _numbers():
-            prior = LinearGaussian(num_coordinates=2, process_std=(0.4, 0.2))
-            test(component(prior, **spec).double())
-
-    for spec in component.contract_specs:
-        for test in OBSERVATION_CHECKS:
-            yield _label(_words(spec), test), partial(run, test, spec)
-
-
-def _of_path(path: PathDistribution) -> Iterator[tuple[str, Check]]:
-    tests = [check_path_shapes, check_path_noise, check_path_causality]
-    if path.event_shape == (2, 1):
-        tests.append(check_path_normalised)
-    for test in tests:
-        yield _label("", test), partial(test, path)
+    with _numbers():
+        test(make(LinearGaussian(num_coordinates=2, process_std=(0.4, 0.2))).double())
 
 
 def _of_guide(
     make: Callable[[], nn.Module], model: nn.Module, batch: Any, *, fresh: bool
 ) -> Iterator[tuple[str, Check]]:
-    def run(test: Callable[..., None], **keywords: Any) -> None:
+    def run(name: str) -> None:
         with _numbers():
             guide = make()
             if fresh:  # away from symmetric starts, where gradients vanish
                 for parameter in guide.parameters():
                     parameter.data += 0.1 * torch.randn_like(parameter)
-            if "draws_differ" in keywords:
-                keywords["draws_differ"] = not isinstance(guide, Point)
-            test(guide, model, batch, **keywords)
+            checks = guide_checks(make, not isinstance(guide, Point))
+            checks[name](guide, model, batch)
 
-    yield "sites", partial(run, of_guides.check_sites)
-    yield "draws", partial(run, of_guides.check_draws, draws_differ=True)
-    yield "density", partial(run, of_guides.check_density)
-    yield "gradients", partial(run, of_guides.check_gradients)
-    if fresh:
-        yield "weights", partial(run, of_guides.check_weights, fresh=make)
-    yield "dtype", partial(run, of_guides.check_dtype)
+    for name in guide_checks(make if fresh else None):
+        yield name, partial(run, name)
 
 
 def _of_guide_class(component: Callable[..., nn.Module]) -> Iterator[tuple[str, Check]]:

@@ -1,12 +1,13 @@
 """What every guide must fulfil, ours or yours."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyro
 import torch
 from pyro.infer import TraceEnum_ELBO
-from torch import Tensor, nn
+from torch import nn
 
 from pyromodels.guides.base import as_guide
 from pyromodels.pyro_support.vectorised_runs import (
@@ -49,13 +50,23 @@ def check_guide(
             check of weights out.
         draws_differ: False for a guide that is a point.
     """
-    check_sites(guide, model, batch)
-    check_draws(guide, model, batch, draws_differ=draws_differ)
-    check_density(guide, model, batch)
-    check_gradients(guide, model, batch)
-    if fresh is not None:
-        check_weights(guide, model, batch, fresh)
-    check_dtype(guide, model, batch)
+    for test in guide_checks(fresh, draws_differ).values():
+        test(guide, model, batch)
+
+
+def guide_checks(
+    fresh: Callable[[], nn.Module] | None = None, draws_differ: bool = True
+) -> dict[str, Callable[[nn.Module, nn.Module, Any], None]]:
+    """Return the checks of a guide, its model and a batch by name; arguments as `check_guide`."""
+    checks: dict[str, Callable[..., None]] = {
+        "sites": check_sites,
+        "draws": partial(check_draws, draws_differ=draws_differ),
+        "density": check_density,
+        "gradients": check_gradients,
+        "weights": partial(check_weights, fresh=fresh),
+        "dtype": check_dtype,
+    }
+    return {name: test for name, test in checks.items() if fresh is not None or name != "weights"}
 
 
 def check_sites(guide: nn.Module, model: nn.Module, batch: Any) -> None:  # noqa: ANN401
@@ -98,7 +109,7 @@ def check_density(guide: nn.Module, model: nn.Module, batch: Any) -> None:  # no
         drawn = total(nodes, NUM_DRAWS, nesting)
         assert drawn.isfinite().all(), "log q is not finite"
         values = {name: nodes[name]["value"] for name in latents if name in nodes}
-        given = _given(guide, values)
+        given = as_guide(guide).auxiliary(values)
         again = total(run(guide, batch, NUM_DRAWS, nesting, given), NUM_DRAWS, nesting)
         close = {"rtol": 1e-4, "atol": 1e-4} if drawn.dtype == torch.float32 else {}
         torch.testing.assert_close(again, drawn, **close)
@@ -188,7 +199,3 @@ def _drawn(
 
 def _nesting(guide: nn.Module, model: nn.Module, batch: Any) -> int:  # noqa: ANN401
     return nesting_of(guide, model, sites=sites_of(model, batch).values())
-
-
-def _given(guide: nn.Module, values: dict[str, Tensor]) -> dict[str, Tensor]:
-    return as_guide(guide).auxiliary(values)

@@ -1,6 +1,7 @@
 """What every path distribution must fulfil."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -12,11 +13,14 @@ from pyromodels.dynamics.latent_paths import LatentPaths
 
 def check_path(path: PathDistribution) -> None:
     """Shapes, expansion, the two statements of the law, causality; the integral if T=2, D=1."""
-    check_path_shapes(path)
-    check_path_noise(path)
-    check_path_causality(path)
-    if path.event_shape == (2, 1):
-        check_path_normalised(path)
+    for test in path_checks(path):
+        test(path)
+
+
+def path_checks(path: PathDistribution) -> list[Callable[[PathDistribution], None]]:
+    """Return the checks that a path must pass."""
+    integrals = [check_path_normalised] if path.event_shape == (2, 1) else []
+    return [check_path_shapes, check_path_noise, check_path_causality, *integrals]
 
 
 def check_path_shapes(path: PathDistribution) -> None:

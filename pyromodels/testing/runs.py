@@ -1,6 +1,7 @@
 """Small source priors, and runs of their programs, for the contract suite."""
 
 import inspect
+from functools import partial
 from typing import Any
 
 import torch
@@ -97,12 +98,14 @@ def run_prior(
     It starts at the anchor, or as `start_of` says.
     """
     start = start_of(prior, own=own_start) if anchor is None else {"anchor": anchor}
-
-    def program() -> Tensor:
-        with batch_plate(BATCH[0]), source_plate(BATCH[2]):
-            return prior.sample_sources("s", num_steps, mask=mask, **start)
-
+    program = partial(in_plates, prior, num_steps, mask=mask, **start)
     return poutine.trace(poutine.condition(program, data or {})).get_trace()
+
+
+def in_plates(prior: SourcePrior, num_steps: int, **start: Any) -> Tensor:
+    """Draw s, `sample_sources` inside batch and source plates."""
+    with batch_plate(BATCH[0]), source_plate(BATCH[2]):
+        return prior.sample_sources("s", num_steps, **start)
 
 
 def run_guide(

@@ -1,23 +1,25 @@
 """What every source prior must fulfil."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.infer import Predictive
 from torch import Tensor
 
 from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution
 from pyromodels.dynamics.base import SourcePrior
+from pyromodels.dynamics.dynamical_prior import DynamicalPrior
 from pyromodels.dynamics.latent_paths import LatentPath
-from pyromodels.pyro_support.plates import MAX_PLATE_NESTING, batch_plate, source_plate
+from pyromodels.pyro_support.plates import MAX_PLATE_NESTING
 from pyromodels.testing.paths import check_joint_draw, check_path
 from pyromodels.testing.runs import (
     BATCH,
     cancels,
     example_anchor,
+    in_plates,
     log_prob,
     of_frames,
     run_guide,
@@ -111,14 +113,8 @@ def check_replay(prior: SourcePrior) -> None:
 
 def check_particles(prior: SourcePrior) -> None:
     """Vectorised particles, extra dims on the left, equal one particle at a time."""
-    start = start_of(prior)
-
-    def program() -> Tensor:
-        with pyro.plate("particles", 4, dim=-MAX_PLATE_NESTING - 1):
-            with batch_plate(BATCH[0]), source_plate(BATCH[2]):
-                return prior.sample_sources("s", 5, **start)
-
-    trace = poutine.trace(program).get_trace()
+    with pyro.plate("particles", 4, dim=-MAX_PLATE_NESTING - 1):
+        trace = run_prior(prior)
     together, data = total_log_prob(trace), values(trace)
     assert together.shape == (4, *BATCH)
     guide = run_guide(prior, data["s"])
@@ -133,12 +129,7 @@ def check_particles(prior: SourcePrior) -> None:
 
 def check_predictive(prior: SourcePrior) -> None:
     """`Predictive` in parallel draws fresh paths, and replays those it is given."""
-    start = start_of(prior)
-
-    def program() -> Tensor:
-        with batch_plate(BATCH[0]), source_plate(BATCH[2]):
-            return prior.sample_sources("s", 5, **start)
-
+    program = partial(in_plates, prior, 5, **start_of(prior))
     drawn = Predictive(program, num_samples=6, parallel=True)()
     assert drawn["s"].shape == (6, *BATCH, 5, prior.source_dim)
     assert not torch.equal(drawn["s"][0], drawn["s"][1])
@@ -240,9 +231,9 @@ def check_message(prior: SourcePrior) -> None:
     s = values(run_prior(prior))["s"]
     for iterate in (s, torch.zeros_like(s), 1e4 * torch.randn_like(s)):
         message = prior.gaussian_message(iterate, anchor=anchor)
-        assert message.transition.shape == (*BATCH, 5, blocks, d, d), message.transition.shape
-        assert message.offset.shape == (*BATCH, 5, blocks, d), message.offset.shape
-        assert message.covariance.shape == (*BATCH, 5, blocks, d, d), message.covariance.shape
+        shapes = {"transition": (d, d), "offset": (d,), "covariance": (d, d)}
+        for name, part in zip(message._fields, message, strict=True):
+            assert part.shape == (*BATCH, 5, blocks, *shapes[name]), (name, part.shape)
         assert all(v.isfinite().all() for v in message)
         assert (torch.linalg.eigvalsh(message.covariance) > 0).all()
         assert not message.transition[..., 0, :, :, :].any()
@@ -253,8 +244,8 @@ def check_message(prior: SourcePrior) -> None:
 
 def check_message_causality(prior: SourcePrior) -> None:
     """Row t of the message knows s_<t; the latents may tell it of what their encoder looks at."""
-    encoder = getattr(prior, "encoder", None)
-    looks_ahead = encoder is not None and encoder.direction in ("backward", "both")
+    encodes = isinstance(prior, DynamicalPrior)
+    looks_ahead = encodes and prior.encoder.direction in ("backward", "both")
     if not prior.has_gaussian_message or looks_ahead:
         return
     anchor, trace = example_anchor(prior), run_prior(prior)
@@ -262,11 +253,7 @@ def check_message_causality(prior: SourcePrior) -> None:
 
     def rows(s: Tensor) -> Tensor:
         message = prior.gaussian_message(s, anchor=anchor)
-        parts = (
-            message.transition.flatten(-3),
-            message.offset.flatten(-2),
-            message.covariance.flatten(-3),
-        )
+        parts = [part.flatten(s.dim() - 1) for part in message]
         return torch.cat(parts, -1).movedim(-2, 0).flatten(1).sum(-1)
 
     jacobian = torch.autograd.functional.jacobian(rows, s).movedim(-2, 1).flatten(2)
