@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyromodels.distributions.chain import GaussianChain, block_inverse
+from pyromodels.distributions.chain import GaussianChain, block_inverse, block_logdet
 from pyromodels.distributions.message import GaussianMessage
 
 
@@ -106,7 +106,7 @@ def _divergence(
     evidence = (loc * information + before * (information - _apply(precision, loc))).sum((0, 1))
     volume = _identity(precision) + _product(filtered.predicted_covariance, precision)
     trace = (precision * smoothed).sum((0, 1, 2))
-    return 0.5 * (_logdet(volume).sum(0) - evidence - trace)
+    return 0.5 * (block_logdet(volume.movedim(-1, -3)).sum(0) - evidence - trace)
 
 
 # The recursions run on "lanes", (T, d, n) and (T, d, d, n) with n = batch times blocks: products of
@@ -226,15 +226,6 @@ def _det(matrix: Tensor) -> Tensor:
     """Determinant of 2 x 2 matrices, (*, 2, 2, n) -> (*, n)."""
     (a, b), (c, d) = (row.unbind(-2) for row in matrix.unbind(-3))
     return a * d - b * c
-
-
-def _logdet(matrix: Tensor) -> Tensor:
-    """log |matrix| in every lane, (*, d, d, n) -> (*, n)."""
-    if matrix.shape[-2] == 1:
-        return matrix[..., 0, 0, :].log()
-    if matrix.shape[-2] == 2:
-        return _det(matrix).log()
-    return torch.linalg.slogdet(matrix.movedim(-1, -3)).logabsdet
 
 
 def _adjugate(matrix: Tensor) -> Tensor:

@@ -146,5 +146,6 @@ def noise_of_frames(
     law: dist.TorchDistribution,  # batch (*), event (D,)
     value: Tensor,  # shape: (*, D)
 ) -> Tensor:  # shape: (*, D)
-    """Return the noise that drives frames: what their law says, or that of normals."""
-    return law.noise_of(value) if hasattr(law, "noise_of") else (value - law.mean) / law.stddev
+    """Return the noise that drives frames: that of normals, or what another law says of itself."""
+    normals = isinstance(law, dist.Independent)
+    return (value - law.mean) / law.stddev if normals else law.noise_of(value)

@@ -54,6 +54,18 @@ class LinearGaussianPath(PathDistribution):
             steps.append(self._step(steps[-1]) + shock)
         return torch.stack(steps, -2)
 
+    def message(self) -> GaussianMessage:
+        """Return A, 0 and diag(q), and in the first frame 0 and the anchor's mean and variance."""
+        blocks = self.transition.shape[:2]
+        shape = (*self.batch_shape, self.event_shape[0], *blocks)
+        transition = self.transition.expand(*shape, blocks[1]).clone()
+        transition[..., 0, :, :, :] = 0.0
+        offset = self.like.new_zeros(shape)
+        offset[..., 0, :, :] = self.anchor.loc.unflatten(-1, blocks)
+        variance = self.scale.unflatten(-1, blocks).square().unsqueeze(-3).expand(shape).clone()
+        variance[..., 0, :, :] = self.anchor.variance.unflatten(-1, blocks)
+        return GaussianMessage(transition, offset, torch.diag_embed(variance))
+
 
 @DYNAMICS.register("linear")
 class LinearGaussian(SourcePrior):
@@ -226,12 +238,4 @@ class LinearGaussian(SourcePrior):
     ) -> GaussianMessage:
         """Return A, 0 and diag(q), exact: of the iterate only its shape is read."""
         self.check(s, anchor)
-        num_blocks, block_dim = self.transition.shape[:2]
-        shape = (*s.shape[:-1], num_blocks, block_dim)
-        transition = self.transition.expand(*shape, block_dim).clone()
-        transition[..., 0, :, :, :] = 0.0
-        offset = s.new_zeros(shape)
-        offset[..., 0, :, :] = anchor.loc.unflatten(-1, (num_blocks, block_dim))
-        variance = self.process_scale(anchor).square().unsqueeze(-3).expand(shape).clone()
-        variance[..., 0, :, :] = anchor.variance.unflatten(-1, (num_blocks, block_dim))
-        return GaussianMessage(transition, offset, torch.diag_embed(variance))
+        return self.path(s.shape[-2], anchor).expand(s.shape[:-2]).message()

@@ -112,8 +112,7 @@ class WithError(SourcePrior):
         """Sample x and e as the one site `name`, and the prior's own latents."""
         self.check(anchor.loc.unsqueeze(-2), anchor)
         start, error_start = self._anchors(anchor)
-        transition, scale = self._error(error_start)
-        error = LinearGaussianPath(transition[:, None, None], scale, error_start, num_steps, mask)
+        error = self._error(error_start, num_steps, mask)
         whole = []
 
         def sample_both(site: str, law: PathDistribution) -> Tensor:
@@ -137,29 +136,14 @@ class WithError(SourcePrior):
     ) -> GaussianMessage:
         """Return the prior's message at x, and beside it the exact one of e."""
         self.check(s, anchor)
-        start, _ = self._anchors(anchor)
-        x, _ = self.split(s)
-        return self.extend(self.prior.gaussian_message(x, anchor=start, z_noise=z_noise), anchor)
-
-    def extend(
-        self,
-        message: GaussianMessage,  # of x
-        anchor: Anchor,  # of s
-    ) -> GaussianMessage:  # of s
-        """Return a message of x with that of e beside it, block by block."""
-        _, error_start = self._anchors(anchor)
-        rho, scale = self._error(error_start)
-        shape = message.offset.shape[:-1]  # (*batch, N, T, G)
-
-        def over_time(first: Tensor, rest: Tensor) -> Tensor:
-            first, rest = (part.unsqueeze(-2).expand(shape) for part in (first, rest))
-            return torch.cat((first[..., :1, :], rest[..., 1:, :]), -2).unsqueeze(-1)
-
-        offset = over_time(error_start.loc, torch.zeros_like(scale))
+        start, error_start = self._anchors(anchor)
+        message = self.prior.gaussian_message(self.split(s)[0], anchor=start, z_noise=z_noise)
+        batch_shape = message.offset.shape[:-3]
+        error = self._error(error_start, s.shape[-2]).expand(batch_shape).message()
         return GaussianMessage(
-            _beside(message.transition, over_time(torch.zeros_like(rho), rho)),
-            torch.cat((message.offset, offset), -1),
-            _beside(message.covariance, over_time(error_start.variance, scale.square())),
+            _beside(message.transition, error.transition),
+            torch.cat((message.offset, error.offset), -1),
+            _beside(message.covariance, error.covariance),
         )
 
     def _anchors(self, anchor: Anchor) -> tuple[Anchor, Anchor]:
@@ -167,10 +151,13 @@ class WithError(SourcePrior):
         (loc, error_loc), (variance, error_variance) = (self.split(part) for part in anchor)
         return Anchor(loc, variance), Anchor(error_loc, error_variance)
 
-    def _error(self, start: Anchor) -> tuple[Tensor, Tensor]:
-        """rho, shape (G,), and the deviation of the error's noise, shape (*batch, N, G)."""
-        rho = start.variance.new_full((self.num_blocks,), self.correlation)
-        return rho, ((1 - self.correlation**2) * start.variance).sqrt()
+    def _error(
+        self, start: Anchor, num_steps: int, mask: Tensor | None = None
+    ) -> LinearGaussianPath:
+        """p(e), the deviation of whose noise is sqrt((1 - rho^2) Var e_1)."""
+        rho = start.variance.new_full((self.num_blocks, 1, 1), self.correlation)
+        scale = ((1 - self.correlation**2) * start.variance).sqrt()
+        return LinearGaussianPath(rho, scale, start, num_steps, mask)
 
 
 class WithErrorPath(PathDistribution):
@@ -208,8 +195,8 @@ class WithErrorPath(PathDistribution):
 
 def _beside(
     blocks: Tensor,  # shape: (*, d, d)
-    corner: Tensor,  # shape: (*, 1)
+    corner: Tensor,  # shape: (*, 1, 1)
 ) -> Tensor:  # block-diagonal, shape: (*, d + 1, d + 1)
     wide = torch.nn.functional.pad(blocks, (0, 1, 0, 1))
-    wide[..., -1, -1] = corner[..., 0]
+    wide[..., -1, -1] = corner[..., 0, 0]
     return wide

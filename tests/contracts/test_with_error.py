@@ -90,8 +90,8 @@ def test_base_trajectory_is_the_one_its_latents_were_drawn_with():
     wide = WithError(build_source_prior({"name": "srnn"}), correlation=0.9).double()
     trace = run_prior(wide)
     pair = trace.nodes["s_z"]["fn"].pair
-    torch.testing.assert_close(wide.split(trace.nodes["s"]["value"])[0], pair._rolled_out.source)
-    torch.testing.assert_close(pair._taught, pair._rolled_out.source)
+    torch.testing.assert_close(wide.split(trace.nodes["s"]["value"])[0], pair.rolled_out.source)
+    torch.testing.assert_close(pair.taught, pair.rolled_out.source)
 
 
 def test_what_does_not_fit_is_refused():
