@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution
 from pyromodels.dynamics.base import EmittingPrior, Statement
-from pyromodels.dynamics.cell import Frame, unroll
+from pyromodels.dynamics.cell import Frame, frames_of_its_own, unroll
 from pyromodels.emissions.base import Emission, make_emission
 from pyromodels.errors import SpecError, mismatch
 from pyromodels.networks.memory import Kind, Memory, make_memory
@@ -174,7 +174,7 @@ class Autoregressive(EmittingPrior):
         anchor: Anchor | None = None,
     ) -> Tensor:  # shape: (*batch, T, D)
         """Replace frames by the model's predictions from what came before, replaced or not."""
-        own = torch.rand((*s.shape[:-1], 1), dtype=s.dtype, device=s.device) < probability
+        own = frames_of_its_own(s, probability, anchor)
         first = None if anchor is None else s[..., 0, :]
         frames = self.unroll(s, s.shape[-2], s=s, own=own, first=first)
         return from_members(torch.stack([frame.fed for frame in frames], 2), s.shape[:-2])

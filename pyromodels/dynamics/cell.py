@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pyromodels.distributions.message import Anchor
 from pyromodels.emissions.base import FrameLaw, Outputs
 from pyromodels.networks.encoders import Shared
 from pyromodels.networks.mlp import Heads, before, driven
@@ -250,3 +251,15 @@ def unroll(
             seen = x is not None and t < x.shape[-2]
             x_t = x[..., t, :] if seen else emission.relative(fed, last)
             state, last = cell.advance(state, z_t, x_t), fed
+
+
+def frames_of_its_own(
+    s: Tensor,  # shape: (*batch, T, D)
+    probability: float,
+    anchor: Anchor | None,
+) -> Tensor:  # bool, shape: (*batch, T, 1)
+    """Draw which frames are a model's own predictions; one that an anchor says is none."""
+    own = torch.rand((*s.shape[:-1], 1), dtype=s.dtype, device=s.device) < probability
+    if anchor is not None:
+        own[..., 0, :] = False
+    return own

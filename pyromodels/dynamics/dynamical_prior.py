@@ -13,14 +13,8 @@ from torch.distributions import kl_divergence
 from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution, diagonal_normal
 from pyromodels.dynamics.base import EmittingPrior, Statement
-from pyromodels.dynamics.cell import Cell, unroll
-from pyromodels.dynamics.latent_paths import (
-    EncoderPath,
-    LatentPaths,
-    frames_of_its_own,
-    gaussian,
-    predictions,
-)
+from pyromodels.dynamics.cell import Cell, frames_of_its_own, unroll
+from pyromodels.dynamics.latent_paths import EncoderPath, LatentPaths, gaussian, predictions
 from pyromodels.emissions.base import DecodedEmission, Emission, make_emission
 from pyromodels.errors import SpecError, unknown
 from pyromodels.networks.encoders import Encoder, GloballyInferred, Inferred, make_encoder

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.path import PathDistribution, diagonal_normal
-from pyromodels.dynamics.cell import Frame, unroll
+from pyromodels.dynamics.cell import Frame, frames_of_its_own, unroll
 from pyromodels.emissions.base import Outputs
 from pyromodels.networks.encoders import Encoder, Inferred
 from pyromodels.networks.mlp import rows
@@ -295,18 +295,6 @@ class Fed(NamedTuple):
     history: Tensor  # the data, or the model's own predictions; shape: (*batch, T, D)
     latent: tuple[Tensor, Tensor]  # p(z_t | history_<t, z_<t), each (*batch, T, L)
     outputs: Outputs  # the decoder's, each (*batch, T, D)
-
-
-def frames_of_its_own(
-    s: Tensor,  # shape: (*batch, T, D)
-    probability: float,
-    anchor: Anchor | None,
-) -> Tensor:  # bool, shape: (*batch, T, 1)
-    """Draw which frames are a model's own predictions; one that an anchor says is none."""
-    own = torch.rand((*s.shape[:-1], 1), dtype=s.dtype, device=s.device) < probability
-    if anchor is not None:
-        own[..., 0, :] = False
-    return own
 
 
 @torch.no_grad()

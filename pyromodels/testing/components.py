@@ -68,23 +68,22 @@ def check(component: Any, *problem: Any) -> None:
 
 def contract(component: Any, *problem: Any) -> list[tuple[str, Check]]:
     """Return the checks that a component must pass, by name; see `check`."""
-    if inspect.isclass(component) and issubclass(component, SourcePrior):
-        makers = {_words(spec): partial(component, **spec) for spec in component.contract_specs}
-        return _of_each(SOURCE_PRIOR_CHECKS, makers, _of_prior)
+    for kind, tests, run in (
+        (SourcePrior, SOURCE_PRIOR_CHECKS, _of_prior),
+        (Emission, EMISSION_CHECKS, _of_emission),
+        (ObservationLaw, OBSERVATION_CHECKS, _of_law),
+    ):
+        if inspect.isclass(component) and issubclass(component, kind):
+            makers = {_words(spec): partial(component, **spec) for spec in component.contract_specs}
+            return _of_each(tests, makers, run)
     if isinstance(component, SourcePrior):
         return _of_each(SOURCE_PRIOR_CHECKS, {"": partial(copy.deepcopy, component)}, _of_prior)
-    if inspect.isclass(component) and issubclass(component, Emission):
-        made = {_words(spec): component(**spec) for spec in component.contract_specs}
-        return _of_each(EMISSION_CHECKS, made)
     if isinstance(component, Emission):
-        return _of_each(EMISSION_CHECKS, {"": component})
-    if inspect.isclass(component) and issubclass(component, ObservationLaw):
-        makers = {_words(spec): partial(component, **spec) for spec in component.contract_specs}
-        return _of_each(OBSERVATION_CHECKS, makers, _of_law)
+        return _of_each(EMISSION_CHECKS, {"": lambda: component}, _of_emission)
     if isinstance(component, Transform) and len(problem) == 1:
         return [("transform", partial(check_transform, component, *problem))]
     if isinstance(component, PathDistribution):
-        return _of_each(path_checks(component), {"": component})
+        return [(_label("", test), partial(test, component)) for test in path_checks(component)]
     if isinstance(component, nn.Module) and len(problem) == 2:
         return list(_of_guide(lambda: component, *problem, fresh=False))
     if any(component is GUIDES[name] for name in GUIDES):
@@ -94,12 +93,12 @@ def contract(component: Any, *problem: Any) -> list[tuple[str, Check]]:
 
 def _of_each(
     tests: Sequence[Callable[[Any], None]],
-    subjects: Mapping[str, Any],  # by what tells them apart
-    run: Callable[[Callable, Any], None] = lambda test, subject: test(subject),
+    makers: Mapping[str, Callable[..., Any]],  # by what tells apart what they make
+    run: Callable[[Callable[[Any], None], Callable[..., Any]], None],
 ) -> list[tuple[str, Check]]:
     return [
-        (_label(words, test), partial(run, test, subject))
-        for words, subject in subjects.items()
+        (_label(words, test), partial(run, test, make))
+        for words, make in makers.items()
         for test in tests
     ]
 
@@ -107,6 +106,10 @@ def _of_each(
 def _of_prior(test: Callable[[SourcePrior], None], make: Callable[[], SourcePrior]) -> None:
     with _numbers():
         test(amplified(make()))
+
+
+def _of_emission(test: Callable[[Emission], None], make: Callable[[], Emission]) -> None:
+    test(make())
 
 
 def _of_law(

@@ -11,7 +11,7 @@ from pyromodels.dynamics.autoregressive import Autoregressive
 from pyromodels.emissions.base import Emission, Head
 from pyromodels.errors import ShapeError
 from pyromodels.registry import EMISSIONS
-from pyromodels.testing.runs import amplified
+from pyromodels.testing.runs import amplified, specs_of
 from pyromodels.testing.source_prior import SOURCE_PRIOR_CHECKS
 
 NUM_ROWS, NUM_STEPS, CONTEXT_DIM = 3, 4, 3
@@ -19,11 +19,7 @@ NUM_ROWS, NUM_STEPS, CONTEXT_DIM = 3, 4, 3
 
 def emission_specs() -> list[dict[str, Any]]:
     """Specs of all registered emissions, one for each of their `contract_specs`."""
-    return [
-        {"name": name, **keywords}
-        for name in EMISSIONS.names()
-        for keywords in EMISSIONS[name].contract_specs
-    ]
+    return [spec for name in EMISSIONS.names() for spec in specs_of(EMISSIONS, name)]
 
 
 def check_noise(emission: Emission) -> None:

@@ -13,7 +13,7 @@ from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.base import SourcePrior
 from pyromodels.errors import SpecError, mismatch
 from pyromodels.pyro_support.plates import batch_plate, source_plate
-from pyromodels.registry import DYNAMICS
+from pyromodels.registry import DYNAMICS, Registry
 
 BATCH = (2, 1, 3)
 """Batch shape of a trajectory in a tracking program: sequences, frames (none), sources."""
@@ -37,8 +37,13 @@ def source_prior_specs() -> list[dict[str, Any]]:
                     hint="Derive it from pyromodels.dynamics.base.SourcePrior.",
                 )
             )
-        specs += [{"name": name, **keywords} for keywords in component.contract_specs]
+        specs += specs_of(DYNAMICS, name)
     return specs
+
+
+def specs_of(registry: Registry, name: str) -> list[dict[str, Any]]:
+    """Return a registered component's `contract_specs`, its name among them."""
+    return [{"name": name, **keywords} for keywords in registry[name].contract_specs]
 
 
 def build_source_prior(spec: dict[str, Any]) -> SourcePrior:

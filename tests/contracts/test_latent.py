@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from pyromodels.dynamics.latent_paths import feed_back, frames_of_its_own
+from pyromodels.dynamics.cell import frames_of_its_own
+from pyromodels.dynamics.latent_paths import feed_back
 from pyromodels.emissions.gaussian import Gaussian
 from pyromodels.emissions.spectral import Spectral
 from pyromodels.errors import SpecError

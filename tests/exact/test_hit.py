@@ -12,8 +12,9 @@ from torch.distributions import Normal
 from pyromodels.batch import MixtureBatch, SequenceBatch
 from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.spectral import PowerSpectrum
+from pyromodels.dynamics.cell import frames_of_its_own
 from pyromodels.dynamics.hit import HiT
-from pyromodels.dynamics.latent_paths import feed_back, frames_of_its_own
+from pyromodels.dynamics.latent_paths import feed_back
 from pyromodels.guides.amortised import Amortised
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.inference.objectives.path_elbo import PathELBO
