@@ -12,6 +12,7 @@ from pyromodels.distributions.chain import matvec
 from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution, diagonal_normal
 from pyromodels.dynamics.base import SourcePrior, Statement
+from pyromodels.emissions.gaussian import box_unit
 from pyromodels.errors import ShapeError, mismatch
 from pyromodels.registry import DYNAMICS
 
@@ -193,13 +194,7 @@ class LinearGaussian(SourcePrior):
         position = self.positions(anchor.loc)
         if self.scale == "unit":
             return torch.ones_like(position).unsqueeze(-1)
-        if self.scale == "box":
-            width, height = (position[..., 2:] - position[..., :2]).unbind(-1)
-            sides = torch.stack((width, height, width, height), -1)
-        else:
-            _, _, width, height = position.unbind(-1)
-            sides = torch.stack((height, height, width, height), -1)
-        return sides.clamp_min(SMALLEST_SIDE).unsqueeze(-1)
+        return box_unit(position, self.scale, SMALLEST_SIDE).unsqueeze(-1)
 
     def process_scale(self, anchor: Anchor) -> Tensor:
         """Return sqrt(q) in the units of s, shape (*batch, N, G, d).

@@ -107,11 +107,7 @@ class Gaussian(DecodedEmission):
             return 0.0, 1.0
         if self.scale == "unit":
             return previous, self.typical_step
-        if self.scale == "centre_box":
-            width, height = previous[..., 2:].clamp_min(self.min_size).split(1, -1)
-            return previous, self.typical_step * torch.cat((height, height, width, height), -1)
-        sides = (previous[..., 2:] - previous[..., :2]).clamp_min(self.min_size)
-        return previous, self.typical_step * torch.cat((sides, sides), -1)
+        return previous, self.typical_step * box_unit(previous, self.scale, self.min_size)
 
     def relative(self, s: Tensor, previous: Tensor | None) -> Tensor:
         """Return x_t."""
@@ -183,6 +179,23 @@ class Gaussian(DecodedEmission):
         return GaussianMessage(
             transition[..., None, None], offset[..., None], covariance[..., None, None]
         )
+
+
+def box_unit(
+    box: Tensor,  # shape: (*, 4)
+    scale: str,
+    min_size: float,
+) -> Tensor:  # shape: (*, 4)
+    """Return the sides that coordinates of a box move by.
+
+    They are (width, height, width, height) of "box", [left, top, right, bottom], and (height,
+    height, width, height) of "centre_box", (centre x, centre y, width, height).
+    """
+    if scale == "centre_box":
+        width, height = box[..., 2:].clamp_min(min_size).split(1, -1)
+        return torch.cat((height, height, width, height), -1)
+    sides = (box[..., 2:] - box[..., :2]).clamp_min(min_size)
+    return torch.cat((sides, sides), -1)
 
 
 def at_anchor(

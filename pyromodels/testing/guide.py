@@ -26,7 +26,7 @@ NUM_DRAWS = 7
 def check_guide(
     guide: nn.Module,
     model: nn.Module,
-    batch: Any,  # noqa: ANN401
+    batch: Any,
     *,
     fresh: Callable[[], nn.Module] | None = None,
     draws_differ: bool = True,
@@ -69,7 +69,7 @@ def guide_checks(
     return {name: test for name, test in checks.items() if fresh is not None or name != "weights"}
 
 
-def check_sites(guide: nn.Module, model: nn.Module, batch: Any) -> None:  # noqa: ANN401
+def check_sites(guide: nn.Module, model: nn.Module, batch: Any) -> None:
     """The guide has the model's latents, save discrete ones that Pyro can enumerate."""
     latents, guided = latent_sites(model, batch), sites_of(guide, batch)
     assert set(guided) <= set(latents), f"sites that the model lacks: {set(guided) - set(latents)}"
@@ -81,11 +81,7 @@ def check_sites(guide: nn.Module, model: nn.Module, batch: Any) -> None:  # noqa
 
 
 def check_draws(
-    guide: nn.Module,
-    model: nn.Module,
-    batch: Any,  # noqa: ANN401
-    *,
-    draws_differ: bool = True,
+    guide: nn.Module, model: nn.Module, batch: Any, *, draws_differ: bool = True
 ) -> None:
     """Under a plate of draws each has the shape of the model's site, and draws differ."""
     latents, nesting, nodes = _drawn(guide, model, batch)
@@ -100,7 +96,7 @@ def check_draws(
     assert different == draws_differ, "draws differ" if different else "draws are all the same"
 
 
-def check_density(guide: nn.Module, model: nn.Module, batch: Any) -> None:  # noqa: ANN401
+def check_density(guide: nn.Module, model: nn.Module, batch: Any) -> None:
     """Densities are finite and the same drawn, evaluated together, and one by one."""
     if not as_guide(guide).has_density:
         return
@@ -126,10 +122,7 @@ def check_density(guide: nn.Module, model: nn.Module, batch: Any) -> None:  # no
 
 
 def check_weights(
-    guide: nn.Module,
-    model: nn.Module,
-    batch: Any,  # noqa: ANN401
-    fresh: Callable[[], nn.Module],
+    guide: nn.Module, model: nn.Module, batch: Any, fresh: Callable[[], nn.Module]
 ) -> None:
     """A fresh instance loads the weights, strictly, and is then the same guide."""
     other = fresh()
@@ -144,7 +137,7 @@ def check_weights(
         torch.testing.assert_close(theirs, mine, rtol=0, atol=0)
 
 
-def check_gradients(guide: nn.Module, model: nn.Module, batch: Any) -> None:  # noqa: ANN401
+def check_gradients(guide: nn.Module, model: nn.Module, batch: Any) -> None:
     """Gradients of the enumerated bound reach every parameter."""
     parameters = {name: p for name, p in guide.named_parameters() if not cancels(name)}
     if not parameters:
@@ -160,7 +153,7 @@ def check_gradients(guide: nn.Module, model: nn.Module, batch: Any) -> None:  # 
         assert gradient.any(), f"the gradient of {name!r} is zero"
 
 
-def check_dtype(guide: nn.Module, model: nn.Module, batch: Any) -> None:  # noqa: ANN401
+def check_dtype(guide: nn.Module, model: nn.Module, batch: Any) -> None:
     """Numbers follow `.to`: draws and densities are float32 where guide, model and batch are."""
     if not (hasattr(batch, "to") and isinstance(model, nn.Module)):
         return
@@ -186,9 +179,7 @@ def check_dtype(guide: nn.Module, model: nn.Module, batch: Any) -> None:  # noqa
 
 
 def _drawn(
-    guide: nn.Module,
-    model: nn.Module,
-    batch: Any,  # noqa: ANN401
+    guide: nn.Module, model: nn.Module, batch: Any
 ) -> tuple[dict[str, Site], int, dict[str, dict[str, Any]]]:
     """The model's latents, the nesting and a vectorised run of the guide."""
     latents = latent_sites(model, batch)
@@ -197,5 +188,5 @@ def _drawn(
         return latents, nesting, run(guide, batch, NUM_DRAWS, nesting)
 
 
-def _nesting(guide: nn.Module, model: nn.Module, batch: Any) -> int:  # noqa: ANN401
+def _nesting(guide: nn.Module, model: nn.Module, batch: Any) -> int:
     return nesting_of(guide, model, sites=sites_of(model, batch).values())
