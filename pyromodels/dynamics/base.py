@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution
-from pyromodels.emissions.base import Emission
 from pyromodels.errors import ShapeError, mismatch
 
 Statement = Callable[[str, PathDistribution], Tensor]
@@ -141,7 +140,8 @@ class SourcePrior(nn.Module, ABC):
 class EmittingPrior(SourcePrior):
     """A prior whose frames an emission says, which also says how they start."""
 
-    emission: Emission
+    emission: Any
+    """An `Emission`, of the kind that the prior reads."""
     block_dim = 1
     message_is_exact = False
 

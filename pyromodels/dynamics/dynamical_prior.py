@@ -62,6 +62,7 @@ class DynamicalPrior(EmittingPrior):
         torch.Size([3, 5, 2])
     """
 
+    emission: DecodedEmission
     sizes: ClassVar[dict[str, dict[str, Any]]] = {}
     """Keyword arguments by the name of a size: "paper" as published, "small" for two CPU cores."""
 

@@ -299,10 +299,16 @@ class Fed(NamedTuple):
 
 @torch.no_grad()
 def predictions(
-    prior: DynamicalPrior, s: Tensor, z: Tensor, own: Tensor, **start: Tensor | Anchor | None
+    prior: DynamicalPrior,
+    s: Tensor,  # shape: (*batch, T, D)
+    z: Tensor,  # shape: (*batch, T, L)
+    own: Tensor,  # shape: (*batch, T, 1)
+    *,
+    anchor: Anchor | None = None,
+    mask: Tensor | None = None,  # shape: broadcastable to (*batch, T)
 ) -> Tensor:  # shape: (*batch, T, D)
     """Return s with the model's own predictions in some frames, each told of those before."""
-    frames = _frame_by_frame(prior, s, z, own, **start)
+    frames = _frame_by_frame(prior, s, z, own, anchor, mask)
     return torch.stack([frame.fed for frame in frames], 1).reshape(s.shape)
 
 
@@ -330,7 +336,7 @@ def feed_back(
         mask: True where a frame counts.
     """
     if hops is None:
-        frames = list(_frame_by_frame(prior, s, z, own, anchor=anchor, mask=mask))
+        frames = list(_frame_by_frame(prior, s, z, own, anchor, mask))
         each = [(f.fed, *prior.cell.latent(f.state), *f.outputs) for f in frames]
         history, mean, log_variance, *said = (
             torch.stack(parts, 1).reshape(*s.shape[:-1], -1) for parts in zip(*each, strict=True)
@@ -350,9 +356,8 @@ def _frame_by_frame(
     s: Tensor,
     z: Tensor,
     own: Tensor,
-    *,
-    anchor: Anchor | None = None,
-    mask: Tensor | None = None,
+    anchor: Anchor | None,
+    mask: Tensor | None,
 ) -> Iterator[Frame]:
     """Yield frames of z and s given, predictions fed back; rows flat."""
     z, given = z.expand(*s.shape[:-1], -1), rows(s)
