@@ -7,8 +7,6 @@ from torch import Tensor
 
 from pyromodels.experiments.datasets.tracking.box_overlap import assign, pairwise_iou
 
-__all__ = ["Rule", "match_by_distance", "match_by_iou"]
-
 Rule = Literal["iou", "mahalanobis"]
 
 _FARTHEST = 1e6        # beyond it all squared distances are equally hopeless

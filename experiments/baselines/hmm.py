@@ -23,8 +23,6 @@ from pyromodels.errors import mismatch
 from pyromodels.experiments.datasets.labelled.hidden_markov import HiddenMarkovSources
 from pyromodels.labelled import LabelledSequences
 
-__all__ = ["Counts", "em_step", "fit_hidden_markov", "maximisation", "model_log_prob", "start"]
-
 _EMPTY = 1e-8                         # frames, of expected counts: below it nothing is learned
 
 

@@ -6,8 +6,6 @@ from pyromodels.experiments.baselines.association import match_by_iou
 from pyromodels.experiments.baselines.tracks import Tracks, starting_slots
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 
-__all__ = ["hold_last_box"]
-
 
 def hold_last_box(
     data: TrackingData, *, num_sources: int | None = None, oracle: bool = False

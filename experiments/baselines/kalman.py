@@ -10,8 +10,6 @@ from pyromodels.experiments.baselines.motion import ConstantVelocity, MotionMode
 from pyromodels.experiments.baselines.tracks import Tracks, starting_slots
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 
-__all__ = ["kalman_tracker"]
-
 _DEFAULT_IMAGE_SIZE = (1920.0, 1080.0)
 
 

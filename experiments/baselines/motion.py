@@ -8,8 +8,6 @@ from torch import Tensor
 
 from pyromodels.experiments.datasets.tracking.box_overlap import box_size
 
-__all__ = ["ConstantVelocity", "MotionModel", "Sort"]
-
 
 class MotionModel(Protocol):
     """x_t = F x_{t-1} + noise Q, z_t = H x_t + noise R; boxes are normalised [l, t, r, b]."""

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 
-__all__ = ["Tracks", "starting_slots"]
-
 
 class Tracks(NamedTuple):
     """The N tracks of every sequence; track n is the same object in all frames.

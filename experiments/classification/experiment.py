@@ -6,9 +6,10 @@ import inspect
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
+from matplotlib.figure import Figure
 
 from pyromodels.batch import SequenceBatch
 from pyromodels.dynamics.autoregressive import Autoregressive
@@ -26,19 +27,15 @@ from pyromodels.experiments.datasets import DATASETS
 from pyromodels.experiments.datasets.labelled.problems import Problem
 from pyromodels.experiments.harness.experiment import EXPERIMENTS, Experiment, Outcome, Program
 from pyromodels.experiments.harness.plain_tables import Plain
+from pyromodels.experiments.harness.records import RunFolder
 from pyromodels.experiments.harness.spec_tables import ComponentTable, OptionsTable, Table
 from pyromodels.experiments.harness.store import Trained
 from pyromodels.experiments.metrics.classification import confusion, reliability
+from pyromodels.experiments.runs.spec import Spec
 from pyromodels.inference.classes.options import ClassOptions
 from pyromodels.inference.posterior.arviz_io import inference_data, save
 from pyromodels.models.classifier import Classifier
 from pyromodels.registry import DYNAMICS
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from pyromodels.experiments.harness.records import RunFolder
-    from pyromodels.experiments.runs.spec import Spec
 
 HIDDEN_MARKOV = "hidden_markov"
 """The baseline in the metrics."""

@@ -1,11 +1,9 @@
 """The text of the tables: one row a model, figures of others beside it."""
 
-from collections.abc import Mapping
-
 from pyromodels.experiments.datasets.labelled.problems import Problem
-from pyromodels.experiments.harness.table_rows import heading, line
+from pyromodels.experiments.harness.table_rows import Columns
 
-COLUMNS = {
+COLUMNS = Columns({
     "accuracy": ("accuracy %", 2),
     "valid_accuracy": ("validation %", 2),
     "nats_per_frame": ("nats/frame", 3),
@@ -13,9 +11,8 @@ COLUMNS = {
     "cross_entropy": ("cross-entropy", 3),
     "calibration_error": ("miscalibr. %", 2),
     "strangers": ("strangers", 3),
-}
-"""Key of a figure -> its heading and digits."""
-WIDTHS = {"label_width": 30, "width": 17}
+}, label_width=30, width=17)
+row = COLUMNS.row
 
 
 def describe(problem: Problem) -> str:
@@ -28,7 +25,7 @@ def describe(problem: Problem) -> str:
 def header(problem: Problem) -> str:
     """Return the headings and, where they are known, the figures of the sources themselves."""
     known = [row(label, figures) for label, figures in of_sources(problem).items()]
-    return "\n".join([heading(COLUMNS, **WIDTHS), *known])
+    return "\n".join([COLUMNS.header(), *known])
 
 
 def of_sources(problem: Problem) -> dict[str, dict[str, float]]:
@@ -38,8 +35,3 @@ def of_sources(problem: Problem) -> dict[str, dict[str, float]]:
     best = {"accuracy": problem.bayes.accuracy,
             "nats_per_frame_recorded": problem.bayes.nats_per_frame}
     return {"the sources themselves": best}
-
-
-def row(label: str, figures: Mapping[str, float]) -> str:
-    """Return a line, with standard errors where there are several seeds."""
-    return line(label, figures, COLUMNS, **WIDTHS)

@@ -17,10 +17,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from pyromodels.experiments.harness.records import DISTRIBUTION, requirements
+
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-DISTRIBUTION = "pyromodels"
 IMPORT_NAMES = {"pyro-ppl": "pyro"}  # where they differ from the project's
 
 
@@ -56,23 +57,6 @@ def main(args: argparse.Namespace) -> int:
                 healthy &= not finding.core
     print("the core works" if healthy else "the core does not work: see the lines marked 'fix'")
     return 0 if healthy else 1
-
-
-def requirements(extra: str = "") -> list[Requirement]:
-    """The installed distribution's requirements on this machine: the core, or those of one extra.
-
-    Raises:
-        ModuleNotFoundError: pyromodels is not installed, or `packaging` is missing.
-    """
-    from packaging.requirements import Requirement
-
-    def applies(requirement: Requirement, extra: str) -> bool:
-        return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
-
-    found = [Requirement(line) for line in metadata.requires(DISTRIBUTION) or []]
-    if extra:
-        return [r for r in found if applies(r, extra) and not applies(r, "")]
-    return [r for r in found if applies(r, "")]
 
 
 def _python() -> Iterator[Finding]:

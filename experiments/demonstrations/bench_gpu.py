@@ -30,16 +30,11 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from pyromodels.errors import SpecError, mismatch
 from pyromodels.experiments.classification import bench as classes
-from pyromodels.experiments.demonstrations.device_cases import (
-    CASES,
-    SLOW,
-    engine_of,
-    mixture,
-    run_case,
-)
-from pyromodels.experiments.harness.devices import add_device_argument, synchronize, use_device
+from pyromodels.experiments.demonstrations.device_cases import CASES, SLOW, run_case
+from pyromodels.experiments.demonstrations.device_cases.mixtures import engine_of, mixture
+from pyromodels.experiments.harness.devices import add_device_argument, use_device
 from pyromodels.experiments.harness.records import write_rows
-from pyromodels.experiments.harness.timing import training_step
+from pyromodels.experiments.harness.timing import Row, clock, training_step
 from pyromodels.experiments.speech import bench as speech
 from pyromodels.guides.amortised import Amortised
 from pyromodels.inference.objectives.path_elbo import PathELBO
@@ -47,7 +42,6 @@ from pyromodels.inference.published.method import published_vem
 from pyromodels.inference.published.options import PublishedOptions
 from pyromodels.registry import DYNAMICS
 
-Row = dict[str, Any]
 Body = Callable[[], Any]
 
 CPU = torch.device("cpu")
@@ -205,9 +199,9 @@ def times(device: torch.device, end: float, *, dry: bool) -> list[Row]:
             break
         row: Row = {"name": name, "batch": batch}
         try:
-            row["device_ms"] = 1e3 * clock(make(device), device)
+            row["device_ms"] = milliseconds(make(device), device)
             if batch <= LARGEST_ON_CPU:
-                row["cpu_ms"] = 1e3 * clock(make(CPU), CPU)
+                row["cpu_ms"] = milliseconds(make(CPU), CPU)
                 row["ratio"] = row["cpu_ms"] / row["device_ms"]
         except torch.OutOfMemoryError:
             row["raised"] = "out of memory"
@@ -221,18 +215,11 @@ def times(device: torch.device, end: float, *, dry: bool) -> list[Row]:
     return rows
 
 
-def clock(body: Body, device: torch.device) -> float:
-    """Return the median of the seconds that a body takes, its kernels included."""
+def milliseconds(body: Body, device: torch.device) -> float:
+    """Return the median that a body takes."""
     with pyro.validation_enabled(False):
         body()  # pays for the first call of everything
-        seconds: list[float] = []
-        while not seconds or (sum(seconds) < MEASURE_FOR and len(seconds) < MOST_REPEATS):
-            synchronize(device)
-            start = time.perf_counter()
-            body()
-            synchronize(device)
-            seconds.append(time.perf_counter() - start)
-    return median(seconds)
+        return 1e3 * median(clock(body, device, most=MOST_REPEATS, enough=MEASURE_FOR))
 
 
 def bodies(dry: bool) -> Iterator[tuple[str, int, Callable[[torch.device], Body]]]:

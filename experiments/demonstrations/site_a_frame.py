@@ -18,17 +18,19 @@ from pyromodels.pyro_support.param_store import register
 from pyromodels.pyro_support.plates import MAX_PLATE_NESTING, batch_plate, source_plate
 
 
-class StepwiseModel(nn.Module):
-    """p(x, z) of a `DynamicalVAE`, sites "z_1", "x_1", "z_2", ...; before them "w" if it has one.
-
-    Its parameters are those of the model it is given.
-    """
+class Stepwise(nn.Module):
+    """A program whose parameters are those of the model it is given."""
 
     max_plate_nesting = MAX_PLATE_NESTING
 
     def __init__(self, model: DynamicalVAE) -> None:
         super().__init__()
         self.model = model
+
+
+class StepwiseModel(Stepwise):
+    """p(x, z) of a `DynamicalVAE`, sites "z_1", "x_1", "z_2", ...; before them "w" if it has one.
+    """
 
     def forward(self, batch: SequenceBatch) -> None:
         """Run the program."""
@@ -62,14 +64,8 @@ class StepwiseModel(nn.Module):
                 state = cell.advance(state, path[t], seen[t])
 
 
-class StepwiseGuide(nn.Module):
+class StepwiseGuide(Stepwise):
     """q(z | x) of the same model's encoder, sites "z_1", "z_2", ...; before them "w" if any."""
-
-    max_plate_nesting = MAX_PLATE_NESTING
-
-    def __init__(self, model: DynamicalVAE) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, batch: SequenceBatch) -> None:
         """Run the guide."""

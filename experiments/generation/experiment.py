@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from pathlib import Path
+from typing import ClassVar, NamedTuple
 
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyromodels.experiments.datasets.speech.audio import SAMPLE_RATE
+from pyromodels.experiments.datasets.speech.recordings import SpeechData
 from pyromodels.experiments.generation.generate import (
     Recorded,
     Told,
@@ -17,20 +20,13 @@ from pyromodels.experiments.generation.generate import (
     write_sounds,
 )
 from pyromodels.experiments.harness.experiment import EXPERIMENTS, Outcome
+from pyromodels.experiments.harness.records import RunFolder
 from pyromodels.experiments.harness.spec_tables import OptionsTable, Table
+from pyromodels.experiments.runs.spec import Spec
 from pyromodels.experiments.speech import figures
 from pyromodels.experiments.speech.experiment import SpeechExperiment
 from pyromodels.experiments.speech.trained_models import SpeechModel
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from matplotlib.figure import Figure
-
-    from pyromodels.experiments.datasets.speech.recordings import SpeechData
-    from pyromodels.experiments.harness.records import RunFolder
-    from pyromodels.experiments.runs.spec import Spec
-    from pyromodels.experiments.speech.training import SpeechTraining
+from pyromodels.experiments.speech.training import SpeechTraining
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from pyromodels.experiments.generation.generate import distance, generated, reco
 from pyromodels.experiments.harness.devices import use_device
 from pyromodels.experiments.harness.experiment import experiment
 from pyromodels.experiments.harness.records import open_run, runs_folder, spec_of
-from pyromodels.experiments.harness.table_rows import heading, line, over_seeds
+from pyromodels.experiments.harness.table_rows import Columns, over_seeds
 from pyromodels.experiments.speech import options
 from pyromodels.experiments.speech.experiment import training_of
 from pyromodels.experiments.speech.table_models import VARIANTS
@@ -32,9 +32,11 @@ FDSD = {
     "HiT-DVAE": 22.50, "LigHT-DVAE": 29.22,
 }
 """Table 7.3, for the order of the models."""
-COLUMNS = {"drawn": ("told of draws", 0), "expected": ("of expectations", 0), "FDSD": ("FDSD", 2)}
-"""Key of a figure -> its heading and digits; a model that feeds nothing back is told of nothing."""
-WIDTHS = {"label_width": 32, "width": 18}
+COLUMNS = Columns(
+    {"drawn": ("told of draws", 0), "expected": ("of expectations", 0), "FDSD": ("FDSD", 2)},
+    label_width=32, width=18,
+)
+"""A model that feeds nothing back is told of nothing."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,9 +85,9 @@ def main(args: argparse.Namespace) -> int:
         said = f"{label}, seeds: {len(models)}" + (f", {silent} without sound" if silent else "")
         rows[said] = over_seeds(seeds) | ({"FDSD": FDSD[label]} if label in FDSD else {})
     print(f"{count} utterances each; frechet_log_mel, means ± standard errors over seeds; FDSD of "
-          f"the thesis\n{heading(COLUMNS, **WIDTHS)}")
+          f"the thesis\n{COLUMNS.header()}")
     for label, figures in rows.items():
-        print(line(label, figures, COLUMNS, **WIDTHS))
+        print(COLUMNS.row(label, figures))
     run.write_metrics({f"{label.partition(', seeds')[0]}/{key}": value
                        for label, figures in rows.items() for key, value in figures.items()})
     print(f"\nsounds and results: {run.path}")

@@ -22,10 +22,14 @@ from datetime import UTC, datetime
 from importlib import metadata
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyromodels.errors import SpecError, mismatch
-from pyromodels.experiments.command.doctor import requirements
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+DISTRIBUTION = "pyromodels"
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def environment() -> dict[str, Any]:
     """Versions, platform, command line and time, as plain data."""
-    names = ["pyromodels", *(requirement.name for requirement in requirements())]
+    names = [DISTRIBUTION, *(requirement.name for requirement in requirements())]
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -112,6 +116,23 @@ def environment() -> dict[str, Any]:
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "versions": {name: metadata.version(name) for name in names},
     }
+
+
+def requirements(extra: str = "") -> list[Requirement]:
+    """The installed distribution's requirements on this machine: the core, or those of one extra.
+
+    Raises:
+        ModuleNotFoundError: pyromodels is not installed, or `packaging` is missing.
+    """
+    from packaging.requirements import Requirement
+
+    def applies(requirement: Requirement, extra: str) -> bool:
+        return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
+
+    found = [Requirement(line) for line in metadata.requires(DISTRIBUTION) or []]
+    if extra:
+        return [r for r in found if applies(r, extra) and not applies(r, "")]
+    return [r for r in found if applies(r, "")]
 
 
 def to_toml(table: Mapping[str, Any]) -> str:

@@ -3,9 +3,31 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-Columns = Mapping[str, tuple[str, int]]
-"""Key of a figure -> its heading and digits."""
+
+class Columns(NamedTuple):
+    """The columns of a table, and how wide they are."""
+
+    headings: Mapping[str, tuple[str, int]]
+    """Key of a figure -> its heading and digits."""
+    label_width: int
+    width: int
+
+    def header(self) -> str:
+        """Return the line of headings."""
+        names = "".join(f"{name:>{self.width}}" for name, _ in self.headings.values())
+        return f"{'':{self.label_width}}{names}"
+
+    def row(self, label: str, figures: Mapping[str, float]) -> str:
+        """Return a line: figures, and under their name with `_se` their standard errors, if any."""
+        cells = []
+        for key, (_, digits) in self.headings.items():
+            value = f"{figures[key]:.{digits}f}" if key in figures else "-"
+            if f"{key}_se" in figures:
+                value += f" ± {figures[f'{key}_se']:.{digits}f}"
+            cells.append(f"{value:>{self.width}}")
+        return f"{label:{self.label_width}}" + "".join(cells)
 
 
 def over_seeds(figures: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
@@ -25,21 +47,3 @@ def over_seeds(figures: Sequence[Mapping[str, float | None]]) -> dict[str, float
         if len(values) > 1:
             found[f"{name}_se"] = statistics.stdev(values) / math.sqrt(len(values))
     return found
-
-
-def heading(columns: Columns, *, label_width: int, width: int) -> str:
-    """Return the line of headings."""
-    return f"{'':{label_width}}" + "".join(f"{name:>{width}}" for name, _ in columns.values())
-
-
-def line(
-    label: str, figures: Mapping[str, float], columns: Columns, *, label_width: int, width: int
-) -> str:
-    """Return a line: figures, and under their name with `_se` standard errors, where there are."""
-    cells = []
-    for key, (_, digits) in columns.items():
-        value = f"{figures[key]:.{digits}f}" if key in figures else "-"
-        if f"{key}_se" in figures:
-            value += f" ± {figures[f'{key}_se']:.{digits}f}"
-        cells.append(f"{value:>{width}}")
-    return f"{label:{label_width}}" + "".join(cells)

@@ -73,6 +73,27 @@ def training_step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], 
     return step
 
 
+def clock(
+    body: Callable[[], Any], device: torch.device | str, *, most: int, enough: float
+) -> list[float]:
+    """Return the seconds of each run of a body, its kernels included.
+
+    Args:
+        body: what is run; it should have been run before, since first calls are slow.
+        device: what is waited for.
+        most: runs.
+        enough: seconds after which no further run begins.
+    """
+    seconds: list[float] = []
+    while not seconds or (len(seconds) < most and sum(seconds) < enough):
+        synchronize(device)
+        start = time.perf_counter()
+        body()
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
 def in_turn(
     rivals: dict[str, Callable[[], Any]], args: argparse.Namespace, sizes: dict[str, int]
 ) -> Iterator[Row]:
@@ -81,7 +102,7 @@ def in_turn(
     Beside seconds by the clock stands `cpu`, the least that the process was at work: waiting for
     a core that others use does not count in it.
     """
-    clock: dict[str, list[float]] = {name: [] for name in rivals}
+    seconds: dict[str, list[float]] = {name: [] for name in rivals}
     cpu: dict[str, list[float]] = {name: [] for name in rivals}
     for repeat in range(args.repeats + 1):  # the first pays for the first call of everything
         for name, run in rivals.items():
@@ -90,10 +111,10 @@ def in_turn(
             run()
             synchronize(args.device)
             if repeat:
-                clock[name].append(time.perf_counter() - start)
+                seconds[name].append(time.perf_counter() - start)
                 cpu[name].append(time.process_time() - start_cpu)
-    first = median(next(iter(clock.values())))
-    for name, values in clock.items():
+    first = median(next(iter(seconds.values())))
+    for name, values in seconds.items():
         yield {
             "name": name, "sizes": sizes, "ratio": median(values) / first,
             "seconds": {

@@ -1,18 +1,63 @@
-"""Weights of priors: tensors in safetensors, the constructor's spec in JSON beside them."""
+"""Weights of priors: tensors in safetensors, the constructor's spec in JSON beside them.
+
+Some ship with the package, by name; the authors' of the published models are state dicts.
+"""
 
 import json
 import os
 from collections.abc import Mapping
-from importlib import metadata
+from importlib import metadata, resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from pyromodels.dynamics.base import SourcePrior
-from pyromodels.errors import SpecError, mismatch
+from pyromodels.errors import SpecError, mismatch, unknown
+from pyromodels.published_weights.load import load_published
 from pyromodels.registry import DYNAMICS
+
+CENTRES = "centre_size"
+"""Trajectories of boxes as (centre x, centre y, width, height) over the image's size, y down."""
+PUBLISHED = "published_corners"
+"""Of boxes as [left, top, right, 2 top - bottom], what the authors' tracking weights see."""
+
+
+class PriorWeights(NamedTuple):
+    """A prior with its weights, in evaluation mode, and what came of its training."""
+
+    prior: SourcePrior
+    record: dict[str, Any]  # the JSON: prior, coordinates of boxes, command, versions, metrics, ...
+
+
+def load_weights(name_or_path: str | Path) -> PriorWeights:
+    """Load a prior of box trajectories.
+
+    Args:
+        name_or_path: the name of weights that ship with the package; a path as `read_prior` takes
+            it; or the published tracking SRNN's `.pt` state dict, of which tensors only are read.
+
+    Raises:
+        SpecError: unknown name, or what `read_prior` refuses.
+        FileNotFoundError: a path that does not exist, or lacks its other half.
+
+    Example:
+        >>> load_weights("srnn_mot").prior.source_dim
+        4
+    """
+    path = Path(name_or_path)
+    if path.suffix in (".pt", ".pth"):
+        prior = load_published(path, "srnn_tracking")
+        return PriorWeights(prior, {"coordinates": PUBLISHED})
+    if path.is_dir() or path.suffix in (".safetensors", ".json"):
+        return read_prior(path)
+    with resources.as_file(resources.files("pyromodels").joinpath("weights")) as folder:
+        names = sorted(file.stem for file in folder.glob("*.json"))
+        if str(name_or_path) not in names:
+            message = unknown("weights", given=str(name_or_path), known=names)
+            raise SpecError(f"{message}. A path ends in .safetensors, .json or .pt")
+        return read_prior(folder / f"{name_or_path}.json")
 
 
 def save_prior(
@@ -32,8 +77,8 @@ def save_prior(
     os.replace(part, path.with_suffix(".json"))
 
 
-def read_prior(path: Path) -> tuple[SourcePrior, dict[str, Any]]:
-    """Return a prior in evaluation mode and its JSON, strictly: every tensor has its place.
+def read_prior(path: Path) -> PriorWeights:
+    """Return a prior and its JSON, strictly: every tensor has its place.
 
     Args:
         path: one of the two files, or a folder with `weights.safetensors`.
@@ -60,7 +105,7 @@ def read_prior(path: Path) -> tuple[SourcePrior, dict[str, Any]]:
     except (SafetensorError, RuntimeError) as error:
         raise SpecError(f"{tensors} does not hold the weights of {content['prior']['name']!r} as "
                         f"{record.name} describes it: {error}") from None
-    return prior.eval(), content
+    return PriorWeights(prior.eval(), content)
 
 
 def _versions() -> dict[str, str]:

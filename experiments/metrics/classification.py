@@ -12,11 +12,6 @@ from torch import Tensor
 
 from pyromodels.errors import ShapeError, mismatch
 
-__all__ = [
-    "Reliability", "accuracy", "brier_score", "calibration_error", "classification_metrics",
-    "confusion", "cross_entropy", "reliability", "separation",
-]
-
 
 class Reliability(NamedTuple):
     """What B bins of sequences of like confidence claim and reach; empty bins are left out."""

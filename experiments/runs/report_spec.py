@@ -4,8 +4,7 @@ import argparse
 
 from pyromodels.experiments.harness.adequacy_report import add_options, check_options, write_report
 from pyromodels.experiments.harness.experiment import experiment
-from pyromodels.experiments.runs.build import build
-from pyromodels.experiments.runs.runner import add_spec
+from pyromodels.experiments.runs.runner import add_spec, build
 from pyromodels.experiments.runs.spec import load_spec
 from pyromodels.inference.adequacy.report import guide_report
 

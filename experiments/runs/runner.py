@@ -6,15 +6,23 @@ import argparse
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyromodels.errors import SpecError
-from pyromodels.experiments.harness.devices import add_device_argument
-from pyromodels.experiments.harness.experiment import Outcome, experiment
+from pyromodels.experiments.harness.devices import add_device_argument, use_device
+from pyromodels.experiments.harness.experiment import Outcome, experiment, naming
 from pyromodels.experiments.harness.figures import save
 from pyromodels.experiments.harness.records import RunFolder, open_run
-from pyromodels.experiments.runs.build import Built, build
 from pyromodels.experiments.runs.spec import Spec, load_spec, make_spec, read_table
+from pyromodels.inference.training.seeding import seed_all
+
+
+class Built(NamedTuple):
+    """A run before its first step."""
+
+    spec: Spec
+    data: Any  # what the experiment's `data` returned
+    model: Any  # what its `model` returned
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,6 +100,22 @@ def run_spec(
         for name, figure in task.figures(outcome).items():
             save(figure, folder.path / f"{name}.png")
     return folder, outcome
+
+
+def build(spec: Spec) -> Built:
+    """Return the data of a spec, and what is fitted to them, before the first step.
+
+    Raises:
+        SpecError: where the parts of the spec do not fit each other, or the device is missing.
+        OSError: where data or weights are missing.
+    """
+    use_device(spec.device)
+    seed_all(spec.seed)
+    task = experiment(spec.experiment)
+    with naming("data"):
+        data = task.data(spec)
+    with naming("model"):
+        return Built(spec, data, task.model(spec, data))
 
 
 def fit(built: Built, *, folder: Path | None = None, resume: bool = False) -> Outcome:

@@ -14,8 +14,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import nn
 
 from pyromodels.experiments.harness.experiment import experiment
-from pyromodels.experiments.runs.build import build
-from pyromodels.experiments.runs.runner import add_spec
+from pyromodels.experiments.runs.runner import add_spec, build
 from pyromodels.experiments.runs.spec import load_spec
 
 

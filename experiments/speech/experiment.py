@@ -6,9 +6,10 @@ import itertools
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyromodels.batch import SequenceBatch
@@ -24,9 +25,10 @@ from pyromodels.experiments.harness.experiment import (
     Outcome,
     Program,
 )
+from pyromodels.experiments.harness.records import RunFolder
 from pyromodels.experiments.harness.spec_tables import ComponentTable, OptionsTable, Table
+from pyromodels.experiments.runs.spec import Spec
 from pyromodels.experiments.speech import figures, script
-from pyromodels.experiments.speech import table_rows as rows
 from pyromodels.experiments.speech.adequacy_report import encoder_fit, loudest_pieces, program_of
 from pyromodels.experiments.speech.model_spec import SpeechModelSpec
 from pyromodels.experiments.speech.resynthesis import (
@@ -38,17 +40,12 @@ from pyromodels.experiments.speech.resynthesis import (
     prepared,
     resynthesise,
 )
+from pyromodels.experiments.speech.table_models import COLUMNS
 from pyromodels.experiments.speech.trained_models import SpeechModel, load_model, trained_model
 from pyromodels.experiments.speech.training import SpeechInference, SpeechTraining
 from pyromodels.guides.amortised import Amortised
 from pyromodels.models.dvae import DynamicalVAE
 from pyromodels.registry import DYNAMICS, EMISSIONS
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from pyromodels.experiments.harness.records import RunFolder
-    from pyromodels.experiments.runs.spec import Spec
 
 MEAN_SPECTRUM = "mean_spectrum"
 """The baseline that knows nothing of time."""
@@ -95,7 +92,7 @@ class SpeechExperiment(Experiment):
         if spec.model.weights is not None:
             loaded = load_model(Path(spec.model.weights))
             return loaded._replace(prior=loaded.prior.to(spec.device))
-        return trained_model(model, data, spec.device, resume=resume)
+        return trained_model(model, data, device=spec.device, resume=resume)
 
     def keep(self, folder: RunFolder, outcome: Outcome) -> None:
         """Copy the weights, so that the folder of a run is what `--weights` takes."""
@@ -213,11 +210,11 @@ class ResynthesisExperiment(SpeechExperiment):
         metrics, model = outcome.metrics, outcome.fitted
         count = len(with_tests(outcome.data, outcome.spec.metrics.utterances).test)
         lines = [f"{count} test utterances of {outcome.data.name}, "
-                 f"{num_parameters(model):,} parameters", rows.header()]
+                 f"{num_parameters(model):,} parameters", COLUMNS.header()]
         for mode in (*modes_of(model.prior), MEAN_SPECTRUM):
             row = {key.removeprefix(f"{mode}/"): value for key, value in metrics.items()
                    if key.startswith(f"{mode}/")}
-            lines.append(rows.row(mode.replace("_", " "), row))
+            lines.append(COLUMNS.row(mode.replace("_", " "), row))
         floor = metrics[f"{MEAN_SPECTRUM}/si_sdr"]
         if metrics["generation/si_sdr"] < floor:
             lines.append(

@@ -5,7 +5,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from pyromodels.errors import SpecError, unknown
+from pyromodels.experiments.harness.table_rows import Columns
 from pyromodels.experiments.runs.spec import Spec
+
+COLUMNS = Columns(
+    {"rmse": ("RMSE", 3), "si_sdr": ("SI-SDR", 2), "pesq_raw": ("PESQ", 2),
+     "pesq_wb": ("PESQ wb", 2), "estoi": ("ESTOI", 3)},
+    label_width=40, width=16,
+)
+"""Of the figures of `speech_metrics`."""
 
 
 class Quoted(NamedTuple):
@@ -13,7 +21,7 @@ class Quoted(NamedTuple):
 
     rmse: float
     si_sdr: float  # decibels
-    pesq: float
+    pesq_raw: float
     estoi: float
 
 

@@ -24,10 +24,9 @@ from pyromodels.experiments.harness.records import open_run, replacing, runs_fol
 from pyromodels.experiments.harness.table_rows import over_seeds
 from pyromodels.experiments.runs.spec import Spec
 from pyromodels.experiments.speech import options
-from pyromodels.experiments.speech import table_rows as rows
 from pyromodels.experiments.speech.experiment import num_parameters, training_of
 from pyromodels.experiments.speech.resynthesis import Mode, judge, mean_figures, modes_of
-from pyromodels.experiments.speech.table_models import Variant, variant
+from pyromodels.experiments.speech.table_models import COLUMNS, Variant, variant
 from pyromodels.experiments.speech.trained_models import SpeechModel, find_model, trained_model
 
 TABLES: dict[str, tuple[str, ...]] = {
@@ -81,7 +80,7 @@ def main(args: argparse.Namespace) -> int:
             lines += list(describe(variant(name), judged))
             metrics |= flat(name, judged)
     print(f"\n{len(utterances)} test utterances of {data.name}; means ± standard errors over seeds"
-          f"\n{rows.header()}")
+          f"\n{COLUMNS.header()}")
     print("\n".join(lines))
     run.write_metrics(metrics)
     print(f"\nresults: {run.path}")
@@ -103,7 +102,7 @@ def judged_seeds(
             continue
         if model is None or (args.resume and cut_short(model)):
             print(f"\n{name}, seed {seed}: training", flush=True)
-            model = trained_model(training, data, spec.device, resume=args.resume)
+            model = trained_model(training, data, device=spec.device, resume=args.resume)
         figures = judged_figures(model, utterances, args.judged_frames or None)
         yield Judged(name, seed, num_parameters(model), figures, cut_short(model))
 
@@ -147,14 +146,14 @@ def describe(chosen: Variant, judged: Sequence[Judged]) -> Iterator[str]:
         label = "  " + {"generation": "own history"}.get(mode, "true history")
         if len(judged[0].figures) == 1:
             label = "  no history"
-        yield rows.row(label, over_seeds([j.figures[mode] for j in judged]))
+        yield COLUMNS.row(label, over_seeds([j.figures[mode] for j in judged]))
     for corpus_name, quoted in (
         ("VoiceBank", chosen.quoted),
         ("VoiceBank, true history", chosen.quoted_teacher_forced),
         ("WSJ0", chosen.quoted_wsj0),
     ):
         if quoted is not None:
-            yield rows.quoted_row(f"  thesis, {corpus_name}", quoted)
+            yield COLUMNS.row(f"  thesis, {corpus_name}", quoted._asdict())
 
 
 def flat(name: str, judged: Sequence[Judged]) -> dict[str, float]:

@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
         if distributed.is_first():
             prior = spec.model.prior["name"]
             print(f"{prior} ({spec.model.size}) on {data.name}; record in {folder}", flush=True)
-        model = trained_model(training, data, device, resume=args.resume, folder=folder)
+        model = trained_model(training, data, device=device, resume=args.resume, folder=folder)
         if distributed.is_first():
             record = model.record
             print(f"{num_parameters(model):,} parameters; stopped by {record['stopped']}; best "

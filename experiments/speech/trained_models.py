@@ -10,7 +10,7 @@ from pyromodels.dynamics.dynamical_prior import DynamicalPrior
 from pyromodels.errors import SpecError, mismatch
 from pyromodels.experiments.datasets.speech.recordings import SpeechData
 from pyromodels.experiments.harness import store
-from pyromodels.experiments.harness.store import History
+from pyromodels.experiments.harness.store import History, Trained
 from pyromodels.experiments.harness.weights import read_prior
 from pyromodels.experiments.speech.training import SpeechTraining
 from pyromodels.published_weights.load import load_published
@@ -47,13 +47,13 @@ def load_model(path: Path) -> SpeechModel:
         raise SpecError(
             mismatch(str(path), given=type(prior).__name__, expected="a model of `train dvae`")
         )
-    return of_record(prior, record, folder=path if path.is_dir() else path.parent)
+    return of_trained(Trained(prior, record, [], path if path.is_dir() else path.parent))
 
 
-def of_record(prior: DynamicalPrior, record: dict[str, Any], **rest: Any) -> SpeechModel:
+def of_trained(made: Trained) -> SpeechModel:
     """Return a model with the transform that its record names."""
-    training = record["training"]
-    return SpeechModel(prior, STFT(training["window"], training["hop"]), record, **rest)
+    training = made.record["training"]
+    return SpeechModel(made.prior, STFT(training["window"], training["hop"]), *made[1:])
 
 
 def find_model(
@@ -61,20 +61,9 @@ def find_model(
 ) -> SpeechModel | None:
     """Return what this training has made of this data, None where it has not been done."""
     found = store.find(training.made_by(data))
-    if found is None:
-        return None
-    return of_record(found.prior.to(device), found.record, history=found.history,
-                     folder=found.folder)
+    return found and of_trained(found._replace(prior=found.prior.to(device)))
 
 
-def trained_model(
-    training: SpeechTraining,
-    data: SpeechData,
-    device: str | torch.device,
-    *,
-    resume: bool = False,
-    folder: Path | None = None,
-) -> SpeechModel:
-    """Return what this training makes of this data, found or trained now."""
-    made = training.find_or_train(data, device=device, resume=resume, folder=folder)
-    return of_record(made.prior, made.record, history=made.history, folder=made.folder)
+def trained_model(training: SpeechTraining, data: SpeechData, **how: Any) -> SpeechModel:
+    """Return what this training makes of this data, found or trained; see `find_or_train`."""
+    return of_trained(training.find_or_train(data, **how))

@@ -23,8 +23,8 @@ from pyromodels.experiments.datasets.tracking.box_coordinates import (
 )
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.harness.experiment import naming
+from pyromodels.experiments.harness.weights import CENTRES, load_weights
 from pyromodels.experiments.tracking.model_spec import WALKERS, ModelSpec, PriorSpec
-from pyromodels.experiments.tracking.trained_priors import CENTRES, load_weights
 from pyromodels.guides.base import start_keywords
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.guides.parametrised import ParametrisedMeanField
@@ -67,7 +67,7 @@ def trained_prior(weights: str, dynamics: str, *, least_std: float = 0.005) -> S
     if given != dynamics:
         what = f"model.prior.weights {weights!r}"
         raise SpecError(mismatch(what, given=f"weights of {given}", expected=f"of {dynamics}"))
-    if found.coordinates != CENTRES or not found.prior.emission.moves:
+    if found.record.get("coordinates", CENTRES) != CENTRES or not found.prior.emission.moves:
         raise SpecError(
             f"model.prior.weights {weights!r}: they predict positions of corners, as published; "
             "expected increments of centres and sizes. Use `pyromodels run mot --preset reference`"

@@ -14,7 +14,7 @@ from pretend import NAME, Watched
 from pyromodels.batch import SequenceBatch
 from pyromodels.dynamics.tvgmm import TVGMM
 from pyromodels.dynamics.tvnf import TVNF
-from pyromodels.experiments.demonstrations.device_cases import engine_of, mixture
+from pyromodels.experiments.demonstrations.device_cases.mixtures import engine_of, mixture
 from pyromodels.experiments.speech.training import SpeechLoss
 from pyromodels.guides.amortised import Amortised
 from pyromodels.inference.classes.fit import ClassOptions, ClassTraining

@@ -42,7 +42,7 @@ def test_zeros_without_a_device_are_found(monkeypatch):
 
 def test_a_careless_line_inside_an_engine_is_found(monkeypatch):
     """The same in the midst of a sweep, far from who wrote the case."""
-    model, _ = device_cases.mixture()
+    model, _ = device_cases.mixtures.mixture()
     law = type(model.prior)
     message = law.gaussian_message
 

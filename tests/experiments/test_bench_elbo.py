@@ -14,4 +14,4 @@ def test_a_path_is_three_times_as_fast_as_a_site_a_frame(capsys, tmp_path):
     for row in (path, stepwise):
         assert row["sizes"] == {"batch": 1, "frames": 60}
         assert 0 < row["seconds"]["min"] <= row["seconds"]["median"] <= row["seconds"]["max"]
-        assert f"{row['name']}, B=1" in shown
+        assert row["name"].endswith(", B=1") and f"\n{row['name']} " in shown

@@ -18,10 +18,9 @@ from pyromodels.dynamics.srnn import SRNN
 from pyromodels.errors import SpecError
 from pyromodels.experiments.command.cli import main
 from pyromodels.experiments.harness.weights import save_prior
-from pyromodels.experiments.runs.build import build
 from pyromodels.experiments.runs.cells import Cell, format_cells
 from pyromodels.experiments.runs.compare_figure import plot_cells
-from pyromodels.experiments.runs.runner import fit, run_spec
+from pyromodels.experiments.runs.runner import build, fit, run_spec
 from pyromodels.experiments.runs.show import format_graph, sites
 from pyromodels.experiments.runs.spec import load_spec, make_spec, read_table, shipped_specs
 from pyromodels.experiments.tracking.experiment import Tracking

@@ -122,7 +122,7 @@ def test_resynthesis_keeps_length_and_phase():
 
 def test_trained_weights_are_found_again_by_their_training(data):
     asked = training(num_frames=20, epochs=1)
-    trained = trained_model(asked, data, "cpu")
+    trained = trained_model(asked, data, device="cpu")
     fewer = dataclasses.replace(data, train=data.train[1:])
     for other in (dataclasses.replace(data, name="other-speech"), fewer):
         assert find(asked.made_by(other)) is None

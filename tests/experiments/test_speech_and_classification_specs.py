@@ -156,7 +156,7 @@ def test_a_training_cut_short_is_said_and_gone_on_with(tmp_path, capsys):
     ],
 )
 def test_wrong_settings_are_named_before_anything_is_written(task, setting, words, tmp_path):
-    from pyromodels.experiments.runs.build import build
+    from pyromodels.experiments.runs.runner import build
 
     with pytest.raises(SpecError, match="(?i)" + words.replace(".", r"\.")):
         build(load_spec(task, settings=[*FEW[task], setting]))

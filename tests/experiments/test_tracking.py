@@ -19,8 +19,7 @@ from pyromodels.experiments.datasets.tracking.npz import load_npz
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.datasets.tracking.trajectories import generate_trajectories
 from pyromodels.experiments.metrics.tracking.mot import tracking_metrics
-from pyromodels.experiments.runs.build import build
-from pyromodels.experiments.runs.runner import fit
+from pyromodels.experiments.runs.runner import build, fit
 from pyromodels.experiments.runs.spec import load_spec
 from pyromodels.experiments.tracking.methods.base import Options
 from pyromodels.experiments.tracking.methods.by_name import BASELINES, PRESETS, run_method

@@ -18,8 +18,7 @@ from pyromodels.experiments.datasets.tracking.trajectories import (
     corners_to_centres,
     generate_trajectories,
 )
-from pyromodels.experiments.harness.weights import save_prior
-from pyromodels.experiments.tracking.trained_priors import load_weights
+from pyromodels.experiments.harness.weights import load_weights, save_prior
 from pyromodels.experiments.tracking.training.estimate import estimate_statistics, matched_tracks
 from pyromodels.experiments.tracking.training.smoothed import smoothed_detections
 from pyromodels.experiments.tracking.training.train import INCREMENTS, PriorLoss, report
@@ -316,7 +315,7 @@ def test_weights_are_loaded_strictly(tmp_path):
 
 def test_published_weights_are_recognised(mot_data):
     weights = load_weights(mot_data / "model_mot.pt")
-    assert weights.coordinates == "published_corners"
+    assert weights.record["coordinates"] == "published_corners"
     assert weights.prior.emission.predicts == "position"
 
 

@@ -28,8 +28,6 @@ from pyromodels.errors import ShapeError, mismatch
 from pyromodels.experiments.datasets.labelled.problem import LabelledData
 from pyromodels.labelled import LabelledSequences
 
-__all__ = ["BayesFigures", "HiddenMarkovSources", "bayes_accuracy", "hidden_markov_problem"]
-
 
 class BayesFigures(NamedTuple):
     """What the sources themselves reach on some sequences."""

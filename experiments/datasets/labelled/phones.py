@@ -35,8 +35,6 @@ from pyromodels.experiments.datasets.labelled.timit import (
 from pyromodels.experiments.datasets.tracking.npz import read_archive
 from pyromodels.labelled import LabelledSequences
 
-__all__ = ["load_digits", "load_hmm5", "load_labelled", "load_phones"]
-
 Arrays = Mapping[str, NDArray[Any]]
 
 _LAYOUTS = {

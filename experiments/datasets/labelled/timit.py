@@ -24,8 +24,6 @@ from pyromodels.experiments.datasets.labelled.problem import SPLITS, LabelledDat
 from pyromodels.experiments.datasets.speech.audio import SAMPLE_RATE, read_audio
 from pyromodels.labelled import LabelledSequences
 
-__all__ = ["CLASSES", "CLASS_OF", "load_timit"]
-
 CLASSES = (
     "aa", "ae", "ah", "aw", "ay", "b", "ch", "d", "dh", "dx", "eh", "er", "ey", "f", "g", "hh",
     "ih", "iy", "jh", "k", "l", "m", "n", "ng", "ow", "oy", "p", "r", "s", "sh", "sil", "t", "th",

@@ -13,8 +13,6 @@ from torch.nn import functional as F
 from pyromodels.audio.stft import STFT
 from pyromodels.errors import ShapeError, mismatch, unknown
 
-__all__ = ["SAMPLE_RATE", "peak_normalise", "read_audio", "segments", "trim_silence", "write_wav"]
-
 SAMPLE_RATE = 16_000
 """Hertz; every model and every figure of speech here."""
 

@@ -30,9 +30,6 @@ from pyromodels.experiments.datasets.speech.audio import (
     trim_silence,
 )
 
-__all__ = ["SpeechData", "Utterance", "load_speech_folder", "load_voicebank", "load_wsj0",
-           "padded_segments", "power_segments"]
-
 SPLITS = ("train", "valid", "test")
 VOICEBANK_VALIDATION = ("p226", "p287")
 

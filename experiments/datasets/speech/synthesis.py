@@ -28,8 +28,6 @@ from torch import Tensor
 from pyromodels.errors import mismatch
 from pyromodels.experiments.datasets.speech.audio import SAMPLE_RATE, peak_normalise
 
-__all__ = ["F0_RANGES", "SyntheticUtterance", "synthesise"]
-
 F0_RANGES = ((90.0, 130.0), (180.0, 250.0))
 """Hertz, low and high; speaker k has range k mod 2."""
 

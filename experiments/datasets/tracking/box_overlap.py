@@ -7,8 +7,6 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-__all__ = ["assign", "box_size", "is_valid_box", "pairwise_iou"]
-
 
 def is_valid_box(
     boxes: Tensor,                    # shape: (*, 4)

@@ -20,8 +20,6 @@ import torch
 from pyromodels.experiments.datasets.tracking.box_overlap import assign, pairwise_iou
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 
-__all__ = ["is_sequence_folder", "load_motchallenge"]
-
 
 class _Video(NamedTuple):
     """One sequence with its detections matched to its tracks."""

@@ -12,8 +12,6 @@ import numpy as np
 
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 
-__all__ = ["load_npz", "read_archive"]
-
 
 def load_npz(
     path: str | Path, *, name: str | None = None, stored_order: bool = False

@@ -7,8 +7,6 @@ from pyromodels.experiments.datasets import DATASETS
 from pyromodels.experiments.datasets.tracking.box_overlap import is_valid_box
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 
-__all__ = ["generate_scene"]
-
 _PIXELS = (1920, 1080)
 _WIDTH_PER_HEIGHT = 0.41 * _PIXELS[1] / _PIXELS[0]       # a standing person, normalised units
 _NOISE_STD = np.array([0.05, 0.02, 0.05, 0.025])         # l, t, r, b over width or height

@@ -9,8 +9,6 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-__all__ = ["TrackingData"]
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TrackingData:

@@ -5,8 +5,6 @@ from torch import Tensor
 
 from pyromodels.errors import ShapeError, mismatch
 
-__all__ = ["checked_pair", "scaled_rmse", "si_sdr"]
-
 _ROUNDING = torch.finfo(torch.float64).eps
 
 

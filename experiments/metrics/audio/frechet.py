@@ -10,8 +10,6 @@ from pyromodels.audio.stft import STFT
 from pyromodels.errors import ShapeError, mismatch
 from pyromodels.experiments.datasets.speech.audio import SAMPLE_RATE
 
-__all__ = ["frechet_distance", "frechet_log_mel", "log_mel_features"]
-
 NUM_BANDS = 20
 _LOWEST, _HIGHEST = 60.0, 7600.0      # Hz
 _RANGE_DB = 60.0                      # below the loudest band; bounds what silence weighs

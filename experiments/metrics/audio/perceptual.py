@@ -10,7 +10,6 @@ from pyromodels.errors import ShapeError, mismatch
 from pyromodels.experiments.datasets.speech.audio import SAMPLE_RATE
 from pyromodels.experiments.metrics.audio.distortion import checked_pair
 
-__all__ = ["estoi", "pesq_figures", "raw_pesq"]
 
 def estoi(
     reference: Tensor,                # shape: (n,), 16 kHz

@@ -8,8 +8,6 @@ from torch.nn import functional as F
 
 from pyromodels.errors import ShapeError, mismatch
 
-__all__ = ["Pitch", "median_f0", "track_pitch"]
-
 _QUIET_DB = 30.0                      # a frame that far below the loudest is not voiced
 
 

@@ -8,8 +8,6 @@ from torch import Tensor
 from pyromodels.experiments.metrics.audio.distortion import scaled_rmse, si_sdr
 from pyromodels.experiments.metrics.audio.perceptual import estoi, pesq_figures
 
-__all__ = ["speech_metrics"]
-
 
 def speech_metrics(
     reference: Tensor,                # shape: (n,), 16 kHz

@@ -5,8 +5,6 @@ from torch import Tensor
 
 from pyromodels.experiments.datasets.tracking.box_overlap import assign, is_valid_box, pairwise_iou
 
-__all__ = ["gospa"]
-
 
 def gospa(
     truth: Tensor,                    # shape: (*, N, 4)

@@ -11,8 +11,6 @@ from pyromodels.experiments.datasets.tracking.box_overlap import pairwise_iou
 from pyromodels.experiments.metrics.tracking.gospa import gospa
 from pyromodels.experiments.metrics.tracking.nees import consistency
 
-__all__ = ["tracking_metrics"]
-
 _MOSTLY_TRACKED, _MOSTLY_LOST = 0.8, 0.2
 
 

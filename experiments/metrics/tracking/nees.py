@@ -8,8 +8,6 @@ from torch import Tensor
 
 from pyromodels.experiments.datasets.tracking.box_overlap import assign, pairwise_iou
 
-__all__ = ["Consistency", "consistency"]
-
 
 class Consistency(NamedTuple):
     """How the claimed variance compares with the true error; box dimension D = 4.

@@ -13,7 +13,6 @@ import argparse
 import multiprocessing
 import resource
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,12 +22,9 @@ import torch
 
 from pyromodels.dynamics.srnn import SRNN
 from pyromodels.experiments.datasets.tracking.scene import generate_scene
-from pyromodels.experiments.harness.devices import (
-    add_device_argument,
-    synchronize,
-    use_device,
-)
+from pyromodels.experiments.harness.devices import add_device_argument, use_device
 from pyromodels.experiments.harness.records import write_rows
+from pyromodels.experiments.harness.timing import Row, clock
 from pyromodels.experiments.tracking.methods.base import Options
 from pyromodels.experiments.tracking.methods.by_name import run_method
 from pyromodels.experiments.tracking.run import DEFAULT
@@ -52,18 +48,6 @@ class Sizes:
     sources: int = 3
     observations: int = 3
     iterations: int = 70
-
-
-@dataclass(frozen=True)
-class Row:
-    """One measurement; `seconds` are a sequence's."""
-
-    name: str
-    sizes: Sizes
-    seconds: dict[str, float]  # median, min, max
-    repeats: int
-    ratio: float | None = None  # what it is of, the name says
-    published_seconds: str | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +98,7 @@ def main(args: argparse.Namespace) -> int:
         print(f"{'':34}{'median':>10}{'min':>10}{'max':>10}{'ratio':>8}{'authors':>9}")
         for row in measurements(grid, device):
             print(_line(row), flush=True)
-            rows.append({**asdict(row), "device": str(device), "threads": args.threads})
+            rows.append({**row, "device": str(device), "threads": args.threads})
     finally:
         torch.set_num_threads(threads)
     if args.json:
@@ -131,37 +115,37 @@ def measurements(grid: Grid, device: torch.device) -> Iterator[Row]:
     for batch in grid.batches:
         sizes = Sizes(batch)
         row = measure("batch", sizes, grid.repeats, device)
-        yield replace(row, published_seconds=PUBLISHED_SECONDS.get(batch))
+        yield row | {"published_seconds": PUBLISHED_SECONDS.get(batch)}
         if batch <= grid.sweeps_up_to:
-            plain = measure("sweeps / wavefront", sizes, min(3, grid.repeats), device, "sweeps")
-            yield replace(plain, ratio=plain.seconds["median"] / row.seconds["median"])
-            preset = measure(f"{DEFAULT} preset", sizes, min(3, grid.repeats), device, DEFAULT)
-            yield replace(preset, ratio=preset.seconds["median"] / row.seconds["median"])
+            others = {"sweeps / wavefront": "sweeps", f"{DEFAULT} preset": DEFAULT}
+            for name, schedule in others.items():
+                yield measure(name, sizes, min(3, grid.repeats), device, schedule, of=row)
     for axis in ("frames", "sources", "observations"):
         first = None
         for value in getattr(grid, axis):
             sizes = replace(Sizes(grid.growth_batch), **{axis: value})
-            row = measure(f"growth in {axis}", sizes, grid.repeats, device)
+            row = measure(f"growth in {axis}", sizes, grid.repeats, device, of=first)
             first = first or row
-            yield replace(row, ratio=row.seconds["median"] / first.seconds["median"])
+            yield row | {"ratio": row["ratio"] or 1.0}
 
 
 def measure(
-    name: str, sizes: Sizes, repeats: int, device: torch.device, schedule: str = "wavefront"
+    name: str,
+    sizes: Sizes,
+    repeats: int,
+    device: torch.device,
+    schedule: str = "wavefront",
+    of: Row | None = None,
 ) -> Row:
-    """Time whole runs; a short one first, so that no row pays for the first call of anything."""
-    run = _runner(sizes, device, schedule)
-    _runner(replace(sizes, batch=1, iterations=1), device, schedule)()
-    seconds: list[float] = []
-    while not seconds or (len(seconds) < repeats and sum(seconds) < MEASURE_FOR):
-        synchronize(device)
-        start = time.perf_counter()
-        run()
-        synchronize(device)
-        seconds.append(time.perf_counter() - start)
+    """Time whole runs; seconds are a sequence's, and their ratio to those of another row."""
+    _runner(replace(sizes, batch=1, iterations=1), device, schedule)()  # its first call is slow
+    seconds = clock(_runner(sizes, device, schedule), device, most=repeats, enough=MEASURE_FOR)
     each = [value / sizes.batch for value in seconds]
     figures = {"median": median(each), "min": min(each), "max": max(each)}
-    return Row(name, sizes, figures, len(each))
+    return {
+        "name": name, "sizes": asdict(sizes), "seconds": figures, "repeats": len(each),
+        "ratio": of and figures["median"] / of["seconds"]["median"], "published_seconds": None,
+    }  # fmt: skip
 
 
 def _runner(sizes: Sizes, device: torch.device, schedule: str) -> Callable[[], None]:
@@ -227,11 +211,10 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _line(row: Row) -> str:
-    s = row.sizes
-    what = f"{row.name}, B={s.batch}"
-    if row.name.startswith("growth"):
-        axis = row.name.removeprefix("growth in ")
-        what = f"{row.name}: {getattr(s, axis)}"
-    figures = "".join(f"{row.seconds[key]:>10.5f}" for key in ("median", "min", "max"))
-    ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-    return f"{what:34}{figures}{ratio:>8}{row.published_seconds or '':>9}".rstrip()
+    what = f"{row['name']}, B={row['sizes']['batch']}"
+    if row["name"].startswith("growth"):
+        axis = row["name"].removeprefix("growth in ")
+        what = f"{row['name']}: {row['sizes'][axis]}"
+    figures = "".join(f"{row['seconds'][key]:>10.5f}" for key in ("median", "min", "max"))
+    ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
+    return f"{what:34}{figures}{ratio:>8}{row['published_seconds'] or '':>9}".rstrip()

@@ -18,7 +18,7 @@ from pyromodels.experiments.harness.records import write_rows
 from pyromodels.experiments.metrics.tracking.mot import tracking_metrics
 from pyromodels.experiments.tracking.methods.base import Options, chunks
 from pyromodels.experiments.tracking.methods.by_name import run_method
-from pyromodels.experiments.tracking.run import DEFAULT, load
+from pyromodels.experiments.tracking.run import DEFAULT, add_data_arguments, load
 from pyromodels.experiments.tracking.stages import TUNED
 
 TOLERANCES = (None, 0.03, 0.01, 0.003)
@@ -26,16 +26,11 @@ TOLERANCES = (None, 0.03, 0.01, 0.003)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--data", type=Path, help="as for `run mot`; without it, generated scenes")
-    parser.add_argument(
-        "--shuffle", action="store_true", help="shuffle detections after the first frame"
-    )
+    add_data_arguments(parser)
     parser.add_argument("--weights", help="published state dict: time the published method as well")
     parser.add_argument("--sequences", type=int, default=64, help="use at most so many sequences")
     parser.add_argument("--batch", type=int, default=1, help="sequences inferred at once")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--num-frames", type=int, default=60)
-    parser.add_argument("--num-tracks", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     add_device_argument(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there as well")

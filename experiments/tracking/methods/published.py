@@ -15,8 +15,8 @@ from pyromodels.dynamics.base import SourcePrior
 from pyromodels.experiments.datasets.tracking.box_coordinates import centres_to_corners, start_boxes
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.harness.experiment import METHODS
+from pyromodels.experiments.harness.weights import load_weights
 from pyromodels.experiments.tracking.methods.base import Options, Tracked, chunks
-from pyromodels.experiments.tracking.trained_priors import load_weights
 from pyromodels.inference.published.method import PublishedResult, box_variance, published_vem
 from pyromodels.inference.published.options import PublishedOptions
 

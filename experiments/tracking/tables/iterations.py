@@ -9,11 +9,11 @@ import torch
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.harness.devices import add_device_argument, use_device
 from pyromodels.experiments.harness.records import open_run, spec_of
+from pyromodels.experiments.harness.weights import load_weights
 from pyromodels.experiments.metrics.tracking.mot import tracking_metrics
 from pyromodels.experiments.tracking.figures.plots import plot_metric_curves
 from pyromodels.experiments.tracking.methods.published import flip, published_inputs
-from pyromodels.experiments.tracking.run import load
-from pyromodels.experiments.tracking.trained_priors import load_weights
+from pyromodels.experiments.tracking.run import add_data_arguments, load
 from pyromodels.inference.published.method import published_vem
 from pyromodels.inference.published.options import PublishedOptions
 from pyromodels.inference.training.seeding import seed_all
@@ -25,13 +25,8 @@ ITERATIONS = (1, 2, 3, 5, 10, 20, 30, 40, 50, 60, 70)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--weights", required=True, help="published state dict")
-    parser.add_argument("--data", type=Path, help="as for `run mot`; without it, generated scenes")
-    parser.add_argument(
-        "--shuffle", action="store_true", help="shuffle detections after the first frame"
-    )
+    add_data_arguments(parser)
     parser.add_argument("--sequences", type=int, default=64, help="use at most so many sequences")
-    parser.add_argument("--num-frames", type=int, default=60)
-    parser.add_argument("--num-tracks", type=int, default=3)
     add_device_argument(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)

@@ -10,7 +10,7 @@ from pyromodels.experiments.harness.devices import add_device_argument, use_devi
 from pyromodels.experiments.harness.records import open_run, spec_of
 from pyromodels.experiments.tracking.methods.base import Options
 from pyromodels.experiments.tracking.methods.by_name import BASELINES, PRESETS, measured
-from pyromodels.experiments.tracking.run import load
+from pyromodels.experiments.tracking.run import add_data_arguments, load
 from pyromodels.experiments.tracking.tables.rows import format_table
 from pyromodels.inference.training.seeding import seed_all
 
@@ -77,13 +77,8 @@ FRACTIONS = {"full": 1.0, "half": 0.5, "quarter": 0.25}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--data", type=Path, help="as for `run mot`; without it, generated scenes")
+    add_data_arguments(parser)
     parser.add_argument("--weights", help="published state dict: adds the published method's rows")
-    parser.add_argument(
-        "--shuffle", action="store_true", help="shuffle detections after the first frame"
-    )
-    parser.add_argument("--num-frames", type=int, default=60)
-    parser.add_argument("--num-tracks", type=int, default=3)
     parser.add_argument("--num-sources", type=int)
     parser.add_argument("--sequences", type=int, help="use so many sequences, evenly spread")
     parser.add_argument("--max-seconds", type=float, default=120.0, help="training time, a network")

@@ -37,7 +37,7 @@ from pyromodels.experiments.harness.store import (
     find_or_train,
     place_of,
 )
-from pyromodels.experiments.tracking.trained_priors import CENTRES
+from pyromodels.experiments.harness.weights import CENTRES
 from pyromodels.experiments.tracking.training.smoothed import smoothed_detections
 from pyromodels.inference.training import distributed
 from pyromodels.inference.training.fit import fit
