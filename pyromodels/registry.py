@@ -91,14 +91,9 @@ class Registry:
             *args: stand-ins for what code supplies; only how many there are is read.
         """
         if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
-            raise SpecError(
-                mismatch(
-                    f"spec of a {self.kind}",
-                    given=shown(spec),
-                    expected='a table with a "name"',
-                    hint=f"Known: {', '.join(self.names())}",
-                )
-            )
+            what, hint = f"spec of a {self.kind}", f"Known: {', '.join(self.names())}"
+            expected = 'a table with a "name"'
+            raise SpecError(mismatch(what, given=shown(spec), expected=expected, hint=hint))
         keywords = {str(key): value for key, value in spec.items() if key != "name"}
         check_call(f"{self.kind} {spec['name']!r}", self[spec["name"]], args, keywords)
         return keywords
@@ -185,13 +180,9 @@ def check_call(what: str, component: Component, args: tuple, keywords: Mapping[s
     hints = _type_hints(component)
     for key, value in keywords.items():
         if key in hints and not _fits(value, hints[key]):
-            raise SpecError(
-                mismatch(
-                    f"{what}: {key}",
-                    given=f"{shown(value)} ({type(value).__name__})",
-                    expected=inspect.formatannotation(hints[key]),
-                )
-            )
+            given = f"{shown(value)} ({type(value).__name__})"
+            expected = inspect.formatannotation(hints[key])
+            raise SpecError(mismatch(f"{what}: {key}", given=given, expected=expected))
 
 
 def _type_hints(component: Component) -> dict[str, Any]:

@@ -106,12 +106,9 @@ def simulated_ranks(
         data, truth = simulate(seed + call)
         draws = fit(data, _seed(seed, call, FIT)).sample(num_draws)
         if missing := set(draws) - set(truth):
-            raise SpecError(
-                mismatch(
-                    "simulate", given=f"the truth of {sorted(truth)}", expected=sorted(draws),
-                    hint=f"Return {sorted(missing)} too, without a dimension of draws.",
-                )
-            )
+            given = f"the truth of {sorted(truth)}"
+            hint = f"Return {sorted(missing)} too, without a dimension of draws."
+            raise SpecError(mismatch("simulate", given=given, expected=sorted(draws), hint=hint))
         true = summaries({name: _as_a_draw(name, truth[name], draws[name]) for name in draws})
         for i, (name, value) in enumerate(summaries(draws).items()):
             spread = _seed(seed, 1000 * call + i, RANK)

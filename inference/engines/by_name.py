@@ -58,14 +58,9 @@ def svi(
         guide = guide.parametrised()
         unit = guide.init_scale
     if elbo == "closed_form" and num_particles != 1:
-        raise SpecError(
-            mismatch(
-                "inference 'svi': num_particles with elbo 'closed_form'",
-                given=num_particles,
-                expected="1, it draws nothing",
-                hint="Draws are for elbo = 'trace_enum'.",
-            )
-        )
+        what, expected = "num_particles with elbo 'closed_form'", "1, it draws nothing"
+        told = mismatch(f"inference 'svi': {what}", given=num_particles, expected=expected)
+        raise SpecError(f"{told}. Draws are for elbo = 'trace_enum'.")
     bound = None
     if elbo == "closed_form":
         try:

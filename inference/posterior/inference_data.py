@@ -121,13 +121,9 @@ def bound_trace(
         for index, size in enumerate(sizes, start=1):
             name = phase if index == 1 else f"{phase}_{index}"
             if size % num_sequences:
-                raise ShapeError(
-                    mismatch(
-                        f"trace[{phase!r}]",
-                        given=f"{size} bounds a sweep",
-                        expected=f"a multiple of {num_sequences}, one for each start and sequence",
-                    )
-                )
+                given = f"{size} bounds a sweep"
+                expected = f"a multiple of {num_sequences}, one for each start and sequence"
+                raise ShapeError(mismatch(f"trace[{phase!r}]", given=given, expected=expected))
             stacked = torch.stack([value for value in values if len(value) == size])
             stacked = stacked.unflatten(-1, (-1, num_sequences))
             group[name] = ((f"{name}_sweep", f"{name}_start", "batch"), _array(stacked))

@@ -6,8 +6,6 @@ from torch import Tensor
 from pyromodels.audio.stft import STFT
 from pyromodels.errors import mismatch, misshapen
 
-__all__ = ["griffin_lim"]
-
 
 def griffin_lim(
     magnitude: Tensor,                # shape: (*, T, F)

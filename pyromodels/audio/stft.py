@@ -7,8 +7,6 @@ from torch import Tensor
 
 from pyromodels.errors import ShapeError, mismatch, misshapen
 
-__all__ = ["STFT"]
-
 
 @dataclass(frozen=True)
 class STFT:

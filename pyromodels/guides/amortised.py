@@ -47,29 +47,16 @@ class Amortised(Guide):
     ) -> None:
         super().__init__()
         if not isinstance(model, DynamicalVAE):
-            hint = (
-                'Its trajectories s are unknown and need a q(s) too: use the guide "mean_field".'
-                if isinstance(model, MixDVAE)
-                else ""
-            )
-            raise SpecError(
-                mismatch(
-                    "model of the guide amortised",
-                    given=type(model).__name__,
-                    expected="DynamicalVAE",
-                    hint=hint,
-                )
-            )
+            hint = 'Its trajectories s are unknown and need a q(s) too: use the guide "mean_field".'
+            what, given = "model of the guide amortised", type(model).__name__
+            hint = hint if isinstance(model, MixDVAE) else ""
+            raise SpecError(mismatch(what, given=given, expected="DynamicalVAE", hint=hint))
         prior = model.prior
         if prior.latent_dim == 0:
-            raise SpecError(
-                mismatch(
-                    "prior for the guide amortised",
-                    given=f"{type(prior).__name__}, which has no latents",
-                    expected="one with latents, e.g. srnn",
-                    hint="Without latents log p(x) is known: nothing is left to infer.",
-                )
-            )
+            what, given = "prior for the guide amortised", type(prior).__name__
+            given, expected = f"{given}, which has no latents", "one with latents, e.g. srnn"
+            hint = "Without latents log p(x) is known: nothing is left to infer."
+            raise SpecError(mismatch(what, given=given, expected=expected, hint=hint))
         if encoder is None:
             self.model, self.own_encoder = model, None
         else:

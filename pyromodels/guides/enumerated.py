@@ -61,14 +61,10 @@ class Enumerated(Guide):
         observed = batch.mask.flatten(1).sum(-1)  # M of every sequence
         num_hypotheses = num_sources ** int(observed.max())
         if num_hypotheses > max_hypotheses:
-            raise ValueError(
-                mismatch(
-                    "number of assignments",
-                    given=f"{num_sources}^{int(observed.max())}",
-                    expected=f"at most max_hypotheses = {max_hypotheses}",
-                    hint="Give fewer observations, or use mean_field or chain",
-                )
-            )
+            what, given = "number of assignments", f"{num_sources}^{int(observed.max())}"
+            expected = f"at most max_hypotheses = {max_hypotheses}"
+            hint = "Give fewer observations, or use mean_field or chain"
+            raise ValueError(mismatch(what, given=given, expected=expected, hint=hint))
         # h in base N: digit m is the owner of the m-th observation of its sequence
         rank = (batch.mask.flatten(1).cumsum(-1) - 1).clamp_min(0).reshape(batch.mask.shape)
         place = num_sources**rank * batch.mask

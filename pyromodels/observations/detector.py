@@ -54,14 +54,10 @@ class Detector:
     def check(self, num_features: int) -> None:
         """Raise `ShapeError` where observations are not what its clutter is."""
         if num_features != len(self.feature_names):
-            raise ShapeError(
-                mismatch(
-                    "observations with a detector",
-                    given=f"{num_features} coordinates",
-                    expected=", ".join(self.feature_names),
-                    hint="Give detector=None, or a Detector with a clutter of its own.",
-                )
-            )
+            what, given = "observations with a detector", f"{num_features} coordinates"
+            expected = ", ".join(self.feature_names)
+            hint = "Give detector=None, or a Detector with a clutter of its own."
+            raise ShapeError(mismatch(what, given=given, expected=expected, hint=hint))
 
     def clutter(
         self,
