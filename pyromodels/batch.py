@@ -13,8 +13,24 @@ from pyromodels.distributions.message import Anchor
 from pyromodels.errors import ShapeError, mismatch, misshapen
 
 
+class _Sizes:
+    """Sizes of a batch whose mask has sequences and frames first."""
+
+    mask: Tensor
+
+    @property
+    def num_sequences(self) -> int:
+        """B."""
+        return self.mask.shape[0]
+
+    @property
+    def num_frames(self) -> int:
+        """T."""
+        return self.mask.shape[1]
+
+
 @dataclass(frozen=True)
-class SequenceBatch:
+class SequenceBatch(_Sizes):
     """One observed trajectory for each of B sequences, T frames.
 
     Whatever stands in masked frames, NaN included, is replaced by zero.
@@ -68,16 +84,6 @@ class SequenceBatch:
             object.__setattr__(batch, name, value)
         return batch
 
-    @property
-    def num_sequences(self) -> int:
-        """B."""
-        return self.x.shape[0]
-
-    @property
-    def num_frames(self) -> int:
-        """T."""
-        return self.x.shape[1]
-
     @cached_property
     def has_gaps(self) -> bool:
         """Whether a frame is there after one that is not: padding at the end is no gap."""
@@ -90,7 +96,7 @@ class SequenceBatch:
 
 
 @dataclass(frozen=True)
-class MixtureBatch:
+class MixtureBatch(_Sizes):
     """Observations of B sequences, T frames of up to K each, and where N sources start.
 
     Missing observations and padding are mask; whatever stands in their place, NaN included, is
@@ -147,16 +153,6 @@ class MixtureBatch:
         absent = ~seen.unsqueeze(-1)
         object.__setattr__(self, "observations", self.observations.masked_fill(absent, 0.0))
         object.__setattr__(self, "variance", self.variance.masked_fill(absent, 1.0))
-
-    @property
-    def num_sequences(self) -> int:
-        """B."""
-        return self.observations.shape[0]
-
-    @property
-    def num_frames(self) -> int:
-        """T."""
-        return self.observations.shape[1]
 
     @property
     def num_slots(self) -> int:
