@@ -113,9 +113,7 @@ def expected_log_path(
     before, after = mean[..., :-1, :, :, :], b[..., 1:, :, :, :]
     mixed = a @ cross - a @ before @ after.mT
     step = a @ second[..., :-1, :, :, :] @ a.mT - mixed - mixed.mT
-    moment = torch.cat(
-        (moment[..., :1, :, :, :], moment[..., 1:, :, :, :] + step), -4
-    )
+    moment = torch.cat((moment[..., :1, :, :, :], moment[..., 1:, :, :, :] + step), -4)
     square = (block_inverse(noise) * moment.mT).sum((-1, -2))
     return -0.5 * (square + block_logdet(2 * torch.pi * noise)).sum((-1, -2))
 

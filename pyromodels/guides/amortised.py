@@ -42,9 +42,7 @@ class Amortised(Guide):
 
     max_plate_nesting = DynamicalVAE.max_plate_nesting
 
-    def __init__(
-        self, model: DynamicalVAE, encoder: str | Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, model: DynamicalVAE, encoder: str | Mapping[str, Any] | None = None) -> None:
         super().__init__()
         if not isinstance(model, DynamicalVAE):
             hint = 'Its trajectories s are unknown and need a q(s) too: use the guide "mean_field".'

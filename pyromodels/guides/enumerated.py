@@ -151,9 +151,7 @@ def _given_assignment(
     count = len(owner)
     assigned = nn.functional.one_hot(owner, batch.num_sources) * batch.mask[..., None]
     assigned = assigned.to(batch.observations)
-    seen = model.observation.pseudo_observations(
-        batch.repeat(count), assigned.flatten(0, 1)
-    )
+    seen = model.observation.pseudo_observations(batch.repeat(count), assigned.flatten(0, 1))
     like = seen[1].new_zeros(batch.num_sequences, batch.num_sources, batch.num_frames, 1)
     like = like.expand(-1, -1, -1, model.prior.source_dim)
     message = model.prior.gaussian_message(like, anchor=batch.anchor)

@@ -185,10 +185,6 @@ class MixDVAE(nn.Module):
                 "anchor_loc": (start, batch.anchor.loc),
                 "anchor_variance": (start, batch.anchor.variance),
             }
-        names = {
-            "feature": None if self.detector is None else self.detector.feature_names,
-            "component": getattr(self.prior, "component_names", None),
-        }
         return Layout(
             sequences="batch",
             event_dims={
@@ -199,7 +195,7 @@ class MixDVAE(nn.Module):
                 "o": ("feature",),
             },
             blocks={"s": self.prior.block_dim},
-            coords={dim: labels for dim, labels in names.items() if labels is not None},
+            coords={} if self.detector is None else {"feature": self.detector.feature_names},
             present={"w": batch.mask, "o": batch.mask},
             absent={"w": -1},
             dtypes={"w": "int16", "v": "int8"},

@@ -26,6 +26,7 @@ class ObservationLaw(nn.Module, ABC):
     `predictive_log_prob`    log \int p(o_tk | s_tn) q(s_tn) ds                the online filter
     `cavity_log_prob`        the same, without what o_tk has put into q        E-W by cavities
     `expected_square`        E_q(s)[(o_tk - what is seen of s_tn)^2]           M
+    `set_noise`              what Phi is, in units of the batch's              M
     =======================  ================================================  ================
 
     The first two serve any engine; the others are closed forms under a Gaussian q(s). A law that
@@ -98,6 +99,10 @@ class ObservationLaw(nn.Module, ABC):
             NotImplementedError: where it has none: an online pass by a linear prior asks for it.
         """
         raise NotImplementedError(f"{type(self).__name__} is of no other prior than its own")
+
+    def set_noise(self, ratio: Tensor) -> None:
+        """Let Phi be so many times the batch's variance, where the law has such a scale."""
+        raise NotImplementedError(f"{type(self).__name__} has no noise scale to learn")
 
     def detector(self) -> Detector | None:
         """Return what an online pass takes for the detector of a model that has none, if any."""
