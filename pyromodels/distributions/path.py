@@ -48,7 +48,6 @@ class PathDistribution(TorchDistribution, ABC):
         *,
         like: Tensor,
         mask: Tensor | None = None,
-        validate_args: bool | None = None,
     ) -> None:
         if mask is not None and mask.shape[-1:] not in ((num_steps,), (1,)):
             raise ShapeError(
@@ -59,9 +58,7 @@ class PathDistribution(TorchDistribution, ABC):
                 )
             )
         self.time_mask, self.like, self.noise_dim = mask, like, dim
-        super().__init__(
-            torch.Size(batch_shape), torch.Size((num_steps, dim)), validate_args=validate_args
-        )
+        super().__init__(torch.Size(batch_shape), torch.Size((num_steps, dim)))
 
     @abstractmethod
     def conditionals(

@@ -151,11 +151,9 @@ def _feed_forward(dim: int, hidden_dim: int) -> nn.Sequential:
 class EncoderLayer(nn.Module):
     """Self-attention over all frames, then a feed-forward network; arguments as `Encoder`."""
 
-    def __init__(
-        self, dim: int, *, ff_dim: int, num_heads: int = 1, relative: bool = False
-    ) -> None:
+    def __init__(self, dim: int, *, ff_dim: int, **attention: Any) -> None:
         super().__init__()
-        self.self_attention = Attention(dim, num_heads=num_heads, relative=relative)
+        self.self_attention = Attention(dim, **attention)
         self.feed_forward = _feed_forward(dim, ff_dim)
         self.self_norm, self.norm = (nn.LayerNorm(dim) for _ in range(2))
 
@@ -197,19 +195,11 @@ class DecoderLayer(nn.Module):
     """Causal attention to the queries themselves, then to a second stream, then feed-forward."""
 
     def __init__(
-        self,
-        dim: int,
-        *,
-        ff_dim: int,
-        num_heads: int = 1,
-        relative: bool = False,
-        residual: bool = True,
+        self, dim: int, *, ff_dim: int, residual: bool = True, **attention: Any
     ) -> None:
         super().__init__()
         self.residual = residual
-        self.self_attention, self.cross_attention = (
-            Attention(dim, num_heads=num_heads, relative=relative) for _ in range(2)
-        )
+        self.self_attention, self.cross_attention = (Attention(dim, **attention) for _ in range(2))
         self.feed_forward = _feed_forward(dim, ff_dim)
         self.self_norm, self.cross_norm, self.norm = (nn.LayerNorm(dim) for _ in range(3))
 

@@ -217,7 +217,7 @@ class Encoder(nn.Module):
             return Inferred(z, mean, log_variance)
         head = self.head.split()
         averages = self.combine == "average"
-        known = head.known({0: self._averaged(g) if averages else g})
+        known = head.known(self._averaged(g) if averages else g)
         batch = known.shape[:-2] if noise is None else noise.shape[:-2]
         steps = rows(known.expand(*batch, *known.shape[-2:])).unbind(1)
         draws = [None] * len(steps) if noise is None else rows(noise).unbind(1)

@@ -82,9 +82,9 @@ class Heads(nn.Module):
 class SplitHeads(NamedTuple):
     """`Heads` as pure functions of their weights, for recursions over time.
 
-    The share of every input that is known beforehand is computed for all frames by one product
-    (`known`); a step then adds the share of the inputs that recur. Gradients reach the module's
-    parameters as usual. Weights are those at the time of `split()`.
+    The share of the first input, which is known beforehand, is computed for all frames by one
+    product (`known`); a step then adds the share of the inputs that recur. Gradients reach the
+    module's parameters as usual. Weights are those at the time of `split()`.
     """
 
     shares: tuple[Tensor, ...]  # first layer, one matrix an input
@@ -94,14 +94,10 @@ class SplitHeads(NamedTuple):
 
     def known(
         self,
-        inputs: dict[int, Tensor],  # input position -> (*, in_dims[position])
+        value: Tensor,  # the first input, shape: (*, in_dims[0])
     ) -> Tensor:  # shape: (*, dims[0])
-        """Return the first layer before tanh, but for the inputs left out."""
-        (position, value), *others = inputs.items()
-        total = F.linear(value, self.shares[position], self.bias)
-        for position, value in others:
-            total = total + F.linear(value, self.shares[position])
-        return total
+        """Return the first layer before tanh, but for the other inputs."""
+        return F.linear(value, self.shares[0], self.bias)
 
     def step(
         self,

@@ -80,7 +80,7 @@ def test_step_functions(model, reference):
     for t in range(60):
         h = model.cell.hidden_step(state)
         torch.testing.assert_close(h, reference["h"][:, t], **TOLERANCE)
-        known = encoder.known({0: torch.cat((h, s[:, t]), -1)})
+        known = encoder.known(torch.cat((h, s[:, t]), -1))
         mean, log_variance = encoder.step(known, {1: state.z})
         torch.testing.assert_close(mean, reference["enc_mean"][:, t], **TOLERANCE)
         z = mean + (0.5 * log_variance).exp() * eps[:, t]
