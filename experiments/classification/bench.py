@@ -67,8 +67,6 @@ class Assembled(nn.Module):
 
 def main(args: argparse.Namespace) -> int:
     """Measure, print the rows as they come, write them to `--json`."""
-    if args.quick:
-        args.repeats = 2
     with pyro.validation_enabled(False):
         measure(args, (beside_zuko, growth, bank))
     return 0

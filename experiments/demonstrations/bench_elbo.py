@@ -37,8 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Measure, print the rows as they come, write them to `--json`."""
-    if args.quick:
-        args.repeats = 3
     with pyro.settings.context(module_local_params=True), pyro.validation_enabled(False):
         measure(args, [gradients])
     return 0

@@ -35,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def measure(args: argparse.Namespace, parts: Iterable[Part]) -> None:
     """Measure, print the rows as they come, write them to `--json`."""
     use_device(args.device)
+    if args.quick:
+        args.repeats = min(args.repeats, 2)
     rows: list[Row] = []
     threads = torch.get_num_threads()
     torch.set_num_threads(args.threads)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,10 +86,6 @@ class Spec:
         keywords = plain(table)
         check_call("spec", cls, (), keywords)
         return cls(**keywords)
-
-    def with_seed(self, seed: int) -> Spec:
-        """Return the same run with another seed."""
-        return replace(self, seed=seed)
 
     def to_table(self) -> Plain:
         """Return the resolved spec: what was said, and the defaults of what was not."""

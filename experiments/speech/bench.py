@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Measure, print the rows as they come, write them to `--json`."""
     if args.quick:
-        args.batch_size, args.srnn_batch_size, args.repeats = 2, 4, 2
+        args.batch_size, args.srnn_batch_size = 2, 4
     with pyro.settings.context(module_local_params=True), pyro.validation_enabled(False):
         measure(args, (site_a_frame, without_pyro, own_history, generation, real_time))
     return 0

@@ -34,8 +34,8 @@ from pyromodels.experiments.tracking.inference_table import (
     is_method,
     stages_of,
 )
-from pyromodels.experiments.tracking.marginals import Marginals, marginals
-from pyromodels.experiments.tracking.methods.base import Options, corners_of
+from pyromodels.experiments.tracking.marginals import Marginals, corners_of, marginals
+from pyromodels.experiments.tracking.methods.base import Options
 from pyromodels.experiments.tracking.methods.by_name import (
     MetricsTable,
     judged_boxes,

@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pyromodels.batch import MixtureBatch
+from pyromodels.experiments.datasets.tracking.box_coordinates import (
+    centres_to_corners,
+    corner_covariance,
+)
+from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.guides.factorised import FactorisedGuide
 from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.models.mixdvae import MixDVAE
@@ -48,3 +54,17 @@ def marginals(model: MixDVAE, guide: nn.Module, batch: MixtureBatch) -> Marginal
     step = model.prior.block_dim
     mean, variance = (part[..., ::step].transpose(1, 2) for part in (mean, variance))
     return Marginals(mean, variance, responsibilities, visible)
+
+
+def joined(found: Sequence[Marginals]) -> Marginals:
+    """Return the marginals of all parts."""
+    return Marginals(*(None if part[0] is None else torch.cat(part)
+                       for part in zip(*found, strict=True)))
+
+
+def corners_of(found: Marginals, data: TrackingData) -> tuple[Tensor, Tensor | None]:
+    """Return boxes and the covariance of their corners, None where the posterior is a point."""
+    boxes = centres_to_corners(found.mean).detach().to(data.detections)
+    if (found.variance <= 0).any():
+        return boxes, None
+    return boxes, corner_covariance(found.variance).detach().to(data.detections)

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyromodels.batch import MixtureBatch
 from pyromodels.errors import SpecError
 from pyromodels.experiments.harness.experiment import STAGES
-from pyromodels.experiments.tracking.marginals import Marginals, marginals
+from pyromodels.experiments.tracking.marginals import Marginals, joined, marginals
 from pyromodels.experiments.tracking.setup import box_anchor, walker_prior
 from pyromodels.experiments.tracking.stages import TUNED, Fit, Progress
 from pyromodels.guides.mean_field import MeanField
@@ -104,12 +104,6 @@ def track_in_chunks(
         elbo.append(fitted.elbo)
         first = first or fitted
     return first, joined(found), torch.cat(elbo)
-
-
-def joined(found: Sequence[Marginals]) -> Marginals:
-    """Return the marginals of all parts."""
-    return Marginals(*(None if part[0] is None else torch.cat(part)
-                       for part in zip(*found, strict=True)))
 
 
 @contextmanager

@@ -32,8 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Measure, print the rows as they come, write them to `--json`."""
-    if args.quick:
-        args.repeats = 2
     with torch.no_grad():
         measure(args, [sweeps])
     return 0

@@ -8,12 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from pyromodels.experiments.datasets.tracking.box_coordinates import (
-    centres_to_corners,
-    corner_covariance,
-)
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
-from pyromodels.experiments.tracking.marginals import Marginals
 from pyromodels.experiments.tracking.stages import Progress
 from pyromodels.experiments.tracking.tracker import Fitted
 
@@ -59,11 +54,3 @@ def chunks(data: TrackingData, size: int) -> Iterator[TrackingData]:
     """Yield the sequences, `size` at a time."""
     for start in range(0, data.num_sequences, size):
         yield data.subset(slice(start, start + size))
-
-
-def corners_of(found: Marginals, data: TrackingData) -> tuple[Tensor, Tensor | None]:
-    """Return boxes and the covariance of their corners, None where the posterior is a point."""
-    boxes = centres_to_corners(found.mean).detach().to(data.detections)
-    if (found.variance <= 0).any():
-        return boxes, None
-    return boxes, corner_covariance(found.variance).detach().to(data.detections)

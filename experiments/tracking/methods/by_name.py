@@ -11,7 +11,8 @@ from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.harness.experiment import METHODS
 from pyromodels.experiments.harness.plain_tables import Plain, nested
 from pyromodels.experiments.metrics.tracking.mot import tracking_metrics
-from pyromodels.experiments.tracking.methods.base import Options, Tracked, corners_of
+from pyromodels.experiments.tracking.marginals import corners_of
+from pyromodels.experiments.tracking.methods.base import Options, Tracked
 from pyromodels.experiments.tracking.model_spec import ModelSpec, PriorSpec
 from pyromodels.experiments.tracking.setup import box_program
 from pyromodels.experiments.tracking.stages import TUNED

@@ -18,8 +18,9 @@ from pyromodels.experiments.datasets.tracking.box_coordinates import (
 )
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.harness.experiment import METHODS
-from pyromodels.experiments.tracking.methods.base import Options, Tracked, chunks, corners_of
-from pyromodels.experiments.tracking.tracker import Fitted, joined
+from pyromodels.experiments.tracking.marginals import corners_of, joined
+from pyromodels.experiments.tracking.methods.base import Options, Tracked, chunks
+from pyromodels.experiments.tracking.tracker import Fitted
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.inference.mixture.updates import AssignmentUpdate, ProcessNoiseUpdate, SourceUpdate
 from pyromodels.inference.mixture.vem import VEM
