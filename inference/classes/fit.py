@@ -334,6 +334,5 @@ def fit_classes(
         FitError: where a gradient or a validation loss is not finite.
         ValueError: where a class has no sequence, or a checkpoint was made with other options.
     """
-    trainer = Trainer(None if folder is None else Path(folder), resume)
     run = ClassTraining(densities, train, valid, options)
-    return run.result(trainer.run(run, on_look))
+    return run.result(Trainer(folder, resume).run(run, on_look))

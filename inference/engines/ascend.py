@@ -125,9 +125,7 @@ def ascend(
     if options.batch_size is not None and not isinstance(batch, Divisible):
         given, expected = type(batch).__name__, "a MixtureBatch, or what else has `subset`"
         raise ValueError(mismatch("batch, with batch_size", given=given, expected=expected))
-    trainer = Trainer(
-        None if folder is None else Path(folder), resume, options.checkpoint_every, "losses.jsonl"
-    )
+    trainer = Trainer(folder, resume, options.checkpoint_every, "losses.jsonl")
     training = _Steps(stepper, batch, options)
     tell = None if on_step is None else lambda record: on_step(record["step"], record["loss"])
     return Ascent(training.losses, trainer.run(training, tell))

@@ -1,7 +1,6 @@
 """A stepper together with how long it climbs."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -43,18 +42,9 @@ class Engine:
         """Return the loss, nats, summed over sequences."""
         return self.stepper.evaluate_loss(batch)
 
-    def run(
-        self,
-        batch: Any,
-        on_step: OnStep | None = None,
-        *,
-        folder: Path | None = None,
-        resume: bool = False,
-    ) -> Ascent:
-        """Step until done, see `ascend`."""
-        return ascend(
-            self.stepper, batch, self.options, folder=folder, resume=resume, on_step=on_step
-        )
+    def run(self, batch: Any, on_step: OnStep | None = None, **keywords: Any) -> Ascent:
+        """Step until done; `folder` and `resume` as `ascend` takes them."""
+        return ascend(self.stepper, batch, self.options, on_step=on_step, **keywords)
 
 
 @torch.no_grad()

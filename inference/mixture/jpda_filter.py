@@ -7,7 +7,6 @@ from torch import Tensor
 
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain, block_inverse, matmul, matvec
-from pyromodels.distributions.message import GaussianMessage
 from pyromodels.inference.mixture.belief_propagation import association_marginals
 from pyromodels.models.mixdvae import MixDVAE
 
@@ -49,7 +48,7 @@ def online_assignment(
     responsibilities, loc, covariance = [], None, None
     for t in range(batch.num_frames):
         frame = _frame(batch, t)
-        transition, offset, noise = _message_frame(message, t)
+        transition, offset, noise = (part[:, :, t : t + 1] for part in message)
         if loc is None:
             loc, covariance = offset, noise
         else:
@@ -68,15 +67,6 @@ def online_assignment(
 
 def _frame(batch: MixtureBatch, t: int) -> MixtureBatch:
     """One frame of the batch, keeping its time dimension."""
-    at = slice(t, t + 1)
-    data = (part[:, at] for part in (batch.observations, batch.mask, batch.variance))
+    parts = (batch.observations, batch.mask, batch.variance)
+    data = (part[:, t : t + 1] for part in parts)
     return MixtureBatch(*data, batch.anchor)
-
-
-def _message_frame(message: GaussianMessage, t: int) -> GaussianMessage:
-    """One frame of the message, keeping its time dimension."""
-    transition, offset, covariance = message
-    at = slice(t, t + 1)
-    return GaussianMessage(
-        transition[..., at, :, :, :], offset[..., at, :, :], covariance[..., at, :, :, :]
-    )

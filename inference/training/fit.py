@@ -68,8 +68,8 @@ def fit(
         raise ValueError(f"process {distributed.rank()}: given (options, number of sequences) "
                          f"{given}, the first process {first}; expected the same in all processes")
     trainer = Trainer(
-        None if folder is None else Path(folder), resume, records="metrics.jsonl",
-        max_seconds=max_seconds, processes=True, shown=False,
+        folder, resume, records="metrics.jsonl", max_seconds=max_seconds, processes=True,
+        shown=False,
     )
     training = EpochTraining(module, loss_function, train, valid, options)
     reason = trainer.run(training, on_epoch)

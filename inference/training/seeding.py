@@ -45,15 +45,8 @@ def set_random_state(state: dict[str, Tensor]) -> None:
     gauss = state["python_gauss"].tolist()
     random.setstate((version, tuple(words), gauss[0] if gauss else None))
     position, has_gauss = state["numpy_position"].tolist()
-    np.random.set_state(
-        (
-            "MT19937",
-            state["numpy"].numpy().astype(np.uint32),
-            position,
-            has_gauss,
-            state["numpy_gauss"].item(),
-        )
-    )
+    keys, cached = state["numpy"].numpy().astype(np.uint32), state["numpy_gauss"].item()
+    np.random.set_state(("MT19937", keys, position, has_gauss, cached))
     for key, value in state.items():
         if key.startswith("cuda_"):
             torch.cuda.set_rng_state(value, int(key.removeprefix("cuda_")))

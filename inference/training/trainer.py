@@ -99,7 +99,7 @@ class Trainer:
         ValueError: where there is no folder to resume from.
     """
 
-    folder: Path | None = None
+    folder: str | Path | None = None
     resume: bool = False
     checkpoint_every: int = 1
     records: str | None = None
@@ -119,7 +119,7 @@ class Trainer:
             on_record: called with every turn's record, after its checkpoint; in the first process.
         """
         first = not self.processes or distributed.is_first()
-        folder = self.folder if first else None
+        folder = None if self.folder is None or not first else Path(self.folder)
         found = latest_checkpoint(folder) if self.resume and folder is not None else None
         found = self._agreed(found)
         if found is not None:
