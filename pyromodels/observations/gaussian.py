@@ -1,100 +1,19 @@
 """Gaussian observations of a projection of their source, of known covariance up to a scale."""
 
-import math
-from abc import abstractmethod
-
-import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain
 from pyromodels.dynamics.base import SourcePrior
-from pyromodels.errors import mismatch, misshapen
+from pyromodels.errors import misshapen
 from pyromodels.observations.base import ObservationLaw
 from pyromodels.observations.detector import Detector
 from pyromodels.registry import OBSERVATIONS
 
 
-class GaussianLaw(ObservationLaw):
-    r"""p(o_tk | w_tk = n, s) = N(o_tk; P_k s_tn, Phi_tk), whatever P is          (3.3)
-
-    Phi_tk is diagonal. A subclass says what P does to a path, to a chain's moments and to an
-    observation: as a matrix (`GaussianObservations`), or without one.
-
-    Args:
-        noise_scale: Phi is this squared times the batch's variance; a parameter, 1 where Phi is
-            known.
-    """
-
-    def __init__(self, *, noise_scale: float = 1.0) -> None:
-        super().__init__()
-        if not noise_scale > 0:
-            raise ValueError(
-                mismatch("noise_scale", given=noise_scale, expected="a positive number")
-            )
-        self.log_noise_scale = nn.Parameter(torch.tensor(float(noise_scale)).log())
-
-    @torch.no_grad()
-    def set_noise(self, ratio: Tensor) -> None:
-        """Let Phi be so many times the batch's variance."""
-        self.log_noise_scale.copy_(0.5 * ratio.log())
-
-    @abstractmethod
-    def moments(
-        self, sources: GaussianChain
-    ) -> tuple[Tensor, Tensor]:  # each (B, T, K or 1, N, X)
-        """Return E[P_k s_tn] and diag Cov[P_k s_tn]."""
-
-    def given(self, seen: Tensor, variance: Tensor) -> dist.Distribution:
-        """Return N(P s, Phi)."""
-        return dist.Normal(seen, variance.sqrt()).to_event(1)
-
-    def variance(self, batch: MixtureBatch) -> Tensor:
-        """Return the diagonal of Phi, shape (B, T, K, X)."""
-        return batch.variance * (2 * self.log_noise_scale).exp()
-
-    def expected_log_prob(self, batch: MixtureBatch, sources: GaussianChain) -> Tensor:
-        """E_q(s)[log N(o_tk; P s_tn, Phi_tk)] (eq. A.21), nats, shape (B, T, K, N)."""
-        noise = self.variance(batch).unsqueeze(-2)
-        square = self.expected_square(batch, sources)
-        return -0.5 * (square / noise + (2 * math.pi * noise).log()).sum(-1)
-
-    def expected_square(self, batch: MixtureBatch, sources: GaussianChain) -> Tensor:
-        """diag ((o - P m)(o - P m)' + P V P') (eq. 3.26), shape (B, T, K, N, X)."""
-        mean, variance = self.moments(sources)
-        return (batch.observations.unsqueeze(-2) - mean).square() + variance
-
-    def predictive_log_prob(self, batch: MixtureBatch, sources: GaussianChain) -> Tensor:
-        """log N(o_tk; P m, diag(P V P') + Phi_tk), nats, shape (B, T, K, N)."""
-        return self._predictive(batch, *self.moments(sources))
-
-    def cavity_log_prob(
-        self, batch: MixtureBatch, sources: GaussianChain, assigned: Tensor
-    ) -> Tensor:
-        """log ∫ N(o_tk; P s, Phi_tk) q_without_k(s_tn) ds, nats, shape (B, T, K, N).
-
-        q_without_k takes the observation's own soft contribution out of q(s_tn). A lone observation
-        that has pulled a source towards itself is then judged from where the source would be
-        without it. Exact where no two rows of P read the same block, coordinate by coordinate
-        otherwise.
-        """
-        mean, variance = self.moments(sources)
-        noise = self.variance(batch).unsqueeze(-2)
-        observation, weight = batch.observations.unsqueeze(-2), assigned.unsqueeze(-1)
-        # eta / Phi never exceeds 1 / V in exact arithmetic; the floor is for rounding
-        precision = (1 / variance - weight / noise).clamp_min(1e-6 / variance)
-        mean = (mean / variance - weight * observation / noise) / precision
-        return self._predictive(batch, mean, 1 / precision)
-
-    def _predictive(self, batch: MixtureBatch, mean: Tensor, variance: Tensor) -> Tensor:
-        total = self.variance(batch).unsqueeze(-2) + variance
-        square = (batch.observations.unsqueeze(-2) - mean).square() / total
-        return -0.5 * (square + (2 * math.pi * total).log()).sum(-1)
-
-
 @OBSERVATIONS.register("gaussian")
-class GaussianObservations(GaussianLaw):
+class GaussianObservations(ObservationLaw):
     r"""p(o_tk | w_tk = n, s) = N(o_tk; P_k s_tn, Phi_tk), P a matrix (eq. 3.3, note 2).
 
     Args:
@@ -102,7 +21,7 @@ class GaussianObservations(GaussianLaw):
         projection: P, shape (X, D), or one P_k for each observation slot, shape (K, X, D); None is
             the prior's own (positions of a linear prior), or the identity. A row reads one block of
             the prior's coordinates.
-        noise_scale: see `GaussianLaw`.
+        noise_scale: see `ObservationLaw`.
 
     Raises:
         ShapeError: for a projection of another number of coordinates.

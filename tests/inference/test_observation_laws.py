@@ -33,15 +33,16 @@ from pyromodels.inference.mixture.updates import (
 from pyromodels.inference.mixture.vem import VEM
 from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.observations.base import ObservationLaw
 from pyromodels.observations.detector import Detector
-from pyromodels.observations.gaussian import GaussianLaw, GaussianObservations
+from pyromodels.observations.gaussian import GaussianObservations
 from pyromodels.testing import check
 
 CLOSE = {"atol": 1e-11, "rtol": 1e-10}
 SWEEP = [SourceUpdate(), AssignmentUpdate()]
 
 
-class Spectra(GaussianLaw):
+class Spectra(ObservationLaw):
     """p(o_tf | w_tf = n, s) = N_c(o_tf; s_n,tf, phi_tf): slot f sees block f, (real, imaginary)."""
 
     num_features = 2
