@@ -25,7 +25,7 @@ from pyromodels.experiments.harness.experiment import (
     naming,
 )
 from pyromodels.experiments.harness.records import RunFolder, replacing
-from pyromodels.experiments.harness.spec_tables import ComponentTable, seeded
+from pyromodels.experiments.harness.spec_tables import ComponentTable, OptionsTable, seeded
 from pyromodels.experiments.tracking.inference_table import (
     TUNED_NAME,
     InferenceTable,
@@ -37,7 +37,7 @@ from pyromodels.experiments.tracking.inference_table import (
 from pyromodels.experiments.tracking.marginals import Marginals, corners_of, marginals
 from pyromodels.experiments.tracking.methods.base import Options
 from pyromodels.experiments.tracking.methods.by_name import (
-    MetricsTable,
+    TrackingMetrics,
     judged_boxes,
     measured,
     run_method,
@@ -92,7 +92,7 @@ class Tracking(Experiment):
         "model": ModelTable(),
         "guide": ComponentTable(GUIDES, {"name": "mean_field"}),
         "inference": InferenceTable(),
-        "metrics": MetricsTable(),
+        "metrics": OptionsTable(TrackingMetrics),
     }
     dtype = "float64"
     columns = {
@@ -179,7 +179,7 @@ class Tracking(Experiment):
         options = Options(
             num_sources=spec.model.num_sources, device=spec.device, seed=spec.seed
         )
-        for name in spec.metrics["baselines"]:
+        for name in spec.metrics.baselines:
             try:
                 figures = measured(name, data, options)
             except ValueError as error:

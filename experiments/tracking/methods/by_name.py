@@ -1,15 +1,13 @@
 """Every tracker of the tables under one signature: detections in, boxes and covariance out."""
 
 import time
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from pyromodels.errors import SpecError, mismatch, shown, unknown
+from pyromodels.errors import SpecError, unknown
 from pyromodels.experiments.datasets.tracking.sequences import TrackingData
 from pyromodels.experiments.harness.experiment import METHODS
-from pyromodels.experiments.harness.plain_tables import Plain, nested
 from pyromodels.experiments.metrics.tracking.mot import tracking_metrics
 from pyromodels.experiments.tracking.marginals import corners_of
 from pyromodels.experiments.tracking.methods.base import Options, Tracked
@@ -60,26 +58,23 @@ def judged_boxes(
     return metrics | tracking_metrics(data.truth, data.truth_mask, boxes, variance=covariance)
 
 
-class MetricsTable:
-    """The `[metrics]` table of a spec: `baselines`, methods to measure beside it."""
+@dataclass(frozen=True)
+class TrackingMetrics:
+    """What is measured beside the figures of the run itself.
 
-    def read(self, value: Any, where: str) -> Plain:
-        """Return the table, its methods known."""
-        table = nested({} if value is None else value, where)
-        for key in table:
-            if key != "baselines":
-                raise SpecError(f"{where}: {unknown('key', given=key, known=['baselines'])}")
-        baselines = table.get("baselines", [])
-        if not isinstance(baselines, list) or not all(isinstance(n, str) for n in baselines):
-            given, expected = shown(baselines), f"a list of {', '.join([*PRESETS, *METHODS])}"
-            raise SpecError(mismatch(f"{where}.baselines", given=given, expected=expected))
-        for name in baselines:
+    Args:
+        baselines: methods to measure on the same data.
+
+    Raises:
+        SpecError: where there is no such method.
+    """
+
+    baselines: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Refuse what is no method."""
+        for name in self.baselines:
             check_method(name)
-        return {"baselines": baselines}
-
-    def write(self, held: Plain, seed: int) -> Plain:
-        """Return the table."""
-        return held
 
 
 def _tuned(prior: PriorSpec, data: TrackingData, options: Options) -> Tracked:

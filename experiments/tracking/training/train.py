@@ -196,9 +196,10 @@ def trained_prior(
     """
     run = open_run(out or place_of(spec.made_by()), "train-srnn-mot",
                    {**dataclasses.asdict(spec), "prior": spec.prior()})
-    train, valid, test = spec.data()
 
     def train_one(prior: SourcePrior, checkpoints: Path) -> tuple[dict[str, Any], History]:
+        train, valid, test = spec.data()
+        print(f"{len(train)} trajectories of {spec.num_frames} frames")
         # the networks learn to predict from a tracker's estimates, and are judged by them
         sets = [
             (s.to(device), smoothed_detections(s, seed=3 * spec.seed + number).to(device))
@@ -219,8 +220,7 @@ def trained_prior(
         return {"command": spec.command(), "seed": spec.seed, "epochs": len(result.history),
                 "stopped": result.stopped, "metrics": metrics}, result.history
 
-    print(f"{spec.dynamics}, {len(train)} trajectories of {spec.num_frames} frames; record in "
-          f"{run.path}")
+    print(f"{spec.dynamics}; record in {run.path}")
     trained = find_or_train(spec.made_by(), train_one, seed=spec.seed, device=device,
                             resume=resume, folder=run.path)
     prior, record = trained.prior.cpu(), trained.record
