@@ -88,6 +88,20 @@ def test_shuffling_permutes_every_frame_but_the_first() -> None:
     assert torch.equal(again.detections, mixed.detections)
 
 
+def test_a_spread_is_as_many_as_asked_for_from_all_over() -> None:
+    boxes = torch.rand(16, 1, 1, 4)
+    boxes[..., 2:] += 1
+    data = TrackingData.from_arrays("d", boxes.numpy())
+    for count in range(1, 20):
+        kept = data.spread(count)
+        assert kept.num_sequences == min(count, 16)
+        assert kept.names[0] == "d/0" and len(set(kept.names)) == len(kept.names)
+    assert data.spread(3).names == ("d/0", "d/5", "d/10")
+    assert data.spread(None) is data
+    with pytest.raises(ValueError, match="expected at least one"):
+        data.spread(0)
+
+
 def test_subset_keeps_everything_in_step() -> None:
     data = TrackingData.from_arrays("d", grid(4), truth=grid(4), frame_rate=[1.0, 2, 3, 4])
     assert data.subset([2, 0]).frame_rate.tolist() == [3, 1]

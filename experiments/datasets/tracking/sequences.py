@@ -159,6 +159,13 @@ class TrackingData:
         kept = {f: getattr(self, f)[rows] for f in tensors if getattr(self, f) is not None}
         return dataclasses.replace(self, names=tuple(self.names[int(r)] for r in rows), **kept)
 
+    def spread(self, count: int | None) -> "TrackingData":
+        """Keep so many sequences, evenly spread; all of them for None, or where there are fewer."""
+        if count is None or count >= self.num_sequences:
+            return self
+        step = self.num_sequences / max(count, 1)
+        return self.subset([int(i * step) for i in range(count)])
+
 
 def _split_missing(boxes: ArrayLike) -> tuple[Tensor, Tensor]:
     """Split NaN-coded boxes into values and mask; a partly-NaN box stays, to be refused."""

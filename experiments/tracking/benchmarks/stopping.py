@@ -43,8 +43,7 @@ def main(args: argparse.Namespace) -> int:
     methods = {DEFAULT: None} | ({"reference": args.weights} if args.weights else {})
     rows = []
     for data in _data(args):
-        step = -(-data.num_sequences // args.sequences)
-        data = data.subset(slice(0, None, step))
+        data = data.spread(args.sequences)
         print(f"\n{data.name}: {data.num_sequences} sequences, {args.batch} at once")
         print(f"{'method':<12}{'tolerance':>10}{'s a sequence':>14}{'of the whole':>14}{'MOTA':>8}")
         for name, weights in methods.items():

@@ -40,8 +40,7 @@ def main(args: argparse.Namespace) -> int:
     folder = open_run(args.out, "mot-iterations", spec_of(args))
     figures: dict[str, float] = {}
     for data in load(args):
-        step = max(1, data.num_sequences // args.sequences)
-        data = data.subset(slice(0, None, step))
+        data = data.spread(args.sequences)
         curves = {f"r = {ratio}": _mota(data, prior, ratio, args.seed) for ratio in RATIOS}
         print(f"\n{data.name}, MOTA after iteration")
         print("  ".join([f"{'':<9}", *(f"{i:>6}" for i in ITERATIONS)]))

@@ -94,9 +94,7 @@ def main(args: argparse.Namespace) -> int:
     folder = open_run(args.out, args.name, spec_of(args))
     figures: dict[str, float] = {}
     for data in load(args):
-        if args.sequences and args.sequences < data.num_sequences:
-            step = data.num_sequences / args.sequences
-            data = data.subset([int(i * step) for i in range(args.sequences)])
+        data = data.spread(args.sequences)
         print(f"\n{data.name}: {data.num_sequences} sequences of {data.num_frames} frames, ours")
         rows = TABLES[args.name](data, args)
         print(format_table(rows, COLUMNS))
