@@ -190,7 +190,7 @@ class ClassTraining(Training):
         norms = self._scale_gradients()
         # one transfer for both, which is the update's only wait for the device
         loss, norms = torch.cat((loss.detach(), norms)).cpu().split((len(loss), len(norms)))
-        if not torch.isfinite(norms[self._networks(self.going_on)]).all():
+        if not torch.isfinite(norms[self.going_on.expand(len(norms))]).all():
             raise FitError(
                 f"the gradient is not finite at update {self.num_done + 1}: minus nats a frame "
                 f"of every class {loss.tolist()}{guilty_parameter(self.named)}"
@@ -255,12 +255,8 @@ class ClassTraining(Training):
         return values.new_zeros(self.densities.num_members).index_add(0, labels, values)
 
     def _by_class(self, value: Tensor) -> Tensor:
-        """Say of every class what is true of its network."""
-        return value.expand(self.densities.num_members) if len(value) == 1 else value
-
-    def _networks(self, value: Tensor) -> Tensor:
-        """Say of every network what is true of those that stop together."""
-        return value.expand(self.densities.num_networks) if len(value) == 1 else value
+        """Say of every class what is true of its network, or of all that stop together."""
+        return value.expand(self.densities.num_members)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors of a checkpoint."""

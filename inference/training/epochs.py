@@ -94,18 +94,18 @@ class EpochTraining(Training):
         return record
 
     def _epoch(self) -> dict[str, float]:
-        options, epoch, train = self.options, self.num_done + 1, self.train
+        options, epoch, size = self.options, self.num_done + 1, len(self.train[0])
         weights, rate = options.weights(epoch), options.rate(epoch)
         self.module.train()
         distributed.seed_others(options.seed, epoch)
-        batches = torch.randperm(len(train[0]), generator=self.order).split(options.batch_size)
+        batches = torch.randperm(size, generator=self.order).split(options.batch_size)
         total, norms, num_overflows, finite = 0.0, 0.0, 0, None
         hidden = not distributed.is_first()
         bar = progress(batches, desc=f"epoch {epoch}", unit="step", leave=False, disable=hidden)
         for number, rows in enumerate(bar):
             for group in self.adam.param_groups:
                 group["lr"] = rate * options.warmth(self.num_steps + 1)
-            loss, norm = self._gradient(train, rows, weights), self._norm()
+            loss, norm = self._gradient(rows, weights), self._norm()
             # one transfer for both, which is the step's only wait for the device
             loss, length = torch.stack((loss.double(), norm.double())).tolist()
             loss = distributed.sum_number(loss)
@@ -119,7 +119,7 @@ class EpochTraining(Training):
             num_overflows += overflowed
             total, norms = total + finite * len(rows), norms + (0 if overflowed else length)
             bar.set_postfix(loss=f"{finite:.3f}")
-        valid_loss = self._validate(self.valid, finite)
+        valid_loss = self._validate(finite)
         self.num_done = epoch
         if valid_loss < self.best_loss - options.min_delta:
             self.best_loss, self.best_epoch, self.num_worse = valid_loss, epoch, 0
@@ -127,19 +127,19 @@ class EpochTraining(Training):
         elif epoch > options.settled:
             self.num_worse += 1
         return {
-            "epoch": epoch, "step": self.num_steps, "train_loss": total / len(train[0]),
+            "epoch": epoch, "step": self.num_steps, "train_loss": total / size,
             "valid_loss": valid_loss, "kl_weight": weights.kl,
             "learning_rate": rate * options.warmth(self.num_steps),
             "use_prediction": weights.use_prediction,
             "grad_norm": norms / max(len(batches) - num_overflows, 1),
         }
 
-    def _gradient(self, train: Data, rows: Tensor, weights: Weights) -> Tensor:
+    def _gradient(self, rows: Tensor, weights: Weights) -> Tensor:
         """Leave the joined minibatch's gradient in the parameters; return this process' loss."""
         self.adam.zero_grad(set_to_none=True)
         own, loss = distributed.local_rows(rows), self.parameters[0].new_zeros(())
         if len(own):
-            part = self._losses(train, own, weights).mean() * (len(own) / len(rows))
+            part = self._losses(self.train, own, weights).mean() * (len(own) / len(rows))
             self.precision.backward(part)
             loss = part.detach()
         distributed.sum_gradients(self.parameters)
@@ -156,9 +156,9 @@ class EpochTraining(Training):
         return at_least_single(losses)
 
     @torch.no_grad()
-    def _validate(self, valid: Data, finite: float | None) -> float:
+    def _validate(self, finite: float | None) -> float:
         """Mean loss with the bound's weights and the same noise in every epoch."""
-        state = random_state()
+        state, valid = random_state(), self.valid
         seed_all(self.options.seed)
         distributed.seed_others(self.options.seed, 0)
         self.module.eval()
