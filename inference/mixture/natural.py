@@ -29,7 +29,7 @@ from pyromodels.distributions.chain import (
     chain_of,
 )
 from pyromodels.distributions.message import GaussianMessage
-from pyromodels.guides.damping import damped_assignment, damped_sources
+from pyromodels.guides.damping import damped
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.inference.engines.coordinate_ascent import Update
 from pyromodels.inference.mixture.bound import expected_log_joint
@@ -54,7 +54,7 @@ class NaturalAssignment(Update):
             energy = (mean * expected_log_joint(model, guide, batch)).sum()
             (log_ratio,) = torch.autograd.grad(energy, mean)
         update = log_ratio.softmax(-1) * batch.mask[..., None]
-        guide.responsibilities = damped_assignment(guide.responsibilities, update, self.rate)
+        guide.responsibilities = damped(guide.responsibilities, update, self.rate)
 
 
 @dataclass
@@ -85,7 +85,7 @@ class NaturalSources(Update):
             energy = energy + _log_likelihood(model, guide, batch, *moments[:2])
             first, second, cross = torch.autograd.grad(energy, moments)
         update = chain_of(Natural(first, -(second + second.mT), -cross))
-        guide.sources = damped_sources(chain, update, self.rate)
+        guide.sources = damped(chain, update, self.rate)
 
 
 def expectations(

@@ -1,6 +1,5 @@
 """The free-form mean-field guide, whose factors closed-form updates set."""
 
-from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -10,19 +9,12 @@ from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain
 from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.visibility import BinaryChain
-from pyromodels.guides.damping import damped_assignment, damped_sources, damped_visibility
+from pyromodels.guides.damping import damped
 from pyromodels.guides.factorised import FactorisedGuide
 from pyromodels.guides.free_form import FreeForm
 from pyromodels.guides.parametrised import ParametrisedMeanField
 from pyromodels.models.mixdvae import MixDVAE
 from pyromodels.registry import GUIDES
-
-DAMPED: dict[str, Callable[..., Any]] = {
-    "responsibilities": damped_assignment,
-    "sources": damped_sources,
-    "visibility": damped_visibility,
-}
-"""Factor -> (old, new, rate) -> what lies between."""
 
 
 @GUIDES.register("mean_field")
@@ -106,7 +98,7 @@ class MeanField(FreeForm, FactorisedGuide):
 
     def between(self, factor: str, old: Any, new: Any, rate: float) -> Any:
         """Return old^(1 - rate) new^rate of a factor, normalised."""
-        return DAMPED[factor](old, new, rate)
+        return damped(old, new, rate)
 
     def distance(self, other: "MeanField") -> Tensor:
         """Return the largest difference of responsibilities."""

@@ -6,11 +6,7 @@ import torch
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain
 from pyromodels.distributions.message import Anchor
-from pyromodels.guides.damping import (
-    damped_assignment,
-    damped_sources,
-    damped_visibility,
-)
+from pyromodels.guides.damping import damped
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.inference.mixture.bound import closed_form_elbo
 from pyromodels.inference.mixture.natural import (
@@ -106,13 +102,13 @@ def test_damped_closed_forms_equal_natural_steps_of_that_size(mixture, rate):
 def test_damped_factors_are_geometric_means(mixture, randomised):
     model, batch = mixture(detector=DETECTOR, num_frames=3)
     one, other = randomised(model, batch, 1), randomised(model, batch, 2)
-    chain = damped_sources(one.sources, other.sources, 0.3)
+    chain = damped(one.sources, other.sources, 0.3)
     values = one.sources.sample((2,))
     densities = [0.7 * one.sources.log_prob(values) + 0.3 * other.sources.log_prob(values)]
     densities.append(chain.log_prob(values))
     ratio = densities[1] - densities[0]  # a constant: the normaliser
     torch.testing.assert_close(ratio[0], ratio[1], **CLOSE)
-    eta = damped_assignment(one.responsibilities, other.responsibilities, 0.3)
+    eta = damped(one.responsibilities, other.responsibilities, 0.3)
     product = one.responsibilities**0.7 * other.responsibilities**0.3
     seen = batch.mask
     expected = product[seen] / product[seen].sum(-1, keepdim=True)
@@ -121,7 +117,7 @@ def test_damped_factors_are_geometric_means(mixture, randomised):
     paths = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)[:, None, None]
     paths = paths[paths[..., 0].squeeze() == 1]  # every source starts visible
     mixed = 0.7 * one.visibility.log_prob(paths) + 0.3 * other.visibility.log_prob(paths)
-    visible = damped_visibility(one.visibility, other.visibility, 0.3)
+    visible = damped(one.visibility, other.visibility, 0.3)
     torch.testing.assert_close(visible.log_prob(paths), mixed.log_softmax(0), **CLOSE)
 
 
