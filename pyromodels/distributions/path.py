@@ -146,3 +146,12 @@ def noise_of_frames(
     """Return the noise that drives frames: that of normals, or what another law says of itself."""
     normals = isinstance(law, dist.Independent)
     return (value - law.mean) / law.stddev if normals else law.noise_of(value)
+
+
+def as_wide(
+    law: dist.TorchDistribution,  # batch (*, T), event (D,)
+    value: Tensor,  # shape: (*, T, D)
+) -> dist.TorchDistribution:  # batch (*, T), event (D,)
+    """Return a law with the batch of the value too, which it has not where it knows none of it."""
+    batch = torch.broadcast_shapes(law.batch_shape, value.shape[:-1])
+    return law if batch == law.batch_shape else law.expand(batch)

@@ -13,8 +13,14 @@ from torch.distributions import kl_divergence
 from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution, diagonal_normal
 from pyromodels.dynamics.base import EmittingPrior, Statement
-from pyromodels.dynamics.cell import Cell, frames_of_its_own, unroll
-from pyromodels.dynamics.latent_paths import EncoderPath, LatentPaths, gaussian, predictions
+from pyromodels.dynamics.cell import Cell, frames_of_its_own
+from pyromodels.dynamics.latent_paths import (
+    EncoderPath,
+    LatentPaths,
+    frame_by_frame,
+    gaussian,
+    predictions,
+)
 from pyromodels.emissions.base import DecodedEmission, Emission, make_emission
 from pyromodels.errors import SpecError, unknown
 from pyromodels.networks.encoders import Encoder, GloballyInferred, Inferred, make_encoder
@@ -328,15 +334,8 @@ class DynamicalPrior(EmittingPrior):
         """Return the mean trajectory after the history: encoder means in it, prior means after."""
         if self.global_dim:
             return self.given(self.global_posterior(s_history).mean).predict(s_history, horizon)
-        given, z = rows(s_history), rows(self.infer(s_history, noise=None).z)
-        num_steps = given.shape[1] + horizon
-        state = self.cell.start(s_history.shape[:-2], s_history)
-        if self.cell.looks_ahead:  # p(z) reads no s: any will do
-            unread = given.new_zeros(len(given), num_steps, self.source_dim)
-            frames = unroll(self.cell, self.emission, state, num_steps, z=z, s=unread)
-            z = torch.stack([frame.z for frame in frames], 1)
-            state = self.cell.foresee(state, z)
-        x = rows(self.see(s_history))
-        frames = list(unroll(self.cell, self.emission, state, num_steps, z=z, s=given, x=x))
+        z, x = self.infer(s_history, noise=None).z, rows(self.see(s_history))
+        num_steps = s_history.shape[-2] + horizon
+        frames = list(frame_by_frame(self, s_history, num_steps, z=z, s=rows(s_history), x=x))
         future = torch.stack([frame.s for frame in frames[-horizon:]], 1)
         return future.reshape(*s_history.shape[:-2], horizon, self.source_dim)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyromodels.distributions.message import Anchor
-from pyromodels.distributions.path import PathDistribution, diagonal_normal
+from pyromodels.distributions.path import PathDistribution, as_wide, diagonal_normal
 from pyromodels.dynamics.cell import Frame, frames_of_its_own, unroll
 from pyromodels.emissions.base import Outputs
 from pyromodels.networks.encoders import Encoder, Inferred
@@ -192,17 +192,12 @@ class LatentPaths:
         z_is_known: bool,
     ) -> RollOut:
         """Return z and s, interleaved frame by frame; all of z first where the decoder asks."""
-        cell, first = self.prior.cell, None
+        first = None
         if self.anchor is not None:
             first = self.anchor.driven(source_noise[..., 0, :]).reshape(-1, source_noise.shape[-1])
-        state = cell.start(source_noise.shape[:-2], source_noise)
-        if cell.looks_ahead:
-            if not z_is_known:  # p(z) reads no s: any will do
-                z, z_is_known = self.roll_out_latent(z, torch.zeros_like(source_noise)), True
-            state = cell.foresee(state, z, self.mask)
-        frames = unroll(
-            cell, self.prior.emission, state, self.num_steps,
-            **{"z" if z_is_known else "z_noise": rows(z)},
+        frames = frame_by_frame(
+            self.prior, source_noise, self.num_steps, mask=self.mask,
+            **{"z" if z_is_known else "z_noise": z},
             s_noise=rows(source_noise),
             own=self._rows_of_its_own(source_noise, source_noise.shape[:-1]),
             first=first,
@@ -308,7 +303,7 @@ def predictions(
     mask: Tensor | None = None,  # shape: broadcastable to (*batch, T)
 ) -> Tensor:  # shape: (*batch, T, D)
     """Return s with the model's own predictions in some frames, each told of those before."""
-    frames = _frame_by_frame(prior, s, z, own, anchor, mask)
+    frames = _fed_frames(prior, s, z, own, anchor, mask)
     return torch.stack([frame.fed for frame in frames], 1).reshape(s.shape)
 
 
@@ -336,7 +331,7 @@ def feed_back(
         mask: True where a frame counts.
     """
     if hops is None:
-        frames = list(_frame_by_frame(prior, s, z, own, anchor, mask))
+        frames = list(_fed_frames(prior, s, z, own, anchor, mask))
         each = [(f.fed, *prior.cell.latent(f.state), *f.outputs) for f in frames]
         history, mean, log_variance, *said = (
             torch.stack(parts, 1).reshape(*s.shape[:-1], -1) for parts in zip(*each, strict=True)
@@ -351,21 +346,38 @@ def feed_back(
     return Fed(history, prior.cell.all_latents(z, x), prior.cell.all_outputs(z, x, mask))
 
 
-def _frame_by_frame(
-    prior: DynamicalPrior,
-    s: Tensor,
-    z: Tensor,
-    own: Tensor,
-    anchor: Anchor | None,
-    mask: Tensor | None,
+def _fed_frames(
+    prior: DynamicalPrior, s: Tensor, z: Tensor, own: Tensor, anchor: Anchor | None, mask: Tensor
 ) -> Iterator[Frame]:
     """Yield frames of z and s given, predictions fed back; rows flat."""
-    z, given = z.expand(*s.shape[:-1], -1), rows(s)
-    state = prior.cell.foresee(prior.cell.start(s.shape[:-2], s), z, mask)
-    return unroll(
-        prior.cell, prior.emission, state, s.shape[-2], z=rows(z), s=given, own=rows(own),
-        first=None if anchor is None else given[:, 0],
+    return frame_by_frame(
+        prior, s, s.shape[-2], z=z.expand(*s.shape[:-1], -1), mask=mask, s=rows(s), own=rows(own),
+        first=None if anchor is None else rows(s)[:, 0],
     )
+
+
+def frame_by_frame(
+    prior: DynamicalPrior,
+    like: Tensor,  # for batch shape, dtype and device; shape: (*batch, T', X)
+    num_steps: int,
+    *,
+    z: Tensor | None = None,  # as far as it is known, shape: (*batch, T', L)
+    z_noise: Tensor | None = None,  # shape: (*batch, T, L)
+    mask: Tensor | None = None,  # shape: broadcastable to (*batch, T)
+    **given: Tensor | None,  # what else `unroll` takes, rows flat
+) -> Iterator[Frame]:
+    """Yield frames from the first on, rows flat; all of z is there first where a decoder asks."""
+    cell, state = prior.cell, prior.cell.start(like.shape[:-2], like)
+    latents = {name: rows(v) for name, v in (("z", z), ("z_noise", z_noise)) if v is not None}
+    if cell.looks_ahead:
+        if z is None or z.shape[-2] < num_steps:  # p(z) reads no s: any will do
+            unread = rows(like.new_zeros(*like.shape[:-2], num_steps, prior.source_dim))
+            frames = unroll(cell, prior.emission, state, num_steps, s=unread, **latents)
+            z = torch.stack([frame.z for frame in frames], 1)
+            z = z.reshape(*like.shape[:-2], *z.shape[1:])
+            latents = {"z": rows(z)}
+        state = cell.foresee(state, z, mask)
+    return unroll(cell, prior.emission, state, num_steps, **latents, **given)
 
 
 def gaussian(
@@ -374,15 +386,6 @@ def gaussian(
 ) -> dist.TorchDistribution:  # batch (*), event (D,)
     """N(mean, exp(log_variance)), independent over the last dimension."""
     return diagonal_normal(mean, (0.5 * log_variance).exp())
-
-
-def as_wide(
-    law: dist.TorchDistribution,  # batch (*, T), event (D,)
-    value: Tensor,  # shape: (*, T, D)
-) -> dist.TorchDistribution:  # batch (*, T), event (D,)
-    """Return a law with the batch of the value too, which it has not where it knows none of it."""
-    batch = torch.broadcast_shapes(law.batch_shape, value.shape[:-1])
-    return law if batch == law.batch_shape else law.expand(batch)
 
 
 def _same(left: Tensor, right: Tensor) -> bool:

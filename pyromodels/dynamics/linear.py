@@ -55,17 +55,22 @@ class LinearGaussianPath(PathDistribution):
             steps.append(self._step(steps[-1]) + shock)
         return torch.stack(steps, -2)
 
-    def message(self) -> GaussianMessage:
-        """Return A, 0 and diag(q), and in the first frame 0 and the anchor's mean and variance."""
-        blocks = self.transition.shape[:2]
-        shape = (*self.batch_shape, self.event_shape[0], *blocks)
-        transition = self.transition.expand(*shape, blocks[1]).clone()
-        transition[..., 0, :, :, :] = 0.0
-        offset = self.like.new_zeros(shape)
-        offset[..., 0, :, :] = self.anchor.loc.unflatten(-1, blocks)
-        variance = self.scale.unflatten(-1, blocks).square().unsqueeze(-3).expand(shape).clone()
-        variance[..., 0, :, :] = self.anchor.variance.unflatten(-1, blocks)
-        return GaussianMessage(transition, offset, torch.diag_embed(variance))
+
+def linear_message(
+    transition: Tensor,  # A, shape: (G, d, d)
+    scale: Tensor,  # sqrt(q), shape: broadcastable to (*batch, N, D)
+    anchor: Anchor,
+    shape: torch.Size,  # (*batch, N, T)
+) -> GaussianMessage:
+    """Return A, 0 and diag(q), and in the first frame 0 and the anchor's mean and variance."""
+    blocks = transition.shape[:2]
+    transition = transition.expand(*shape, *blocks, blocks[1]).clone()
+    transition[..., 0, :, :, :] = 0.0
+    offset = anchor.loc.new_zeros(*shape, *blocks)
+    offset[..., 0, :, :] = anchor.loc.unflatten(-1, blocks)
+    variance = scale.unflatten(-1, blocks).square().unsqueeze(-3).expand_as(offset).clone()
+    variance[..., 0, :, :] = anchor.variance.unflatten(-1, blocks)
+    return GaussianMessage(transition, offset, torch.diag_embed(variance))
 
 
 @DYNAMICS.register("linear")
@@ -233,4 +238,5 @@ class LinearGaussian(SourcePrior):
     ) -> GaussianMessage:
         """Return A, 0 and diag(q), exact: of the iterate only its shape is read."""
         self.check(s, anchor)
-        return self.path(s.shape[-2], anchor).expand(s.shape[:-2]).message()
+        scale = self.process_scale(anchor).flatten(-2)
+        return linear_message(self.transition, scale, anchor, s.shape[:-1])

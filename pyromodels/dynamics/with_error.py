@@ -8,7 +8,7 @@ from torch import Tensor
 from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution, diagonal_normal
 from pyromodels.dynamics.base import SourcePrior, Statement
-from pyromodels.dynamics.linear import LinearGaussianPath
+from pyromodels.dynamics.linear import LinearGaussianPath, linear_message
 from pyromodels.errors import SpecError, mismatch
 
 
@@ -112,7 +112,7 @@ class WithError(SourcePrior):
         """Sample x and e as the one site `name`, and the prior's own latents."""
         self.check(anchor.loc.unsqueeze(-2), anchor)
         start, error_start = self._anchors(anchor)
-        error = self._error(error_start, num_steps, mask)
+        error = LinearGaussianPath(*self._error(error_start), error_start, num_steps, mask)
         whole = []
 
         def sample_both(site: str, law: PathDistribution) -> Tensor:
@@ -138,8 +138,7 @@ class WithError(SourcePrior):
         self.check(s, anchor)
         start, error_start = self._anchors(anchor)
         message = self.prior.gaussian_message(self.split(s)[0], anchor=start, z_noise=z_noise)
-        batch_shape = message.offset.shape[:-3]
-        error = self._error(error_start, s.shape[-2]).expand(batch_shape).message()
+        error = linear_message(*self._error(error_start), error_start, message.offset.shape[:-2])
         return GaussianMessage(
             _beside(message.transition, error.transition),
             torch.cat((message.offset, error.offset), -1),
@@ -151,13 +150,11 @@ class WithError(SourcePrior):
         (loc, error_loc), (variance, error_variance) = (self.split(part) for part in anchor)
         return Anchor(loc, variance), Anchor(error_loc, error_variance)
 
-    def _error(
-        self, start: Anchor, num_steps: int, mask: Tensor | None = None
-    ) -> LinearGaussianPath:
-        """p(e), the deviation of whose noise is sqrt((1 - rho^2) Var e_1)."""
+    def _error(self, start: Anchor) -> tuple[Tensor, Tensor]:
+        """Return rho, shape (G, 1, 1), and the deviation of the error's noise, (*batch, N, G)."""
         rho = start.variance.new_full((self.num_blocks, 1, 1), self.correlation)
         scale = ((1 - self.correlation**2) * start.variance).sqrt()
-        return LinearGaussianPath(rho, scale, start, num_steps, mask)
+        return rho, scale
 
 
 class WithErrorPath(PathDistribution):

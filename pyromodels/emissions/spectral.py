@@ -8,7 +8,7 @@ from torch import Tensor
 from pyromodels.distributions.message import Anchor
 from pyromodels.distributions.spectral import PowerSpectrum
 from pyromodels.emissions.base import DecodedEmission, Outputs
-from pyromodels.errors import mismatch
+from pyromodels.errors import check_positive, mismatch
 from pyromodels.registry import EMISSIONS
 
 
@@ -51,11 +51,7 @@ class Spectral(DecodedEmission):
             raise ValueError(
                 mismatch("sees", given=repr(self.sees), expected="power or log_power")
             )
-        for name in ("floor", "spread"):
-            if not getattr(self, name) > 0:
-                raise ValueError(
-                    mismatch(name, given=getattr(self, name), expected="a positive number")
-                )
+        check_positive(self, "floor", "spread")
 
     def see(self, s: Tensor, history: Tensor | None = None) -> Tensor:
         """Return x of a whole spectrogram."""
