@@ -361,7 +361,8 @@ def test_stages_that_cannot_follow_each_other_are_told(settings, message):
         (["inference=tunde"], "unknown inference engine 'tunde'; did you mean 'tuned'"),
         (['metrics.baselines=["klaman"]'], "unknown method 'klaman'; did you mean 'kalman'"),
         (["metrics.baseline=1"], "metrics: unknown key 'baseline'"),
-        (['inference={name="kalman", gate=2}'], "'kalman': given .*expected no option"),
+        (['inference={name="kalman", gaet=2}'], "unknown key 'gaet'; did you mean 'gate'"),
+        (['inference={name="kalman", motion="still"}'], "motion: given 'still'"),
     ],
 )
 def test_a_wrong_stage_or_method_is_told_before_anything_is_built(settings, message):
