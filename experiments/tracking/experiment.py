@@ -250,7 +250,7 @@ class Tracking(Experiment):
         """Return engine and steps, or the stages with their options."""
         name = spec.inference["name"]
         if model.engine is not None:
-            return f"inference  {name}, at most {model.engine.steps} steps"
+            return f"inference  {name}, at most {model.engine.options.max_steps} steps"
         if is_method(name):
             said = described(spec.inference, METHODS)
             return f"inference  {name}: a method that brings its own model\n{said}"

@@ -25,11 +25,6 @@ class Engine:
     options: AscentOptions
 
     @property
-    def steps(self) -> int:
-        """Most steps."""
-        return self.options.max_steps
-
-    @property
     def guide(self) -> nn.Module:
         """The guide that the stepper moves, which need not be the one it was built from."""
         return self.stepper.guide
@@ -37,10 +32,6 @@ class Engine:
     def step(self, batch: Any) -> float:
         """Take one step; return the loss, nats, summed over sequences."""
         return self.stepper.step(batch)
-
-    def evaluate_loss(self, batch: Any) -> float:
-        """Return the loss, nats, summed over sequences."""
-        return self.stepper.evaluate_loss(batch)
 
     def run(self, batch: Any, on_step: OnStep | None = None, **keywords: Any) -> Ascent:
         """Step until done; `folder` and `resume` as `ascend` takes them."""
@@ -58,5 +49,5 @@ def mean_bound(model: nn.Module, engine: Engine, batch: Any) -> float:
         return bound(model, engine.guide, batch).mean().item()
     with restored_random_state():
         torch.manual_seed(0)  # the same estimate whatever was drawn before
-        losses = [engine.evaluate_loss(batch) for _ in range(20)]
+        losses = [engine.stepper.evaluate_loss(batch) for _ in range(20)]
     return -fmean(losses) / batch.num_sequences

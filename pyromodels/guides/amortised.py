@@ -45,14 +45,14 @@ class Amortised(Guide):
     def __init__(self, model: DynamicalVAE, encoder: str | Mapping[str, Any] | None = None) -> None:
         super().__init__()
         if not isinstance(model, DynamicalVAE):
-            hint = 'Its trajectories s are unknown and need a q(s) too: use the guide "mean_field".'
+            more = 'Its trajectories s are unknown and need a q(s) too: use the guide "mean_field".'
+            hint = more if isinstance(model, MixDVAE) else ""
             what, given = "model of the guide amortised", type(model).__name__
-            hint = hint if isinstance(model, MixDVAE) else ""
             raise SpecError(mismatch(what, given=given, expected="DynamicalVAE", hint=hint))
         prior = model.prior
         if prior.latent_dim == 0:
-            what, given = "prior for the guide amortised", type(prior).__name__
-            given, expected = f"{given}, which has no latents", "one with latents, e.g. srnn"
+            what, expected = "prior for the guide amortised", "one with latents, e.g. srnn"
+            given = f"{type(prior).__name__}, which has no latents"
             hint = "Without latents log p(x) is known: nothing is left to infer."
             raise SpecError(mismatch(what, given=given, expected=expected, hint=hint))
         if encoder is None:

@@ -141,7 +141,7 @@ def _svi(device: Device, guide: str, prior: str = "linear", **options: Any) -> A
     engine = engine_of({"name": "svi", "steps": 3, **options}, model, batch, guide)
     torch.manual_seed(3)
     losses = [engine.step(batch) for _ in range(2)]
-    return [losses, engine.evaluate_loss(batch), engine.stepper.state_dict()]
+    return [losses, engine.stepper.evaluate_loss(batch), engine.stepper.state_dict()]
 
 
 case("SVI, closed form")(partial(_svi, guide="mean_field", elbo="closed_form"))
