@@ -1,6 +1,6 @@
 """Damped updates: a step of part of the way, in natural parameters, factor by factor."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,13 +12,13 @@ Factor = TypeVar("Factor", Tensor, GaussianChain, BinaryChain)
 """Responsibilities, zero where nothing is observed, shape (B, T, K, J); q(s); or q(v)."""
 
 
-def damped(old: Factor, new: Factor, rate: float) -> Factor:
+def damped(old: Any, new: Factor, rate: float) -> Factor:  # old of the same kind
     """old^(1 - rate) new^rate, normalised."""
     if rate == 1:
         return new
-    if isinstance(old, GaussianChain):
+    if isinstance(new, GaussianChain):
         return chain_of(Natural(*_lerp(natural(old), natural(new), rate)))
-    if isinstance(old, BinaryChain):
+    if isinstance(new, BinaryChain):
         return normalised(*_lerp(log_potentials(old), log_potentials(new), rate))
     tiny = torch.finfo(old.dtype).tiny
     logits = torch.lerp(old.clamp_min(tiny).log(), new.clamp_min(tiny).log(), rate)
