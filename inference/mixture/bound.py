@@ -59,7 +59,7 @@ def closed_form_elbo(
     *,
     known: BoundParts | None = None,
 ) -> Tensor:  # nats, shape: (B,)
-    """E_q[log p(o, w, v, s)] - E_q[log q], s under the prior's message at the guide's own mean.
+    """E_q[log p(o, w, v, s)] - E_q[log q], s under the prior's message at the guide's own iterate.
 
     The bound itself where the message is exact (linear-Gaussian priors). For deep priors it lacks
     their KL over z and holds the history at its mean: a surrogate, to watch one run with.
@@ -96,7 +96,8 @@ def closed_form_elbo(
 def sources_part(model: MixDVAE, guide: FactorisedGuide, batch: MixtureBatch) -> Tensor:
     """E_q(s)[log p(s) - log q(s)], nats, shape (B,)."""
     sources = guide.sources
-    message = model.prior.gaussian_message(sources.loc, anchor=batch.anchor)
+    seen = model.prior.iterate(sources.loc, sources.variance)
+    message = model.prior.gaussian_message(seen, anchor=batch.anchor)
     return (expected_log_prior(message, sources) + sources.entropy()).sum(1)
 
 

@@ -80,7 +80,11 @@ class NaturalSources(Update):
             history = moments[0].flatten(-2)
             if self.detach_history:
                 history = history.detach()
-            message = model.prior.gaussian_message(history, anchor=batch.anchor)
+            square = moments[1].diagonal(dim1=-2, dim2=-1).flatten(-2)
+            if self.detach_history:
+                square = square.detach()
+            seen = model.prior.iterate(history, square - history.square())
+            message = model.prior.gaussian_message(seen, anchor=batch.anchor)
             energy = expected_log_path(message, *moments).sum()
             energy = energy + _log_likelihood(model, guide, batch, *moments[:2])
             first, second, cross = torch.autograd.grad(energy, moments)

@@ -100,7 +100,8 @@ class SourceUpdate(Update):
         if self.generator is not None and model.prior.latent_dim:
             shape = (*loc.shape[:-1], model.prior.latent_dim)
             noise = torch.randn(shape, generator=self.generator, dtype=loc.dtype, device=loc.device)
-        message = model.prior.gaussian_message(loc, anchor=batch.anchor, z_noise=noise)
+        seen = model.prior.iterate(loc, guide.sources.variance)
+        message = model.prior.gaussian_message(seen, anchor=batch.anchor, z_noise=noise)
         if self.history == "fixed":
             message = message.at(loc)
         exact = model.prior.message_is_exact and self.history == "smoothed"

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyromodels.distributions.chain import GaussianChain, block_inverse, block_logdet
-from pyromodels.distributions.message import GaussianMessage
+from pyromodels.distributions.chain import GaussianChain, block_inverse, block_logdet, matvec
+from pyromodels.distributions.message import FrameMessage, GaussianMessage
 
 
 class Filtered(NamedTuple):
@@ -58,6 +58,8 @@ def smooth_and_compare(
     compare: bool = True,
 ) -> Smoothed:
     """`smooth`, with KL(q(s) || p(s)) from what the filter has computed anyway."""
+    if isinstance(message, FrameMessage) and not compare:
+        return Smoothed(_frame_by_frame(message, precision, information), None)
     lanes, shape = _to_lanes(message, precision, information)
     transition, _, noise, *_ = lanes
     filtered = _filter(lanes)
@@ -88,6 +90,16 @@ def smooth_and_compare(
         divergence = _divergence(lanes, filtered, correction, smoothed)
         divergence = divergence.unflatten(-1, (*shape[:-2], shape[-1])).sum(-1)
     return Smoothed(chain, divergence)
+
+
+def _frame_by_frame(
+    message: GaussianMessage, precision: Tensor, information: Tensor
+) -> GaussianChain:
+    """Return q(s) where nothing goes from a frame to the next (thesis eq. 3.18-3.19)."""
+    own = block_inverse(message.covariance)
+    covariance = block_inverse(own + precision)
+    loc = matvec(covariance, matvec(own, message.offset) + information)
+    return GaussianChain(loc, covariance, None, covariance=covariance, validate_args=False)
 
 
 def _divergence(

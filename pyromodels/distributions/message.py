@@ -54,6 +54,22 @@ class GaussianMessage(NamedTuple):
         )
 
 
+class FrameMessage(GaussianMessage):
+    """A message that is known to have no transition: A = 0, so that no smoother need run."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(
+        cls,
+        loc: Tensor,  # shape: (*batch, N, T, D)
+        variance: Tensor,  # shape: (*batch, N, T, D)
+    ) -> "FrameMessage":
+        """Return the message N(loc, diag(variance)) of every frame, in blocks of one."""
+        covariance = variance[..., None, None]
+        return cls(covariance.new_zeros(()).expand_as(covariance), loc[..., None], covariance)
+
+
 class AnchoredFrames(TorchDistribution):
     r"""p(s_1) = N(anchor), p(s_t | s_{<t}) as given for t > 1; batch (*, T), event (D,).
 

@@ -83,10 +83,11 @@ class Autoregressive(EmittingPrior):
                 raise SpecError(mismatch(name, given=size, expected="1 or more"))
         if tied_dim < 0:
             raise SpecError(mismatch("tied_dim", given=tied_dim, expected="0 or more"))
-        self.source_dim, self.num_members = source_dim, num_members
+        self.num_members = num_members
         self.num_networks = 1 if tied_dim else num_members
         self.emission = make_emission(emission)
         self.emission.check_source_dim(source_dim)
+        self.source_dim = self.emission.frame_dim(source_dim)
         self.memory = make_memory(past, self.num_networks, source_dim, past_dim)
         names = torch.randn(1, num_members, tied_dim) if tied_dim else None
         self.names = None if names is None else nn.Parameter(names)

@@ -93,6 +93,14 @@ class SourcePrior(nn.Module, ABC):
             NotImplementedError: where `has_gaussian_message` is False.
         """
 
+    def iterate(
+        self,
+        mean: Tensor,  # of q(s), shape: (*batch, N, T, D)
+        variance: Tensor,  # shape: (*batch, N, T, D)
+    ) -> Tensor:  # shape: (*batch, N, T, D)
+        """Return what stands for s where networks ask for it and q(s) is all that is known."""
+        return mean
+
     @property
     def has_elbo(self) -> bool:
         """Whether `elbo` exists: whether there are networks to train."""
@@ -159,6 +167,10 @@ class EmittingPrior(SourcePrior):
     def has_gaussian_message(self) -> bool:
         """Whether its frames are Gaussian."""
         return self.emission.has_gaussian_message
+
+    def iterate(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """Return what its frames make of q(s)."""
+        return self.emission.iterate(mean, variance)
 
     def check_start(self, anchor: Anchor | None) -> None:
         """Raise where frames cannot say where a trajectory starts and nobody else does."""

@@ -83,7 +83,7 @@ class DynamicalPrior(EmittingPrior):
         super().__init__()
         self.emission = make_emission(emission, DecodedEmission)
         self.emission.check_source_dim(cell.source_dim)
-        self.source_dim, self.latent_dim = cell.source_dim, cell.latent_dim
+        self.source_dim, self.latent_dim = self.emission.frame_dim(cell.source_dim), cell.latent_dim
         self.cell, self.global_dim = cell, global_dim
         networks = cell.networks()
         for name in cell.shared:
@@ -122,7 +122,7 @@ class DynamicalPrior(EmittingPrior):
 
     def build_encoder(self, spec: str | Mapping[str, Any]) -> Encoder:
         """Return a new encoder of z for these networks, see `make_encoder`."""
-        sizes = {"source_dim": self.source_dim, "latent_dim": self.latent_dim}
+        sizes = {"source_dim": self.cell.source_dim, "latent_dim": self.latent_dim}
         return make_encoder(spec, **sizes, shared=self.cell.sharing)
 
     def see(
@@ -215,6 +215,12 @@ class DynamicalPrior(EmittingPrior):
     ) -> DynamicalPrior:
         """Return p(s, z | w) and q(z | s, w), on the networks of this prior."""
         return DynamicalPrior(self.cell.given(w), self.emission, self.encoder)
+
+    def with_emission(self, emission: str | Mapping[str, Any] | Emission) -> DynamicalPrior:
+        """Return the same networks with another emission, of the same outputs: a law of spectra in
+        place of that of powers.
+        """
+        return DynamicalPrior(self.cell, emission, self.encoder, global_dim=self.global_dim)
 
     # ---- what inference uses without Pyro
 

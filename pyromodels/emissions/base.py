@@ -101,6 +101,8 @@ class Emission(ABC):
     """Whether a trajectory can start at a Gaussian."""
     has_gaussian_message: ClassVar[bool] = False
     """Whether a frame is Gaussian given its context, so that `message` exists."""
+    expects_mean: ClassVar[bool] = True
+    """Whether `expected` is the mean of a frame; else one that networks see as they should."""
     noise_is_unique: bool = True
     """Whether a frame tells the noise that drove it."""
     contract_specs: ClassVar[tuple[dict[str, Any], ...]] = ({},)
@@ -110,6 +112,18 @@ class Emission(ABC):
         """Raise `ShapeError` where frames of this size mean nothing here."""
         if source_dim < 1:
             raise ShapeError(mismatch("source_dim", given=source_dim, expected="1 or more"))
+
+    def frame_dim(self, source_dim: int) -> int:
+        """Return D, the numbers of a frame that networks of this size speak of."""
+        return source_dim
+
+    def iterate(
+        self,
+        mean: Tensor,  # of q(s), shape: (*, D)
+        variance: Tensor,  # shape: (*, D)
+    ) -> Tensor:  # shape: (*, D)
+        """Return the frame that networks are to see in place of s_t, of which q(s_t) is known."""
+        return mean
 
     @abstractmethod
     def head(
@@ -166,7 +180,7 @@ class DecoderHead(Head):
     def __init__(self, emission: DecodedEmission, decoder: Heads) -> None:
         super().__init__()
         self.emission, self.decoder = emission, decoder
-        self.noise_dim = decoder.heads()[0].out_features
+        self.noise_dim = emission.frame_dim(decoder.heads()[0].out_features)
 
     def see(self, s: Tensor) -> Tensor:
         """Return x of a whole trajectory."""

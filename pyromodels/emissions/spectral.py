@@ -75,9 +75,7 @@ class Spectral(DecodedEmission):
         self, outputs: Outputs, history: Tensor, anchor: Anchor | None
     ) -> PowerSpectrum:
         """Return p(|s_t|^2 | past) of every frame."""
-        if anchor is not None:
-            hint = "A spectrogram starts wherever its model says."
-            raise ValueError(mismatch("anchor", given="an Anchor", expected=None, hint=hint))
+        refuse_anchor(anchor)
         return PowerSpectrum(self.log_variance(outputs), validate_args=False)
 
     def expected(self, outputs: Outputs, previous: Tensor | None) -> Tensor:
@@ -87,3 +85,10 @@ class Spectral(DecodedEmission):
     def draw(self, outputs: Outputs, noise: Tensor, previous: Tensor | None) -> Tensor:
         """Return |s_t|^2 at the same quantile as the noise."""
         return PowerSpectrum.from_noise(self.log_variance(outputs).exp(), noise)
+
+
+def refuse_anchor(anchor: Anchor | None) -> None:
+    """Raise `ValueError` where a spectrogram is told how to start."""
+    if anchor is not None:
+        hint = "A spectrogram starts wherever its model says."
+        raise ValueError(mismatch("anchor", given="an Anchor", expected=None, hint=hint))

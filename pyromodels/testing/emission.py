@@ -41,6 +41,8 @@ def check_seen(emission: Emission) -> None:
 
 def check_mean(emission: Emission) -> None:
     """What is expected of a frame is the mean of its law; neither is there without the other."""
+    if not emission.expects_mean:
+        return
     head, context, s, _ = drawn(emission)
     last = (context[:, -1].unsqueeze(0), s[:, -2].unsqueeze(0))
     try:

@@ -1,0 +1,1 @@
+"""Closed forms of sources that add up."""
