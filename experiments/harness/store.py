@@ -16,13 +16,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pyromodels.dynamics.base import SourcePrior
 from pyromodels.experiments.harness.records import replacing, runs_folder
-from pyromodels.experiments.harness.weights import read_prior, save_prior
+from pyromodels.experiments.harness.weights import KINDS, kind_of, read_prior, save_prior
 from pyromodels.inference.training import distributed
 from pyromodels.inference.training.checkpoint import remove_checkpoints
 from pyromodels.inference.training.seeding import seed_all
-from pyromodels.registry import DYNAMICS
 
 try:
     import fcntl
@@ -30,7 +28,7 @@ except ImportError:  # Windows has none: there two commands may train the same w
     fcntl = None
 
 MadeBy = Mapping[str, Any]
-"""Plain data that determines weights: "prior", its spec, and whatever else they depend on."""
+"""Plain data that determines weights: their spec, "prior" or "network", and all else."""
 History = list[dict[str, Any]]
 """What a training said of itself, a record a look."""
 
@@ -38,13 +36,13 @@ History = list[dict[str, Any]]
 class Trained(NamedTuple):
     """Weights of the store."""
 
-    prior: SourcePrior
+    prior: Any  # or a network
     record: dict[str, Any]  # what made them, and what came of it: "stopped" among it
     history: History
     folder: Path
 
 
-Train = Callable[[SourcePrior, Path], tuple[dict[str, Any], History]]
+Train = Callable[[Any, Path], tuple[dict[str, Any], History]]
 """Fresh prior, folder of checkpoints -> what came of it, and its history; the prior is trained."""
 
 
@@ -57,7 +55,7 @@ def place_of(made_by: MadeBy) -> Path:
     """
     content = json.dumps(made_by, sort_keys=True).encode()
     key = hashlib.sha256(content).hexdigest()[:16]
-    return runs_folder() / "weights" / f"{made_by['prior']['name']}-{key}"
+    return runs_folder() / "weights" / f"{made_by[kind_of(made_by)]['name']}-{key}"
 
 
 def find(made_by: MadeBy, folder: Path | None = None) -> Trained | None:
@@ -123,13 +121,14 @@ def _trained(
 ) -> Trained:
     """Train fresh weights into a folder."""
     seed_all(seed)
-    prior = DYNAMICS.build(made_by["prior"]).to(device)
+    kind = kind_of(made_by)
+    prior = KINDS[kind].build(made_by[kind]).to(device)
     checkpoints = folder / "checkpoints"
     came_of_it, history = train(prior, checkpoints)
     num_parameters = sum(p.numel() for p in prior.parameters() if p.requires_grad)
     record = {**made_by, "parameters": num_parameters, **came_of_it}
     if distributed.is_first():
-        save_prior(folder / "weights.safetensors", prior, made_by["prior"], record)
+        save_prior(folder / "weights.safetensors", prior, made_by[kind], record)
         with replacing(folder / "history.jsonl") as part:
             part.write_text("".join(f"{json.dumps(r)}\n" for r in history), encoding="utf-8")
         if came_of_it.get("stopped") != "time":

@@ -1,4 +1,4 @@
-"""Weights of priors: tensors in safetensors, the constructor's spec in JSON beside them.
+"""Weights of priors and networks: tensors in safetensors, the spec in JSON beside them.
 
 Some ship with the package, by name; the authors' of the published models are state dicts.
 """
@@ -12,11 +12,15 @@ from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from pyromodels.dynamics.base import SourcePrior
 from pyromodels.errors import SpecError, mismatch, unknown
 from pyromodels.published_weights.load import load_published
-from pyromodels.registry import DYNAMICS
+from pyromodels.registry import DYNAMICS, NETWORKS, Registry
+
+KINDS: dict[str, Registry] = {"prior": DYNAMICS, "network": NETWORKS}
+"""What a record is of: the key of its spec, and where that is looked up."""
 
 CENTRES = "centre_size"
 """Trajectories of boxes as (centre x, centre y, width, height) over the image's size, y down."""
@@ -25,9 +29,9 @@ PUBLISHED = "published_corners"
 
 
 class PriorWeights(NamedTuple):
-    """A prior with its weights, in evaluation mode, and what came of its training."""
+    """A prior, or network, with its weights, in evaluation mode, and what came of its training."""
 
-    prior: SourcePrior
+    prior: Any
     record: dict[str, Any]  # the JSON: prior, coordinates of boxes, command, versions, metrics, ...
 
 
@@ -60,14 +64,19 @@ def load_weights(name_or_path: str | Path) -> PriorWeights:
         return read_prior(folder / f"{name_or_path}.json")
 
 
+def kind_of(record: Mapping[str, Any]) -> str:
+    """Return which key of `KINDS` a record has, "prior" where it has none."""
+    return next((kind for kind in KINDS if kind in record), "prior")
+
+
 def save_prior(
     path: Path,  # of the .safetensors; the JSON is written beside it
-    prior: SourcePrior,
+    prior: nn.Module,
     spec: Mapping[str, Any],
     record: Mapping[str, Any],
 ) -> None:
     """Write a prior's tensors and its JSON; each file appears whole or not at all."""
-    content = {"prior": dict(spec), **record, "versions": _versions()}
+    content = {kind_of(record): dict(spec), **record, "versions": _versions()}
     tensors = {name: t.detach().contiguous().clone() for name, t in prior.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
@@ -95,15 +104,16 @@ def read_prior(path: Path) -> PriorWeights:
                                     "of the same name")
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
-        prior = DYNAMICS.build(content["prior"])
+        kind = kind_of(content)
+        prior = KINDS[kind].build(content[kind])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise SpecError(f"{record} is not the JSON of a prior's weights ({error!r})") from None
-    if not isinstance(prior, SourcePrior):
+    if kind == "prior" and not isinstance(prior, SourcePrior):
         raise SpecError(mismatch(str(record), given=content["prior"], expected="a source prior"))
     try:
         prior.load_state_dict(load_file(tensors), strict=True)
     except (SafetensorError, RuntimeError) as error:
-        raise SpecError(f"{tensors} does not hold the weights of {content['prior']['name']!r} as "
+        raise SpecError(f"{tensors} does not hold the weights of {content[kind]['name']!r} as "
                         f"{record.name} describes it: {error}") from None
     return PriorWeights(prior.eval(), content)
 

@@ -13,11 +13,19 @@ from pyromodels.experiments.datasets import DATASETS
 from pyromodels.experiments.harness.experiment import EXPERIMENTS, METHODS, STAGES
 from pyromodels.experiments.runs.shipped import shipped_specs
 from pyromodels.inference.engines import ENGINES
-from pyromodels.registry import DYNAMICS, EMISSIONS, GUIDES, MODELS, OBSERVATIONS, Registry
+from pyromodels.registry import (
+    DYNAMICS,
+    EMISSIONS,
+    GUIDES,
+    MODELS,
+    NETWORKS,
+    OBSERVATIONS,
+    Registry,
+)
 
 REGISTRIES: tuple[Registry, ...] = (
-    EXPERIMENTS, DATASETS, MODELS, DYNAMICS, EMISSIONS, OBSERVATIONS, GUIDES, ENGINES, STAGES,
-    METHODS,
+    EXPERIMENTS, DATASETS, MODELS, DYNAMICS, EMISSIONS, NETWORKS, OBSERVATIONS, GUIDES, ENGINES,
+    STAGES, METHODS,
 )
 """Everything that a spec may name."""
 

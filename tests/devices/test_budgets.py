@@ -14,6 +14,7 @@ from pretend import NAME, Watched
 from pyromodels.batch import SequenceBatch
 from pyromodels.dynamics.tvgmm import TVGMM
 from pyromodels.dynamics.tvnf import TVNF
+from pyromodels.experiments.demonstrations.device_cases import sounds
 from pyromodels.experiments.demonstrations.device_cases.mixtures import engine_of, mixture
 from pyromodels.experiments.speech.training import SpeechLoss
 from pyromodels.guides.amortised import Amortised
@@ -40,6 +41,16 @@ def test_a_sweep_of_vem_neither_waits_nor_uploads(prior):
         made, batch = engine({"name": "vem"}, prior=prior)
         seen.reset()
         made.stepper.sweep(batch)
+    assert (dict(seen.waits), dict(seen.uploads)) == ({}, {})
+
+
+@pytest.mark.parametrize("order", sounds.ORDERS)
+def test_a_sweep_on_spectra_neither_waits_nor_uploads(order):
+    with Watched() as seen:
+        made, batch = sounds.engine(NAME, order)
+        made.sweep(batch)
+        seen.reset()
+        made.sweep(batch)
     assert (dict(seen.waits), dict(seen.uploads)) == ({}, {})
 
 

@@ -5,7 +5,7 @@ the numbers it came to: tensors, floats, and lists of them. `pyromodels bench gp
 a GPU, the tests on a device that only pretends to be one.
 """
 
-from pyromodels.experiments.demonstrations.device_cases import mixtures, sequences
+from pyromodels.experiments.demonstrations.device_cases import mixtures, sequences, sounds
 from pyromodels.experiments.demonstrations.device_cases.registry import CASES, SLOW, run_case
 
-__all__ = ["CASES", "SLOW", "mixtures", "run_case", "sequences"]
+__all__ = ["CASES", "SLOW", "mixtures", "run_case", "sequences", "sounds"]

@@ -1,0 +1,1 @@
+"""Sounds that are mixed, and the sounds of one kind that priors learn from."""

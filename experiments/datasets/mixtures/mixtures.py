@@ -1,0 +1,119 @@
+"""Mixtures of known sources, and recordings of each kind of source to learn it from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyromodels.errors import SpecError, mismatch, unknown
+from pyromodels.experiments.datasets import DATASETS
+from pyromodels.experiments.datasets.speech.audio import peak_normalise, read_audio
+from pyromodels.experiments.datasets.speech.recordings import SpeechData, load_speech_folder
+
+
+class Mixture(NamedTuple):
+    """Sources that add up."""
+
+    name: str
+    sources: Tensor  # shape: (N, n), 16 kHz; the mixture has a peak of 1
+
+    @property
+    def signal(self) -> Tensor:  # shape: (n,)
+        """The mixture."""
+        return self.sources.sum(0)
+
+
+@dataclass(frozen=True)
+class MixtureData:
+    """Recordings of every kind of source, and mixtures to be taken apart.
+
+    Args:
+        name: of the data.
+        recordings: kind -> files to learn it from; the order is that of the sources.
+        mixtures: what is taken apart, with the truth.
+    """
+
+    name: str
+    recordings: Mapping[str, SpeechData]
+    mixtures: tuple[Mixture, ...]
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Names of the sources."""
+        return tuple(self.recordings)
+
+    def recorded(self, split: str) -> list[Tensor]:
+        """Return all recordings of every kind, one after the other, peak 1 each; shapes (n,)."""
+        return [
+            torch.cat([peak_normalise(read_audio(path)) for path in data.files(split)])
+            for data in self.recordings.values()
+        ]
+
+
+@DATASETS.register("mixture_list")
+def load_mixture_list(
+    path: str | Path, kinds: tuple[str, ...], num_frames: int = 0, most: int = 0
+) -> MixtureData:
+    """Mixtures that a JSON list describes, made of files beside it.
+
+    An entry of the list says of every kind, e.g. "speech", where it comes from:
+
+        {"id": ..., "n": samples, "norm_gain": g, "speech": file, "speech_offset": sample,
+         "speech_gain": g_1, "flute": file, ...}
+
+    and the mixture is g (g_1 speech + g_2 flute + ...). The folder of each kind, with the folders
+    train, valid and test, lies beside the list.
+
+    Args:
+        path: the JSON list.
+        kinds: of sources, in their order.
+        num_frames: take entries with this "T" only; 0: all.
+        most: take the first so many of these; 0: all.
+
+    Raises:
+        FileNotFoundError: for a list, or a file in it, that is not there.
+        SpecError: for a list that does not say all of this, or has no such entry.
+    """
+    path = Path(path)
+    entries = _entries(path)
+    if num_frames:
+        entries = [entry for entry in entries if entry.get("T") == num_frames]
+    entries = entries[: most or None]
+    if not entries:
+        raise SpecError(mismatch("num_frames", given=num_frames, expected=f"a T that {path} has"))
+    recordings = {kind: load_speech_folder(path.parent / kind) for kind in kinds}
+    mixtures = tuple(_mixture(path, entry, kinds) for entry in entries)
+    return MixtureData(path.stem, recordings, mixtures)
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; expected a JSON list of mixtures")
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise SpecError(f"{path} is not JSON: {error}") from None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise SpecError(mismatch(str(path), given="something else", expected="a list of tables"))
+    return entries
+
+
+def _mixture(path: Path, entry: dict[str, Any], kinds: tuple[str, ...]) -> Mixture:
+    parts = []
+    for kind in kinds:
+        if missing := {kind, "n", "norm_gain"} - entry.keys():
+            name = sorted(missing)[0]
+            raise SpecError(f"{path}: {unknown('kind of source', given=name, known=list(entry))}")
+        first = entry.get(f"{kind}_offset", 0)
+        signal = read_audio(path.parent / entry[kind])[first : first + entry["n"]]
+        if len(signal) != entry["n"]:
+            given = f"{entry[kind]}, {len(signal)} samples from {first}"
+            raise SpecError(mismatch(str(path), given=given, expected=f"{entry['n']} samples"))
+        parts.append(entry["norm_gain"] * entry.get(f"{kind}_gain", 1.0) * signal)
+    return Mixture(str(entry.get("id", path.stem)), torch.stack(parts))

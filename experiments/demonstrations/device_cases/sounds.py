@@ -1,0 +1,70 @@
+"""Complex spectra: MixDVAE, sources that add up, the network that tells whose a bin is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pyromodels.batch import MixtureBatch
+from pyromodels.dynamics.by_source import BySource
+from pyromodels.dynamics.srnn import SRNN
+from pyromodels.dynamics.vae import VAE
+from pyromodels.experiments.demonstrations.device_cases.registry import Device, case
+from pyromodels.guides.mean_field import MeanField
+from pyromodels.guides.wiener import Wiener
+from pyromodels.inference.additive.wiener import wiener_em
+from pyromodels.inference.engines.coordinate_ascent import CoordinateAscent
+from pyromodels.inference.mixture.forward import ForwardSourceUpdate
+from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate
+from pyromodels.inference.mixture.vem import VEM
+from pyromodels.inference.posterior.posterior import Posterior
+from pyromodels.models.additive import Additive
+from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.networks.assigner import Assigner
+from pyromodels.observations.spectra import ComplexSpectra, spectra_batch
+
+ORDERS = {"forward": ForwardSourceUpdate, "whole": SourceUpdate}
+
+
+def spectra(device: Device) -> tuple[BySource, MixtureBatch]:
+    """Return priors of two kinds of source, and mixtures of five frames and four bins."""
+    torch.manual_seed(0)
+    sizes = {"source_dim": 4, "emission": "complex"}
+    prior = BySource([SRNN(**sizes), VAE(**sizes)]).eval().to(device)
+    return prior, spectra_batch(torch.randn(2, 5, 4, dtype=torch.complex64), 2).to(device)
+
+
+def engine(device: Device, order: str) -> tuple[CoordinateAscent, MixtureBatch]:
+    """Return variational EM of MixDVAE, in one of `ORDERS`."""
+    prior, batch = spectra(device)
+    model = MixDVAE(prior, ComplexSpectra(prior)).to(device)
+    guide = MeanField(model, batch).to(device)
+    return VEM(model, guide, [ORDERS[order](), AssignmentUpdate()]), batch
+
+
+for _order in ORDERS:
+
+    @case(f"VEM on spectra, {_order}")
+    def _(device: Device, order: str = _order) -> Any:
+        made, batch = engine(device, order)
+        losses = [made.step(batch) for _ in range(2)]
+        return [losses, made.guide.responsibilities, made.guide.sources.loc]
+
+
+@case("sources that add up")
+def _(device: Device) -> Any:
+    prior, batch = spectra(device)
+    model = Additive(prior).to(device)
+    guide = Wiener(model, batch).to(device)
+    made = wiener_em(model, guide)
+    losses = [made.step(batch) for _ in range(2)]
+    draws = Posterior(model, guide, batch).sample(2)
+    return [losses, guide.variances, *(draws[name].shape for name in sorted(draws))]
+
+
+@case("assigner")
+def _(device: Device) -> Any:
+    torch.manual_seed(0)
+    network, power = Assigner(33, 2, hidden_dim=4).to(device), torch.rand(2, 5, 33).to(device)
+    return network(power)

@@ -1,0 +1,1 @@
+"""The experiment "separation": a mixture of sounds, and whose is what."""

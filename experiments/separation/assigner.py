@@ -1,0 +1,158 @@
+"""Training of the network that says whose a bin is, on mixtures drawn from recordings."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pyromodels.audio.stft import STFT
+from pyromodels.errors import SpecError, mismatch
+from pyromodels.experiments.datasets.mixtures.mixtures import MixtureData
+from pyromodels.experiments.harness.store import History, MadeBy, Trained, find_or_train
+from pyromodels.experiments.harness.weights import load_weights
+from pyromodels.experiments.separation.simulate import Simulation, simulated
+from pyromodels.inference.training.fit import fit
+from pyromodels.inference.training.options import FitOptions, Weights
+from pyromodels.networks.assigner import Assigner
+
+CEILING_DB = 30.0
+"""A source that comes out with more than this counts as perfect, lest silence govern training."""
+
+
+@dataclass(frozen=True)
+class AssignerOptions:
+    """How the network is trained: Adam on drawn mixtures, the rate falling by half a cosine.
+
+    Args:
+        weights: trained ones in place of all that: a name that ships with the package, or a path.
+        hidden_dim: of its LSTMs.
+        steps: of Adam.
+        steps_per_epoch: between two looks at the validation recordings.
+        batch_size: mixtures a step.
+        learning_rate: the highest.
+        num_frames, level_db, speed, equalisation_db: see `Simulation`.
+    """
+
+    weights: str | None = None
+    hidden_dim: int = 120
+    steps: int = 3000
+    steps_per_epoch: int = 100
+    batch_size: int = 24
+    learning_rate: float = 2e-3
+    num_frames: int = 64
+    level_db: tuple[float, float] = (-7.0, 12.0)
+    speed: float = 1.2
+    equalisation_db: float = 3.5
+
+    @property
+    def simulation(self) -> Simulation:
+        """How mixtures are drawn."""
+        return Simulation(self.num_frames, self.level_db, self.speed, self.equalisation_db)
+
+    def fit_options(self, seed: int) -> FitOptions:
+        """Return how `fit` is told."""
+        return FitOptions(
+            epochs=math.ceil(self.steps / self.steps_per_epoch), batch_size=self.batch_size,
+            learning_rate=self.learning_rate, final_learning_rate=1e-3 * self.learning_rate,
+            warm_up=100, max_grad_norm=2.0, patience=10**6, seed=seed,
+        )
+
+
+def distortion_db(
+    logits: Tensor,  # of q(w), shape: (B, T, F, N)
+    sources: Tensor,  # their spectra, complex, shape: (B, N, T, F)
+) -> Tensor:  # decibels, shape: (B,)
+    """Return minus the signal-to-noise ratio of E_q[w] o, in the mean over sources."""
+    mask = logits.softmax(-1).movedim(-1, 1)
+    error = (sources - mask * sources.sum(1, keepdim=True)).abs().square().sum((-2, -1))
+    ratio = error / sources.abs().square().sum((-2, -1))
+    return 10 * (ratio + 10 ** (-CEILING_DB / 10)).log10().mean(-1)
+
+
+def made_by(data: MixtureData, options: AssignerOptions, seed: int, stft: STFT) -> MadeBy:
+    """Return what determines a network, for the store."""
+    return {
+        "network": {
+            "name": "assigner", "num_bins": stft.num_bins, "num_sources": len(data.kinds),
+            "hidden_dim": options.hidden_dim,
+        },
+        "training": _plain(options) | {"seed": seed, "window": stft.window, "hop": stft.hop},
+        "data": {kind: found.fingerprint for kind, found in data.recordings.items()},
+    }
+
+
+def _plain(options: AssignerOptions) -> dict[str, Any]:
+    return {key: value for key, value in asdict(options).items() if key != "weights"}
+
+
+def find_or_train_assigner(
+    data: MixtureData,
+    options: AssignerOptions,
+    seed: int,
+    *,
+    stft: STFT | None = None,
+    device: str | torch.device = "cpu",
+    resume: bool = False,
+    folder: Path | None = None,
+) -> Trained:
+    """Return a network trained on the recordings of the data; its mixtures are not looked at.
+
+    Args:
+        data: kinds of sources.
+        options: how.
+        seed: of everything random.
+        stft: of the spectra; None: the one all audio models here use.
+        device: of network and drawn mixtures.
+        resume: go on with a training that was interrupted.
+        folder: in place of the store's own.
+    """
+    stft = STFT() if stft is None else stft
+    if options.weights is not None:
+        network, record = load_weights(options.weights)
+        if not isinstance(network, Assigner) or network.num_sources != len(data.kinds):
+            given = f"{options.weights}, {type(network).__name__}"
+            expected = f"an assigner of {len(data.kinds)} sources"
+            raise SpecError(mismatch("guide.weights", given=given, expected=expected))
+        return Trained(network.to(device), record, [], Path())
+
+    def train(network: Assigner, checkpoints: Path) -> tuple[dict[str, Any], History]:
+        recordings = {
+            split: [part.to(device) for part in data.recorded(split)]
+            for split in ("train", "valid")
+        }
+
+        def loss(rows: Sequence[Tensor], weights: Weights) -> Tensor:
+            split = "train" if network.training else "valid"
+            sources = simulated(recordings[split], len(rows[0]), stft, options.simulation)
+            return distortion_db(network(sources.sum(1).abs().square()), sources)
+
+        drawn = torch.arange(options.steps_per_epoch * options.batch_size, device=device)
+        checked = torch.arange(4 * options.batch_size, device=device)
+        result = fit(
+            network, loss, (drawn,), (checked,), options=options.fit_options(seed),
+            folder=checkpoints, resume=resume, on_epoch=_say_epoch,
+        )
+        network.load_state_dict({k: v.half().to(v) for k, v in network.state_dict().items()})
+        return {
+            "stopped": result.stopped, "best_epoch": result.best_epoch,
+            "validation_db": -result.best_loss,
+            "seconds": sum(r["seconds"] for r in result.history),
+        }, result.history
+
+    return find_or_train(made_by(data, options, seed, stft), train, seed=seed, device=device,
+                         resume=resume, folder=folder)
+
+
+def _say_epoch(record: dict[str, float]) -> None:
+    tqdm.write(
+        f"{record['step']:6d} steps  SNR, dB: train {-record['train_loss']:6.2f}  validation "
+        f"{-record['valid_loss']:6.2f}  {record['seconds']:6.1f} s", file=sys.stderr,
+    )

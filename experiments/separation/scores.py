@@ -1,0 +1,63 @@
+"""What is reached by estimates, by what they start from, and by other methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from pyromodels.audio.stft import STFT
+from pyromodels.experiments.datasets.mixtures.mixtures import Mixture, MixtureData
+from pyromodels.experiments.metrics.audio.distortion import scaled_rmse, si_sdr
+from pyromodels.experiments.separation.baselines import NMF, ideal_binary_mask, oracle_wiener
+from pyromodels.experiments.separation.separate import Separated
+
+BASELINES = ("mixture", "ideal_binary_mask", "oracle_wiener", "nmf")
+"""Methods to compare with."""
+ESTIMATE, START = "estimate", "start"
+"""What inference ends with, and what it began with, among the methods."""
+
+Scores = dict[str, dict[str, list[float]]]
+"""Method -> "kind/figure" -> one value a mixture; the estimate first."""
+Group = tuple[tuple[Mixture, ...], Separated]
+"""Mixtures of one length, and what was made of them."""
+
+
+def scores_of(
+    data: MixtureData, stft: STFT, groups: Sequence[Group], baselines: Sequence[str]
+) -> Scores:
+    """Return SI-SDR and RMSE of estimates, of their start, and of the baselines."""
+    rows: Scores = {}
+    masks = masks_of(data, stft, baselines)
+    for mixtures, made in groups:
+        truth = torch.stack([m.sources for m in mixtures])
+        spectra = stft.analyse(truth)
+        mixture = spectra.sum(1, keepdim=True)
+        methods = {ESTIMATE: made.estimate.cpu()}
+        if made.program is not None:
+            methods[START] = made.start.cpu()
+        methods |= {name: mask(spectra) * mixture for name, mask in masks.items()}
+        for method, estimate in methods.items():
+            signals = stft.synthesise(estimate, truth.shape[-1])
+            for key, figure in (("si_sdr", si_sdr), ("rmse", scaled_rmse)):
+                values = figure(truth, signals)
+                for n, kind in enumerate(data.kinds):
+                    row = rows.setdefault(method, {})
+                    row.setdefault(f"{kind}/{key}", []).extend(values[:, n].tolist())
+    return rows
+
+
+def masks_of(
+    data: MixtureData, stft: STFT, asked: Sequence[str]
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Return baseline -> spectra of the sources (B, N, T, F) -> masks of the same shape."""
+    found: dict[str, Callable[[Tensor], Tensor]] = {
+        "mixture": lambda spectra: torch.ones_like(spectra.real),
+        "ideal_binary_mask": ideal_binary_mask,
+        "oracle_wiener": oracle_wiener,
+    }
+    if "nmf" in asked:
+        learnt = NMF([stft.analyse(r) for r in data.recorded("train")])
+        found["nmf"] = lambda spectra: learnt.masks(spectra.sum(1))
+    return {name: found[name] for name in asked}

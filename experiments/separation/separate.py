@@ -1,0 +1,161 @@
+"""Mixtures of one length taken apart: where inference starts, and what it makes of that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyromodels.batch import MixtureBatch
+from pyromodels.distributions.chain import GaussianChain
+from pyromodels.dynamics.by_source import BySource
+from pyromodels.errors import SpecError, mismatch
+from pyromodels.guides.mean_field import MeanField
+from pyromodels.guides.wiener import Wiener
+from pyromodels.inference.additive.wiener import wiener_em
+from pyromodels.inference.engines.coordinate_ascent import CoordinateAscent, Update
+from pyromodels.inference.mixture.forward import ForwardSourceUpdate
+from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate
+from pyromodels.inference.mixture.vem import VEM
+from pyromodels.models.additive import Additive
+from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.networks.assigner import Assigner
+from pyromodels.observations.spectra import ComplexSpectra, spectra_batch
+
+Program = Literal["mixture", "additive"]
+Start = Literal["assigner", "encoders"]
+
+
+@dataclass(frozen=True)
+class SeparationInference:
+    """How mixtures are taken apart.
+
+    Args:
+        program: "mixture" gives every bin to one source (`MixDVAE`), "additive" adds the sources.
+        start: "assigner", a network that has learnt to tell the sources apart on mixtures of their
+            recordings; or "encoders", as published: each source as its own model hears the mixture.
+        steps: sweeps of variational EM from there; 0 leaves the start as it is.
+        order: of E-S in the mixture program: "forward", frame after frame as published, or
+            "whole", all frames given the sweep before.
+        ratio: of the observation's variance to the power of a bin.
+        damping: how far a sweep goes, in (0, 1].
+    """
+
+    program: Program = "mixture"
+    start: Start = "assigner"
+    steps: int = 20
+    order: Literal["forward", "whole"] = "forward"
+    ratio: float = 0.03
+    damping: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no choice."""
+        for name, known in (
+            ("program", ("mixture", "additive")), ("start", ("assigner", "encoders")),
+            ("order", ("forward", "whole")),
+        ):
+            if (given := getattr(self, name)) not in known:
+                raise ValueError(mismatch(name, given=repr(given), expected=" or ".join(known)))
+        if self.steps < 0:
+            raise SpecError(mismatch("steps", given=self.steps, expected="0 or more"))
+
+
+class Separated(NamedTuple):
+    """Mixtures of one length, and what was made of them."""
+
+    start: Tensor  # the sources as inference found them, complex, shape: (B, N, T, F)
+    estimate: Tensor  # the sources as it left them, complex, shape: (B, N, T, F)
+    variance: Tensor | None  # E_q|s - estimate|^2, shape: (B, N, T, F); None without a sweep
+    draws: Tensor | None  # of q(s), complex, shape: (draws, B, N, T, F); likewise
+    bounds: Tensor  # after every sweep, nats, shape: (steps, B)
+    program: Any  # the model
+    guide: Any
+    batch: MixtureBatch | None
+
+
+@torch.no_grad()
+def separate(
+    mixture: Tensor,  # complex, shape: (B, T, F)
+    prior: BySource | None,
+    options: SeparationInference,
+    *,
+    assigner: Assigner | None,
+    num_draws: int = 0,
+) -> Separated:
+    """Take mixtures apart.
+
+    Args:
+        mixture: their spectra.
+        prior: of each source, of complex spectra; None where no sweep is made.
+        options: how.
+        assigner: the network of the start "assigner".
+        num_draws: of q(s).
+    """
+    share = None
+    if options.start == "assigner":
+        share = assigner(mixture.abs().square()).softmax(-1)
+        start = share.movedim(-1, 1) * mixture.unsqueeze(1)
+    else:
+        start = heard(prior, mixture)
+    if not options.steps:
+        nothing = mixture.real.new_zeros(0, len(mixture))
+        return Separated(start, start, None, None, nothing, None, None, None)
+    batch = spectra_batch(mixture, start.shape[1], ratio=options.ratio)
+    if options.program == "additive":
+        model, guide, engine = _additive(prior, batch, start, options)
+    else:
+        model, guide, engine = _mixture(prior, batch, start, share, options)
+    bounds = []
+    for _ in range(options.steps):
+        engine.sweep(batch)
+        bounds.append(engine.elbo(batch))
+    law = guide.sources(batch) if isinstance(guide, Wiener) else guide.sources
+    draws = _complex(law.rsample(torch.Size([num_draws])))
+    variance = law.variance.unflatten(-1, (-1, 2)).sum(-1)
+    return Separated(
+        start, _complex(law.mean), variance, draws, torch.stack(bounds), model, guide, batch
+    )
+
+
+def heard(prior: BySource, mixture: Tensor) -> Tensor:
+    """Return the mixture as each source's model rebuilds it, by the phase of the mixture."""
+    parts = torch.view_as_real(mixture).flatten(-2)
+    wide = parts.unsqueeze(1).expand(-1, len(prior.priors), -1, -1)
+    variance = prior.gaussian_message(wide, anchor=None).covariance.flatten(-3)
+    power = variance.unflatten(-1, (-1, 2)).sum(-1)
+    return torch.polar(power.sqrt(), mixture.angle().unsqueeze(1).expand_as(power))
+
+
+def _mixture(
+    prior: BySource,
+    batch: MixtureBatch,
+    start: Tensor,
+    share: Tensor | None,
+    options: SeparationInference,
+) -> tuple[MixDVAE, MeanField, CoordinateAscent]:
+    model = MixDVAE(prior, ComplexSpectra(prior))
+    guide = MeanField(model, batch)
+    loc = torch.view_as_real(start.contiguous()).flatten(-2)
+    little = torch.full_like(loc, 1e-12)[..., None, None]  # the start is told without an error
+    guide.sources = GaussianChain(loc.unsqueeze(-1), little, None, covariance=little)
+    if share is not None:
+        guide.responsibilities = share
+    sources: Update = ForwardSourceUpdate() if options.order == "forward" else SourceUpdate()
+    return model, guide, VEM(model, guide, [sources, AssignmentUpdate()], damping=options.damping)
+
+
+def _additive(
+    prior: BySource, batch: MixtureBatch, start: Tensor, options: SeparationInference
+) -> tuple[Additive, Wiener, CoordinateAscent]:
+    model = Additive(prior)
+    guide = Wiener(model, batch)
+    parts = torch.view_as_real(start.contiguous()).flatten(-2)
+    guide.variances = prior.gaussian_message(parts, anchor=None).covariance.flatten(-3)
+    return model, guide, wiener_em(model, guide, damping=options.damping)
+
+
+def _complex(parts: Tensor) -> Tensor:
+    """Return spectra (*, F) of their parts, side by side (*, 2 F)."""
+    return torch.view_as_complex(parts.unflatten(-1, (-1, 2)).contiguous())

@@ -1,0 +1,271 @@
+"""Separation: drawn mixtures, masks, the law of errors, and a small run from end to end."""
+
+import itertools
+import json
+
+import pytest
+import torch
+
+from pyromodels.audio.stft import STFT
+from pyromodels.errors import SpecError
+from pyromodels.experiments.command.cli import main
+from pyromodels.experiments.datasets.mixtures.mixtures import load_mixture_list
+from pyromodels.experiments.datasets.mixtures.synthetic import tones
+from pyromodels.experiments.datasets.speech.audio import write_wav
+from pyromodels.experiments.runs.spec import Spec, load_spec
+from pyromodels.experiments.separation.assigner import AssignerOptions, distortion_db
+from pyromodels.experiments.separation.baselines import (
+    NMF,
+    divergence,
+    factorise,
+    ideal_binary_mask,
+    oracle_wiener,
+)
+from pyromodels.experiments.separation.calibration import (
+    LEVELS,
+    ErrorLaw,
+    coverage,
+    fit_error_law,
+    gaussian_law,
+    measured_radii,
+)
+from pyromodels.experiments.separation.simulate import Simulation, simulated
+from pyromodels.networks.assigner import Assigner
+
+SMALL = STFT(window=64, hop=16)
+
+
+@pytest.fixture
+def spectra():
+    torch.manual_seed(0)
+    return torch.randn(3, 2, 7, 33, dtype=torch.complex64)
+
+
+# ---- drawn mixtures
+
+
+def test_drawn_mixtures_have_the_levels_and_unit_power():
+    torch.manual_seed(0)
+    recordings = [torch.randn(4000), 0.01 * torch.randn(5000)]
+    options = Simulation(num_frames=20, level_db=(-3.0, 6.0), speed=1.3)
+    made = simulated(recordings, 200, SMALL, options)
+    assert made.shape == (200, 2, 20, 33)
+    power = made.abs().square().mean((-2, -1))
+    levels = 10 * (power[:, 1] / power[:, 0]).log10()
+    assert levels.min() >= -3.001 and levels.max() <= 6.001 and levels.std() > 2
+    torch.testing.assert_close(
+        made.sum(1).abs().square().mean((-2, -1)), torch.ones(200), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_a_faster_recording_has_a_higher_pitch():
+    stft, options = STFT(), Simulation(num_frames=10, speed=1.25, equalisation_db=0.0)
+    tone = torch.sin(2 * torch.pi * 1000 * torch.arange(16000) / 16000)
+    peaks = set()
+    for seed in range(24):
+        torch.manual_seed(seed)
+        made = simulated([tone, torch.randn(16000)], 1, stft, options)
+        peaks.add(made[0, 0, 5].abs().argmax().item())
+    assert min(peaks) < 62 < 66 < max(peaks)  # 1000 Hz is bin 64
+    assert 51 <= min(peaks) and max(peaks) <= 81
+
+
+# ---- masks and factorisations
+
+
+def test_oracles_share_out_a_mixture(spectra):
+    for masks in (ideal_binary_mask(spectra), oracle_wiener(spectra)):
+        torch.testing.assert_close(masks.sum(1).float(), torch.ones(3, 7, 33))
+    loudest = spectra.abs() >= spectra.abs().amax(1, True)
+    assert (ideal_binary_mask(spectra).bool() == loudest).all()
+
+
+def test_multiplicative_updates_lower_the_divergence():
+    torch.manual_seed(0)
+    magnitude = torch.rand(12, 30, dtype=torch.float64)
+    w, h = torch.rand(12, 4, dtype=torch.float64), torch.rand(4, 30, dtype=torch.float64)
+    w = w / w.sum(0)
+    values = [divergence(magnitude, w @ h)]
+    for _ in range(20):
+        w, h = factorise(magnitude, w, h, 1, learn_dictionary=True)
+        values.append(divergence(magnitude, w @ h))
+    assert all(b <= a + 1e-9 for a, b in itertools.pairwise(values)) and values[-1] < values[0]
+
+
+def test_dictionaries_take_apart_what_they_have_learnt():
+    torch.manual_seed(0)
+    shapes = torch.zeros(2, 33)
+    shapes[0, :10], shapes[1, 20:] = 1.0, 1.0
+    parts = [shape * torch.randn(200, 33, dtype=torch.complex64) for shape in shapes]
+    learnt = NMF(parts, num_atoms=4, updates=20)
+    mixed = torch.stack([part[:8] for part in parts])[None]
+    masks = learnt.masks(mixed.sum(1), updates=30)
+    assert distortion_db((masks + 1e-9).log().movedim(1, -1), mixed).item() < -15
+
+
+# ---- the network
+
+
+def test_the_level_of_a_mixture_does_not_matter():
+    torch.manual_seed(0)
+    network, power = Assigner(33, 3, hidden_dim=4), torch.rand(2, 7, 33)
+    logits = network(power)
+    torch.testing.assert_close(network(100 * power), logits, atol=1e-5, rtol=1e-5)
+    assert logits.shape == (2, 7, 33, 3) and not logits[..., -1].any()
+
+
+def test_distortion_is_that_of_the_masks(spectra):
+    logits = torch.randn(3, 7, 33, 2)
+    mask = logits.softmax(-1).movedim(-1, 1)
+    error = (spectra - mask * spectra.sum(1, keepdim=True)).abs().square().sum((-2, -1))
+    expected = 10 * (error / spectra.abs().square().sum((-2, -1))).log10().mean(-1)
+    torch.testing.assert_close(distortion_db(logits, spectra), expected, atol=0.1, rtol=0.0)
+
+
+# ---- the law of errors
+
+
+def test_regions_of_the_law_hold_its_own_draws(spectra):
+    torch.manual_seed(1)
+    sources = torch.randn(40, 2, 20, 33, dtype=torch.complex64)
+    mask = torch.rand(40, 2, 20, 33)
+    law = ErrorLaw(torch.tensor([0.3, -0.2]), torch.tensor([-3.0, -4.0]), torch.tensor([0.5, 1.5]))
+    scale = law.scale(mask, sources.sum(1).abs().square())
+    square = law.draw(scale).abs().square()
+    for level, radius in zip(LEVELS, law.radii(), strict=True):
+        held = (square / scale <= radius[:, None, None]).float().mean((0, 2, 3))
+        torch.testing.assert_close(held, torch.full((2,), level), atol=0.01, rtol=0.0)
+
+
+def test_its_density_integrates_to_one():
+    law = ErrorLaw(torch.zeros(1), torch.zeros(1), torch.tensor([0.7]))
+    radius = torch.linspace(0, 400, 400001, dtype=torch.float64)
+    density = law.log_prob(radius.square()[:, None, None, None], torch.ones(1)).exp().flatten()
+    total = torch.trapezoid(2 * torch.pi * radius * density, radius)
+    assert total == pytest.approx(1, abs=2e-3)
+
+
+def test_many_degrees_of_freedom_are_a_gaussian():
+    law = gaussian_law(1, torch.zeros(()))
+    square = torch.tensor([0.5, 2.0])[:, None, None, None]
+    expected = -torch.tensor(torch.pi).log() - square
+    torch.testing.assert_close(
+        law.log_prob(square, torch.ones(1)), expected, atol=1e-4, rtol=1e-4
+    )
+
+
+def test_a_fitted_law_covers_what_it_says():
+    torch.manual_seed(0)
+    mask = torch.rand(30, 2, 20, 33)
+    mixture = torch.randn(30, 20, 33, dtype=torch.complex64)
+    truth = ErrorLaw(torch.tensor([0.5, 0.5]), torch.tensor([-3.0, -3.0]), torch.tensor([0.6, 0.6]))
+    first = mask[:, 0] * mixture + truth.draw(truth.scale(mask, mixture.abs().square()))[:, 0]
+    sources = torch.stack((first, mixture - first), 1)
+    masks = torch.stack((mask[:, 0], 1 - mask[:, 0]), 1)
+    law = fit_error_law(sources, masks)
+    held = coverage(law, law.radii(), sources, masks)
+    torch.testing.assert_close(held[:, 0], torch.tensor(LEVELS), atol=0.02, rtol=0.0)
+
+
+def test_measured_discs_hold_what_they_say_even_of_a_wrong_law():
+    torch.manual_seed(0)
+    sources, masks = torch.randn(30, 2, 20, 33, dtype=torch.complex64), torch.rand(30, 2, 20, 33)
+    law = gaussian_law(2, torch.zeros(()))
+    held = coverage(law, measured_radii(law, sources, masks), sources, masks)
+    stated = torch.tensor(LEVELS)[:, None].expand(-1, 2)
+    torch.testing.assert_close(held, stated, atol=1e-3, rtol=0.0)
+    assert (coverage(law, law.radii(), sources, masks) - stated).abs().max() > 0.1
+
+
+# ---- data
+
+
+def mixture_list(folder, **changes):
+    torch.manual_seed(0)
+    for kind in ("speech", "tones"):
+        for split in ("train", "valid", "test"):
+            (folder / kind / split).mkdir(parents=True)
+            write_wav(folder / kind / split / "a.wav", 0.5 * torch.rand(4000) - 0.25)
+    entry = {"id": "one", "n": 2000, "norm_gain": 2.0, "speech": "speech/test/a.wav",
+             "speech_offset": 100, "tones": "tones/test/a.wav", "tones_gain": 0.5, "T": 9}
+    path = folder / "list.json"
+    path.write_text(json.dumps([{**entry, **changes}]))
+    return path
+
+
+def test_a_list_of_mixtures_says_gains_and_offsets(tmp_path):
+    data = load_mixture_list(mixture_list(tmp_path), ("speech", "tones"))
+    (mixture,) = data.mixtures
+    torch.manual_seed(0)
+    assert data.kinds == ("speech", "tones") and mixture.sources.shape == (2, 2000)
+    from pyromodels.experiments.datasets.speech.audio import read_audio
+
+    speech, tone = (read_audio(tmp_path / k / "test" / "a.wav") for k in ("speech", "tones"))
+    torch.testing.assert_close(mixture.sources[0], 2 * speech[100:2100])
+    torch.testing.assert_close(mixture.sources[1], tone[:2000])
+
+
+@pytest.mark.parametrize(
+    "changes, kinds, said",
+    [
+        ({"n": 5000}, ("speech", "tones"), "4000|3900"),
+        ({}, ("speech", "drums"), "drums"),
+    ],
+)
+def test_a_list_that_does_not_fit_is_refused(tmp_path, changes, kinds, said):
+    path = mixture_list(tmp_path, **changes)
+    with pytest.raises((SpecError, FileNotFoundError), match=said):
+        load_mixture_list(path, kinds)
+
+
+def test_tones_are_the_same_for_a_seed_and_others_for_another():
+    one, again, other = tones(1, 0)[0], tones(1, 0)[0], tones(1, 1)[0]
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    assert one.abs().max() == pytest.approx(1)
+
+
+# ---- specs
+
+
+@pytest.mark.parametrize(
+    "setting, said",
+    [
+        ("inference.program=product", "mixture.*additive"),
+        ("inference.steps=-1", "0 or more"),
+        ("metrics.baselines=[\"magic\"]", "magic"),
+        ("model.prior=gas", "gas"),
+        ("model.priors.speech=gas", "model.priors.speech"),
+        ("data=synthetic_speech", "mixtures"),
+    ],
+)
+def test_what_a_spec_cannot_mean_is_refused_by_name(setting, said):
+    with pytest.raises(SpecError, match=said):
+        from pyromodels.experiments.runs.runner import build
+
+        build(load_spec("separation", settings=[setting]))
+
+
+def test_options_of_the_network_are_in_the_spec():
+    spec = load_spec("separation", settings=["guide.hidden_dim=16"])
+    assert isinstance(spec, Spec) and spec.guide == AssignerOptions(hidden_dim=16, steps=200)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program, start", [("mixture", "assigner"), ("additive", "encoders")])
+def test_a_small_run_from_end_to_end(tmp_path, monkeypatch, capsys, program, start):
+    monkeypatch.setenv("PYROMODELS_RUNS", str(tmp_path / "runs"))
+    settings = {
+        "guide.steps": 4, "guide.steps_per_epoch": 2, "guide.batch_size": 4, "guide.hidden_dim": 8,
+        "guide.num_frames": 16, "model.epochs": 1, "inference.steps": 2,
+        "inference.program": program, "inference.start": start, "data.num_mixtures": 2,
+        "data.num_frames": 40, "metrics.checked": 4, "metrics.num_examples": 1,
+    }
+    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    assert main(["run", "separation", *words, "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert "ideal binary mask" in said
+    assert metrics["ideal_binary_mask/si_sdr"] > metrics["mixture/si_sdr"]
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"scores.png", "bound.png", "mixture0.wav", "mixture0-speech.wav"} <= written
+    assert ("calibration.png" in written) == (start == "assigner")
