@@ -7,7 +7,9 @@ import pyro
 import torch
 
 from pyromodels.distributions.message import Anchor
-from pyromodels.registry import DYNAMICS, EMISSIONS
+from pyromodels.experiments.command.cli import main
+from pyromodels.experiments.runs.listing import REGISTRIES
+from pyromodels.registry import DYNAMICS
 
 ROOT = Path(__file__).parents[1]
 OF_EVERYTHING = {"registry.py", "components.py", "errors.py", "__init__.py"}
@@ -16,6 +18,8 @@ OF_EVERYTHING = {"registry.py", "components.py", "errors.py", "__init__.py"}
 
 def files_of(call):
     """Return which of our files have a function that runs in a call."""
+    for registry in REGISTRIES:
+        registry.names()  # imported before anything is counted
     seen = set()
 
     def note(frame, event, argument):
@@ -33,7 +37,6 @@ def files_of(call):
 
 
 def test_srnn_from_its_class_to_its_numbers_is_a_dozen_files():
-    DYNAMICS.names(), EMISSIONS.names()  # imported before anything is counted
     box = torch.tensor([[0.1, 0.2, 0.2, 0.5]])
     anchor = Anchor(box, torch.full_like(box, 1e-5))
 
@@ -49,3 +52,13 @@ def test_srnn_from_its_class_to_its_numbers_is_a_dozen_files():
     found = files_of(everything)
     assert Path("pyromodels/dynamics/srnn.py") in found
     assert len(found) <= 12, sorted(map(str, found))
+
+
+def test_a_run_from_the_command_line_is_fewer_than_eighty(tmp_path, monkeypatch):
+    """Scene, detector, start, tuned stages, SRNN, metrics, posterior and record among them."""
+    monkeypatch.setenv("PYROMODELS_RUNS", str(tmp_path))
+    small = ["--set", "data.num_sequences=1", "--set", "data.num_frames=8", "--no-plots"]
+    words = ["run", "tracking_srnn", *small, "--device", "cpu", "--out", str(tmp_path / "out")]
+    found = files_of(lambda: main(words))
+    assert Path("experiments/command/cli.py") in found
+    assert len(found) < 80, sorted(map(str, found))
