@@ -74,7 +74,7 @@ def find(made_by: MadeBy, folder: Path | None = None) -> Trained | None:
     asked = json.loads(json.dumps(made_by))
     if any(record.get(key) != value for key, value in asked.items()):
         return None
-    prior, record = read_prior(folder)
+    prior, record = read_prior(folder, kind_of(made_by))
     lines = folder / "history.jsonl"
     text = lines.read_text(encoding="utf-8") if lines.is_file() else ""
     return Trained(prior, record, [json.loads(line) for line in text.splitlines()], folder)

@@ -35,12 +35,14 @@ class PriorWeights(NamedTuple):
     record: dict[str, Any]  # the JSON: prior, coordinates of boxes, command, versions, metrics, ...
 
 
-def load_weights(name_or_path: str | Path) -> PriorWeights:
-    """Load a prior of box trajectories.
+def load_weights(name_or_path: str | Path, kind: str = "prior") -> PriorWeights:
+    """Load a prior of box trajectories, or a network.
 
     Args:
         name_or_path: the name of weights that ship with the package; a path as `read_prior` takes
             it; or the published tracking SRNN's `.pt` state dict, of which tensors only are read.
+
+        kind: of `KINDS`.
 
     Raises:
         SpecError: unknown name, or what `read_prior` refuses.
@@ -55,13 +57,13 @@ def load_weights(name_or_path: str | Path) -> PriorWeights:
         prior = load_published(path, "srnn_tracking")
         return PriorWeights(prior, {"coordinates": PUBLISHED})
     if path.is_dir() or path.suffix in (".safetensors", ".json"):
-        return read_prior(path)
+        return read_prior(path, kind)
     with resources.as_file(resources.files("pyromodels").joinpath("weights")) as folder:
         names = sorted(file.stem for file in folder.glob("*.json"))
         if str(name_or_path) not in names:
             message = unknown("weights", given=str(name_or_path), known=names)
             raise SpecError(f"{message}. A path ends in .safetensors, .json or .pt")
-        return read_prior(folder / f"{name_or_path}.json")
+        return read_prior(folder / f"{name_or_path}.json", kind)
 
 
 def kind_of(record: Mapping[str, Any]) -> str:
@@ -86,15 +88,16 @@ def save_prior(
     os.replace(part, path.with_suffix(".json"))
 
 
-def read_prior(path: Path) -> PriorWeights:
+def read_prior(path: Path, kind: str = "prior") -> PriorWeights:
     """Return a prior and its JSON, strictly: every tensor has its place.
 
     Args:
         path: one of the two files, or a folder with `weights.safetensors`.
+        kind: of `KINDS`; what it must be of.
 
     Raises:
         FileNotFoundError: where one of the two files is missing.
-        SpecError: for a JSON or tensors that are not those of a prior.
+        SpecError: for a JSON or tensors that are not those of a component of this kind.
     """
     path = path / "weights.safetensors" if path.is_dir() else path
     tensors, record = path.with_suffix(".safetensors"), path.with_suffix(".json")
@@ -104,10 +107,10 @@ def read_prior(path: Path) -> PriorWeights:
                                     "of the same name")
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
-        kind = kind_of(content)
         prior = KINDS[kind].build(content[kind])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise SpecError(f"{record} is not the JSON of a prior's weights ({error!r})") from None
+        what = f"is not the JSON of the weights of a {kind}"
+        raise SpecError(f"{record} {what} ({error!r})") from None
     if kind == "prior" and not isinstance(prior, SourcePrior):
         raise SpecError(mismatch(str(record), given=content["prior"], expected="a source prior"))
     try:

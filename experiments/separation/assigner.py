@@ -116,7 +116,7 @@ def find_or_train_assigner(
     """
     stft = STFT() if stft is None else stft
     if options.weights is not None:
-        network, record = load_weights(options.weights)
+        network, record = load_weights(options.weights, "network")
         if not isinstance(network, Assigner) or network.num_sources != len(data.kinds):
             given = f"{options.weights}, {type(network).__name__}"
             expected = f"an assigner of {len(data.kinds)} sources"

@@ -12,6 +12,7 @@ from pyromodels.experiments.command.cli import main
 from pyromodels.experiments.datasets.mixtures.mixtures import load_mixture_list
 from pyromodels.experiments.datasets.mixtures.synthetic import tones
 from pyromodels.experiments.datasets.speech.audio import write_wav
+from pyromodels.experiments.harness.weights import load_weights
 from pyromodels.experiments.runs.spec import Spec, load_spec
 from pyromodels.experiments.separation.assigner import AssignerOptions, distortion_db
 from pyromodels.experiments.separation.baselines import (
@@ -243,6 +244,13 @@ def test_what_a_spec_cannot_mean_is_refused_by_name(setting, said):
         from pyromodels.experiments.runs.runner import build
 
         build(load_spec("separation", settings=[setting]))
+
+
+def test_weights_of_a_network_are_none_of_a_prior_nor_the_other_way():
+    assert isinstance(load_weights("assigner_speech_flute", "network").prior, Assigner)
+    for name, kind in (("assigner_speech_flute", "prior"), ("srnn_mot", "network")):
+        with pytest.raises(SpecError, match=f"weights of a {kind}"):
+            load_weights(name, kind)
 
 
 def test_options_of_the_network_are_in_the_spec():
