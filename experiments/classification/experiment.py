@@ -23,7 +23,7 @@ from pyromodels.experiments.classification.scores import (
     scores_of,
 )
 from pyromodels.experiments.classification.training import ClassTraining
-from pyromodels.experiments.datasets import DATASETS
+from pyromodels.experiments.datasets import DATASETS, build_data
 from pyromodels.experiments.datasets.labelled.problems import Problem
 from pyromodels.experiments.harness.experiment import EXPERIMENTS, Experiment, Outcome, Program
 from pyromodels.experiments.harness.plain_tables import Plain
@@ -116,11 +116,8 @@ class ClassificationExperiment(Experiment):
 
     def data(self, spec: Spec) -> Problem:
         """Return the problem, standardised."""
-        problem = DATASETS.build(spec.data)
-        if not isinstance(problem, Problem):
-            expected = "labelled sequences, e.g. hidden_markov_sources or labelled_file"
-            raise SpecError(mismatch("data", given=spec.data["name"], expected=expected))
-        return problem
+        expected = "labelled sequences, e.g. hidden_markov_sources or labelled_file"
+        return build_data(spec.data, Problem, expected)
 
     def model(self, spec: Spec, data: Problem) -> ClassTraining:
         """Return the training of the densities."""

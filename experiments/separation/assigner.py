@@ -28,7 +28,7 @@ CEILING_DB = 30.0
 
 
 @dataclass(frozen=True)
-class AssignerOptions:
+class AssignerOptions(Simulation):
     """How the network is trained: Adam on drawn mixtures, the rate falling by half a cosine.
 
     Args:
@@ -38,7 +38,8 @@ class AssignerOptions:
         steps_per_epoch: between two looks at the validation recordings.
         batch_size: mixtures a step.
         learning_rate: the highest.
-        num_frames, level_db, speed, equalisation_db: see `Simulation`.
+
+    What mixtures are drawn is said by the options of `Simulation`, which these are as well.
     """
 
     weights: str | None = None
@@ -47,15 +48,6 @@ class AssignerOptions:
     steps_per_epoch: int = 100
     batch_size: int = 24
     learning_rate: float = 2e-3
-    num_frames: int = 64
-    level_db: tuple[float, float] = (-7.0, 12.0)
-    speed: float = 1.2
-    equalisation_db: float = 3.5
-
-    @property
-    def simulation(self) -> Simulation:
-        """How mixtures are drawn."""
-        return Simulation(self.num_frames, self.level_db, self.speed, self.equalisation_db)
 
     def fit_options(self, seed: int) -> FitOptions:
         """Return how `fit` is told."""
@@ -79,29 +71,25 @@ def distortion_db(
 
 def made_by(data: MixtureData, options: AssignerOptions, seed: int, stft: STFT) -> MadeBy:
     """Return what determines a network, for the store."""
+    said = {key: value for key, value in asdict(options).items() if key != "weights"}
     return {
         "network": {
             "name": "assigner", "num_bins": stft.num_bins, "num_sources": len(data.kinds),
             "hidden_dim": options.hidden_dim,
         },
-        "training": _plain(options) | {"seed": seed, "window": stft.window, "hop": stft.hop},
+        "training": said | {"seed": seed, "window": stft.window, "hop": stft.hop},
         "data": {kind: found.fingerprint for kind, found in data.recordings.items()},
     }
-
-
-def _plain(options: AssignerOptions) -> dict[str, Any]:
-    return {key: value for key, value in asdict(options).items() if key != "weights"}
 
 
 def find_or_train_assigner(
     data: MixtureData,
     options: AssignerOptions,
     seed: int,
+    stft: STFT,
     *,
-    stft: STFT | None = None,
     device: str | torch.device = "cpu",
     resume: bool = False,
-    folder: Path | None = None,
 ) -> Trained:
     """Return a network trained on the recordings of the data; its mixtures are not looked at.
 
@@ -109,12 +97,10 @@ def find_or_train_assigner(
         data: kinds of sources.
         options: how.
         seed: of everything random.
-        stft: of the spectra; None: the one all audio models here use.
+        stft: of the spectra.
         device: of network and drawn mixtures.
         resume: go on with a training that was interrupted.
-        folder: in place of the store's own.
     """
-    stft = STFT() if stft is None else stft
     if options.weights is not None:
         network, record = load_weights(options.weights, "network")
         if not isinstance(network, Assigner) or network.num_sources != len(data.kinds):
@@ -131,7 +117,7 @@ def find_or_train_assigner(
 
         def loss(rows: Sequence[Tensor], weights: Weights) -> Tensor:
             split = "train" if network.training else "valid"
-            sources = simulated(recordings[split], len(rows[0]), stft, options.simulation)
+            sources = simulated(recordings[split], len(rows[0]), stft, options)
             return distortion_db(network(sources.sum(1).abs().square()), sources)
 
         drawn = torch.arange(options.steps_per_epoch * options.batch_size, device=device)
@@ -148,7 +134,7 @@ def find_or_train_assigner(
         }, result.history
 
     return find_or_train(made_by(data, options, seed, stft), train, seed=seed, device=device,
-                         resume=resume, folder=folder)
+                         resume=resume)
 
 
 def _say_epoch(record: dict[str, float]) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pyromodels.audio.stft import STFT
 from pyromodels.dynamics.by_source import BySource
-from pyromodels.errors import SpecError, mismatch, unknown
-from pyromodels.experiments.datasets import DATASETS
+from pyromodels.errors import SpecError, unknown
+from pyromodels.experiments.datasets import DATASETS, build_data
 from pyromodels.experiments.datasets.mixtures.mixtures import Mixture, MixtureData
 from pyromodels.experiments.datasets.speech.audio import peak_normalise, write_wav
 from pyromodels.experiments.harness.experiment import EXPERIMENTS, Experiment, Outcome, Program
@@ -126,11 +126,8 @@ class SeparationExperiment(Experiment):
 
     def data(self, spec: Spec) -> MixtureData:
         """Return the mixtures and the recordings of each kind."""
-        data = DATASETS.build(spec.data)
-        if not isinstance(data, MixtureData):
-            expected = "mixtures, e.g. synthetic_mixtures or mixture_list"
-            raise SpecError(mismatch("data", given=spec.data["name"], expected=expected))
-        return data
+        expected = "mixtures, e.g. synthetic_mixtures or mixture_list"
+        return build_data(spec.data, MixtureData, expected)
 
     def model(self, spec: Spec, data: MixtureData) -> Parts:
         """Return what is to be trained and run."""
@@ -150,7 +147,8 @@ class SeparationExperiment(Experiment):
         assigner = None
         if model.inference.start == "assigner":
             assigner = find_or_train_assigner(
-                data, model.assigner, spec.seed, device=spec.device, resume=resume
+                data, model.assigner, spec.seed, model.model.stft, device=spec.device,
+                resume=resume,
             ).prior
         groups: dict[int, list[Mixture]] = {}
         for mixture in data.mixtures:
@@ -322,8 +320,9 @@ def regions_of(
     torch.manual_seed(spec.seed)
     options = Simulation(num_frames=50, level_db=(-5.0, 10.0), speed=1.0, equalisation_db=0.0)
     sources = simulated(data.recorded("valid"), spec.metrics.checked, stft, options)
+    power = sources.sum(1).abs().square()
     with torch.no_grad():
-        mask = assigner.cpu()(sources.sum(1).abs().square()).softmax(-1).movedim(-1, 1)
+        mask = assigner(power.to(spec.device)).softmax(-1).movedim(-1, 1).cpu()
     law = fit_error_law(sources, mask)
     return Regions(law, measured_radii(law, sources, mask))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain
 from pyromodels.dynamics.by_source import BySource
-from pyromodels.errors import SpecError, mismatch
+from pyromodels.errors import SpecError, check_choice, mismatch
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.guides.wiener import Wiener
 from pyromodels.inference.additive.wiener import wiener_em
@@ -52,12 +52,9 @@ class SeparationInference:
 
     def __post_init__(self) -> None:
         """Refuse what is no choice."""
-        for name, known in (
-            ("program", ("mixture", "additive")), ("start", ("assigner", "encoders")),
-            ("order", ("forward", "whole")),
-        ):
-            if (given := getattr(self, name)) not in known:
-                raise ValueError(mismatch(name, given=repr(given), expected=" or ".join(known)))
+        check_choice("program", self.program, "mixture", "additive")
+        check_choice("start", self.start, "assigner", "encoders")
+        check_choice("order", self.order, "forward", "whole")
         if self.steps < 0:
             raise SpecError(mismatch("steps", given=self.steps, expected="0 or more"))
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyromodels.audio.stft import STFT
+from pyromodels.errors import mismatch
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def simulated(
     spectra = torch.stack(found, 1)
     power = spectra.abs().square().mean((-2, -1), keepdim=True).clamp_min(1e-12)
     low, high = options.level_db
-    levels = low + (high - low) * torch.rand(num_mixtures, len(recordings), 1, 1)
+    levels = low + (high - low) * torch.rand(power.shape, device=power.device)
     levels[:, 0] = 0.0
     spectra = spectra * (10 ** (levels / 10) / power).sqrt()
     total = spectra.sum(1, keepdim=True).abs().square().mean((-2, -1), keepdim=True)
@@ -57,10 +58,16 @@ def _cuts(
 ) -> Tensor:  # complex, shape: (num, T, F)
     length = stft.num_samples(options.num_frames)
     before = round(length * rate)
-    starts = torch.randint(len(signal) - before + 1, (num, 1))
-    cuts = signal[starts + torch.arange(before)]
+    if len(signal) < before:
+        given = f"{len(signal)} samples"
+        expected = f"at least {before}, the longest cut of num_frames={options.num_frames}"
+        raise ValueError(mismatch("recordings of a source", given=given, expected=expected))
+    place, device = torch.arange(before, device=signal.device), signal.device
     # a cut that is almost silent says nothing: take the louder of two
-    other = signal[torch.randint(len(signal) - before + 1, (num, 1)) + torch.arange(before)]
+    cuts, other = (
+        signal[torch.randint(len(signal) - before + 1, (num, 1), device=device) + place]
+        for _ in range(2)
+    )
     louder = cuts.square().mean(-1, keepdim=True) >= 0.05 * other.square().mean(-1, keepdim=True)
     cuts = torch.where(louder, cuts, other)
     if before != length:
@@ -68,13 +75,15 @@ def _cuts(
         spectrum = torch.fft.rfft(cuts)
         spectrum = torch.nn.functional.pad(spectrum, (0, max(bins - spectrum.shape[-1], 0)))
         cuts = torch.fft.irfft(spectrum[:, :bins], n=length)
-    return stft.analyse(cuts) * _equaliser(num, stft.num_bins, options.equalisation_db)
+    return stft.analyse(cuts) * _equaliser(num, stft.num_bins, options.equalisation_db, device)
 
 
-def _equaliser(num: int, num_bins: int, deviation_db: float) -> Tensor:  # shape: (num, 1, F)
+def _equaliser(
+    num: int, num_bins: int, deviation_db: float, device: torch.device
+) -> Tensor:  # shape: (num, 1, F)
     """Draw smooth gains: a few cosines over the logarithm of frequency."""
-    place = torch.linspace(0, 1, num_bins).add(0.02).log()
+    place = torch.linspace(0, 1, num_bins, device=device).add(0.02).log()
     place = (place - place[0]) / (place[-1] - place[0])
-    waves = torch.cos(math.pi * torch.arange(1, 6)[:, None] * place)  # (5, F)
-    gains = torch.randn(num, len(waves)) * deviation_db * math.sqrt(2 / len(waves))
+    waves = torch.cos(math.pi * torch.arange(1, 6, device=device)[:, None] * place)  # (5, F)
+    gains = torch.randn(num, len(waves), device=device) * deviation_db * math.sqrt(2 / len(waves))
     return 10 ** ((gains @ waves) / 20).unsqueeze(1)

@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyromodels.batch import SequenceBatch
-from pyromodels.errors import SpecError, mismatch
-from pyromodels.experiments.datasets import DATASETS
+from pyromodels.experiments.datasets import DATASETS, build_data
 from pyromodels.experiments.datasets.speech.audio import peak_normalise, write_wav
 from pyromodels.experiments.datasets.speech.corpora import with_tests
 from pyromodels.experiments.datasets.speech.recordings import SpeechData
@@ -66,11 +65,8 @@ class SpeechExperiment(Experiment):
 
     def data(self, spec: Spec) -> SpeechData:
         """Return the corpus."""
-        data = DATASETS.build(spec.data)
-        if not isinstance(data, SpeechData):
-            expected = "speech, e.g. synthetic_speech or speech_folder"
-            raise SpecError(mismatch("data", given=spec.data["name"], expected=expected))
-        return data
+        expected = "speech, e.g. synthetic_speech or speech_folder"
+        return build_data(spec.data, SpeechData, expected)
 
     def model(self, spec: Spec, data: SpeechData) -> SpeechTraining:
         """Return the training, with all numbers said and checked."""

@@ -1,9 +1,7 @@
 """Variational EM of sources that add up: variances from the priors, sources from the variances."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from pyromodels.batch import MixtureBatch
@@ -12,28 +10,19 @@ from pyromodels.inference.engines.coordinate_ascent import CoordinateAscent, Upd
 from pyromodels.models.additive import Additive
 
 
-@dataclass
 class VarianceUpdate(Update):
     """v from the priors' networks at the expected power of the sources; q(s) follows from it.
 
-    Args:
-        generator: of the draws of z; None: their encoder means.
+    Latents sit at their encoder means.
     """
 
-    generator: torch.Generator | None = None
     changes_model = False
 
     def __call__(self, model: Additive, guide: Wiener, batch: MixtureBatch) -> None:
         """Set the guide's variances."""
         sources = guide.sources(batch)
         seen = model.prior.iterate(sources.mean, sources.variance)
-        noise = None
-        if self.generator is not None:
-            shape = (*seen.shape[:-1], model.prior.latent_dim)
-            noise = torch.randn(
-                shape, generator=self.generator, dtype=seen.dtype, device=seen.device
-            )
-        message = model.prior.gaussian_message(seen, anchor=None, z_noise=noise)
+        message = model.prior.gaussian_message(seen, anchor=None)
         guide.variances = message.covariance.flatten(-3)
 
 
@@ -44,7 +33,7 @@ def closed_form_bound(
     *,
     known: Mapping[str, Tensor] | None = None,
 ) -> Tensor:  # nats, shape: (B,)
-    """Return log p(o | v): the bound of q(s) = p(s | o, v), but for the latents' own divergence."""
+    """Return log p(o | v), a surrogate of the bound: v is held, and the KL over z left out."""
     return guide.sources(batch).log_evidence()
 
 

@@ -33,27 +33,26 @@ class ForwardSourceUpdate(Update):
     Reference: Lin, 2024 (thesis), eq. A.34-A.35 and section 5.4.2.
 
     Args:
-        generator: of the draws of z; None: their encoder means.
         with_variance: what networks see of q(s) is the prior's own `iterate`. False: the mean, as
             published with noise off.
 
     Raises:
-        SpecError: for a prior that is no dynamical VAE, or has transitions from frame to frame.
+        SpecError: for a prior that is no dynamical VAE of Gaussian frames, that has transitions
+            from frame to frame or a latent of the whole sequence, or starts at an anchor.
     """
 
-    generator: torch.Generator | None = None
     with_variance: bool = True
     changes_model = False
 
     def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
         """Set the guide's sources."""
+        priors = _each_source(model.prior, batch)
         loc = guide.sources.loc
         if self.with_variance:
             loc = model.prior.iterate(loc, guide.sources.variance)
         precision, information = (
             part.flatten(3) for part in model.observation.pseudo_observations(batch, guide.assigned)
         )
-        priors = _each_source(model.prior, loc.shape[1])
         parts = [
             self._run(prior, loc[:, own], precision[:, own], information[:, own])
             for prior, own in priors
@@ -65,13 +64,7 @@ class ForwardSourceUpdate(Update):
     def _run(
         self, prior: DynamicalPrior, loc: Tensor, precision: Tensor, information: Tensor
     ) -> tuple[Tensor, Tensor]:  # m and V, each (B, N_own, T, D)
-        noise = None
-        if self.generator is not None:
-            noise = torch.randn(
-                (*loc.shape[:-1], prior.latent_dim), generator=self.generator, dtype=loc.dtype,
-                device=loc.device,
-            )
-        z = prior.infer(loc, noise=noise).z
+        z = prior.infer(loc, noise=None).z
         cell, shape = prior.cell, loc.shape[:-2]
         state = cell.foresee(cell.start(shape, loc), z)
         posterior = FramePosterior(prior.emission, self.with_variance)
@@ -116,14 +109,15 @@ class FramePosterior(FrameLaw):
         raise NotImplementedError("the posterior of a frame needs that of the frame before")
 
 
-def _each_source(prior: Any, num_sources: int) -> list[tuple[DynamicalPrior, slice]]:
+def _each_source(prior: Any, batch: MixtureBatch) -> list[tuple[DynamicalPrior, slice]]:
     """Return which prior is that of which sources."""
     if isinstance(prior, BySource):
         found = [(p, slice(n, n + 1)) for n, p in enumerate(prior.priors)]
     else:
-        found = [(prior, slice(0, num_sources))]
+        found = [(prior, slice(0, batch.num_sources))]
     for own, _ in found:
-        if not isinstance(own, DynamicalPrior) or own.reads_history is None or own.needs_anchor:
+        fits = isinstance(own, DynamicalPrior) and own.has_gaussian_message
+        if not fits or own.needs_anchor or own.global_dim or batch.anchor is not None:
             expected = "a dynamical VAE whose frames have no transition, e.g. of complex spectra"
             raise SpecError(mismatch("prior", given=type(own).__name__, expected=expected))
     return found

@@ -60,7 +60,7 @@ class WienerPaths(PathDistribution):
     def conditionals(self, value: Tensor) -> dist.TorchDistribution:
         """Return p(s_n | s_<n, o) of every frame."""
         v = self.variances
-        left = v.flip(-3).cumsum(-3).flip(-3) + self.noise_variance.unsqueeze(-3)
+        left = self._left()
         rest = self.observed.unsqueeze(-3) - value.cumsum(-3) + value
         return diagonal_normal(v / left * rest, (v * (1 - v / left)).sqrt())
 
@@ -68,11 +68,15 @@ class WienerPaths(PathDistribution):
         """Return the sources that the noise drives, one after the other."""
         drawn: list[Tensor] = []
         v, rest = self.variances, self.observed.expand(*noise.shape[:-3], *noise.shape[-2:])
-        left = v.flip(-3).cumsum(-3).flip(-3) + self.noise_variance.unsqueeze(-3)
-        gain = v / left
+        gain = v / self._left()
         deviation = (v * (1 - gain)).sqrt()
         for n in range(v.shape[-3]):  # each depends on what those before have left
             s = gain[..., n, :, :] * rest + deviation[..., n, :, :] * noise[..., n, :, :]
             drawn.append(s)
             rest = rest - s
         return torch.stack(drawn, -3)
+
+    def _left(self) -> Tensor:  # shape: (*batch, N, T, D)
+        """Return the variance of what the sources before n leave of o."""
+        later = self.variances.flip(-3).cumsum(-3).flip(-3)
+        return later + self.noise_variance.unsqueeze(-3)

@@ -78,7 +78,7 @@ class BySource(SourcePrior):
             batch_shape = torch.Size() if anchor is None else anchor.loc.shape[:-1]
         self._check_sources(batch_shape)
         pairs = [
-            prior.pair(num_steps, anchor=_of(anchor, n), mask=_row(mask, n, 2),
+            prior.pair(num_steps, anchor=_of(anchor, n), mask=_row(mask, n),
                        batch_shape=batch_shape[:-1])
             for n, prior in enumerate(self.priors)
         ]
@@ -99,7 +99,7 @@ class BySource(SourcePrior):
     ) -> None:
         """z ~ q(z | s), each source by its own encoder: site `name + "_z"`."""
         self._check_sources(s.shape[:-2])
-        paths = [prior.posterior(s[..., n, :, :], mask=_row(mask, n, 2))
+        paths = [prior.posterior(s[..., n, :, :], mask=_row(mask, n))
                  for n, prior in enumerate(self.priors)]
         pyro.sample(f"{name}_z", Paths(paths))
 
@@ -195,8 +195,10 @@ def _of(anchor: Anchor | None, n: int) -> Anchor | None:
     return None if anchor is None else Anchor(*(part[..., n, :] for part in anchor))
 
 
-def _row(mask: Tensor | None, n: int, from_end: int) -> Tensor | None:
-    """Return the mask of source n, shape (*batch, N, T) or broadcastable."""
-    if mask is None or mask.dim() < from_end:
+def _row(
+    mask: Tensor | None,  # shape: broadcastable to (*batch, N, T)
+    n: int,
+) -> Tensor | None:  # shape: broadcastable to (*batch, T)
+    if mask is None or mask.dim() < 2:
         return mask
     return mask[..., n if mask.shape[-2] > 1 else 0, :]

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.wiener import WienerPaths
+from pyromodels.errors import mismatch
 from pyromodels.guides.free_form import FreeForm
 from pyromodels.models.additive import Additive
 from pyromodels.pyro_support.param_store import register
@@ -17,6 +18,9 @@ class Wiener(FreeForm):
     Args:
         model: the program; its encoders are q(z | s).
         batch: the data. The variances start at equal shares of the observed power.
+
+    Raises:
+        ValueError: where bins are missing: their sum would be taken to be zero.
     """
 
     max_plate_nesting = Additive.max_plate_nesting
@@ -24,6 +28,9 @@ class Wiener(FreeForm):
 
     def __init__(self, model: Additive, batch: MixtureBatch) -> None:
         super().__init__()
+        if not batch.mask.all():
+            given = f"{int((~batch.mask).sum())} bins masked out"
+            raise ValueError(mismatch("batch", given=given, expected="every bin of every frame"))
         object.__setattr__(self, "model", model)
         power = batch.observations.square().sum(-1, keepdim=True) / 2 + batch.variance
         share = power.flatten(-2).unsqueeze(1) / batch.num_sources

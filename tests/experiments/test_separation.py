@@ -59,7 +59,7 @@ def test_drawn_mixtures_have_the_levels_and_unit_power():
     )
 
 
-def test_a_faster_recording_has_a_higher_pitch():
+def test_recordings_are_played_slower_and_faster_within_the_factor():
     stft, options = STFT(), Simulation(num_frames=10, speed=1.25, equalisation_db=0.0)
     tone = torch.sin(2 * torch.pi * 1000 * torch.arange(16000) / 16000)
     peaks = set()

@@ -120,8 +120,16 @@ def test_forward_updates_refuse_transitions(batch):
         ForwardSourceUpdate()(model, guide, batch)
 
 
-def test_the_bound_of_the_additive_model_is_the_estimator_of_pyro():
-    """With a prior of independent frames and a point of z, log p(o | v) is the bound itself."""
+def test_a_missing_bin_is_refused_where_sources_add_up(prior, batch):
+    mask = batch.mask.clone()
+    mask[0, 0, 0] = False
+    partly = dataclasses.replace(batch, mask=mask)
+    with pytest.raises(ValueError, match="1 bins masked out"):
+        Wiener(Additive(prior), partly)
+
+
+def test_every_draw_of_the_exact_posterior_says_the_evidence():
+    """log p(o, s | v) - log q(s) is log p(o | v) whichever s is drawn."""
     torch.manual_seed(0)
     prior = BySource([VAE(**SIZES), VAE(**SIZES)]).double().eval()
     batch = spectra_batch(torch.randn(1, 2, 3, dtype=torch.complex128), 2, ratio=0.5)
@@ -135,7 +143,7 @@ def test_the_bound_of_the_additive_model_is_the_estimator_of_pyro():
     total = s.sum(-3).unflatten(-1, (-1, 2))
     law = torch.distributions.Normal(total, batch.variance.sqrt())
     values = p + law.log_prob(batch.observations).sum((-3, -2, -1)) - q
-    torch.testing.assert_close(  # the exact posterior: every draw says log p(o | v)
+    torch.testing.assert_close(
         values, closed_form_bound(model, guide, batch).expand_as(values)
     )
 
@@ -168,7 +176,7 @@ def test_em_of_a_known_variance_ends_after_one_sweep(batch):
     for earlier, later in itertools.pairwise(bounds):
         torch.testing.assert_close(earlier, later)
     torch.testing.assert_close(
-        guide.sources(batch).mean.sum(1) + 0.0,
+        guide.sources(batch).mean.sum(1),
         batch.observations.flatten(-2) * (1 - batch.variance.flatten(-2)
                                           / guide.sources(batch).total),
     )

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyromodels.errors import SpecError, mismatch, unknown
+from pyromodels.errors import SpecError, mismatch
 from pyromodels.experiments.datasets import DATASETS
 from pyromodels.experiments.datasets.speech.audio import peak_normalise, read_audio
 from pyromodels.experiments.datasets.speech.recordings import SpeechData, load_speech_folder
@@ -108,8 +108,8 @@ def _mixture(path: Path, entry: dict[str, Any], kinds: tuple[str, ...]) -> Mixtu
     parts = []
     for kind in kinds:
         if missing := {kind, "n", "norm_gain"} - entry.keys():
-            name = sorted(missing)[0]
-            raise SpecError(f"{path}: {unknown('kind of source', given=name, known=list(entry))}")
+            given = f"an entry without {sorted(missing)[0]!r}: {', '.join(entry)}"
+            raise SpecError(mismatch(str(path), given=given, expected=f"n, norm_gain and {kind}"))
         first = entry.get(f"{kind}_offset", 0)
         signal = read_audio(path.parent / entry[kind])[first : first + entry["n"]]
         if len(signal) != entry["n"]:

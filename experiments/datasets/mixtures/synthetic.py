@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from pyromodels.experiments.datasets.speech.recordings import SpeechData, load_s
 from pyromodels.experiments.datasets.speech.synthesis import synthesise
 from pyromodels.experiments.harness.records import runs_folder
 
+Maker = Callable[[int, int], list[Tensor]]
+"""How many, seed -> signals."""
 COUNTS = {"train": 48, "valid": 8, "test": 8}
 SECONDS = 3.0
 
@@ -59,14 +62,14 @@ def _recordings(kind: str) -> SpeechData:
         raise SpecError(unknown("kind of made source", given=kind, known=MAKERS))
     folder = runs_folder() / "synthetic-mixtures" / kind
     for number, (split, count) in enumerate(COUNTS.items()):
-        _write(folder / split, MAKERS[kind](count, number), count)
+        _write(folder / split, MAKERS[kind], count, number)
     return replace(load_speech_folder(folder), name=f"synthetic-{kind}")
 
 
-def _write(place: Path, signals: list[Tensor], count: int) -> None:
+def _write(place: Path, make: Maker, count: int, seed: int) -> None:
     place.mkdir(parents=True, exist_ok=True)
     if len(list(place.glob("*.wav"))) != count:
-        for i, signal in enumerate(signals):
+        for i, signal in enumerate(make(count, seed)):
             write_wav(place / f"{i:03d}.wav", signal)
 
 
@@ -109,4 +112,4 @@ def tones(count: int, seed: int) -> list[Tensor]:  # each float32, shape: (n,), 
     return melodies
 
 
-MAKERS = {"speech": _speech, "tones": tones}
+MAKERS: dict[str, Maker] = {"speech": _speech, "tones": tones}

@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 
+from pyromodels.audio.stft import STFT
 from pyromodels.batch import MixtureBatch
 from pyromodels.dynamics.by_source import BySource
 from pyromodels.dynamics.srnn import SRNN
 from pyromodels.dynamics.vae import VAE
 from pyromodels.experiments.demonstrations.device_cases.registry import Device, case
+from pyromodels.experiments.separation.simulate import Simulation, simulated
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.guides.wiener import Wiener
 from pyromodels.inference.additive.wiener import wiener_em
@@ -61,6 +63,14 @@ def _(device: Device) -> Any:
     losses = [made.step(batch) for _ in range(2)]
     draws = Posterior(model, guide, batch).sample(2)
     return [losses, guide.variances, *(draws[name].shape for name in sorted(draws))]
+
+
+@case("drawn mixtures")
+def _(device: Device) -> Any:
+    recordings = [torch.ones(4000, device=device), torch.ones(5000, device=device)]
+    made = simulated(recordings, 3, STFT(window=64, hop=16), Simulation(num_frames=8))
+    power = made.sum(1).abs().square().mean((-2, -1))
+    return [list(made.shape), power]  # one, whatever was drawn
 
 
 @case("assigner")
