@@ -155,3 +155,30 @@ def as_wide(
     """Return a law with the batch of the value too, which it has not where it knows none of it."""
     batch = torch.broadcast_shapes(law.batch_shape, value.shape[:-1])
     return law if batch == law.batch_shape else law.expand(batch)
+
+
+class IndependentFrames(PathDistribution):
+    """Frames that are normal and know nothing of each other.
+
+    Args:
+        loc: shape (*batch, T, D).
+        scale: likewise.
+        mask: time mask, see `PathDistribution`.
+
+    Example:
+        >>> path = IndependentFrames(torch.zeros(3, 5, 2), torch.ones(3, 5, 2))
+        >>> path.rsample().shape, path.log_prob(torch.zeros(3, 5, 2)).shape
+        (torch.Size([3, 5, 2]), torch.Size([3]))
+    """
+
+    def __init__(self, loc: Tensor, scale: Tensor, *, mask: Tensor | None = None) -> None:
+        super().__init__(loc.shape[:-2], *loc.shape[-2:], like=loc, mask=mask)
+        self.loc, self.scale = loc, scale
+
+    def conditionals(self, value: Tensor) -> dist.TorchDistribution:
+        """Return p(v_t)."""
+        return diagonal_normal(self.loc, self.scale)
+
+    def roll_out(self, noise: Tensor) -> Tensor:
+        """Return the frames that the noise drives."""
+        return self.loc + self.scale * noise

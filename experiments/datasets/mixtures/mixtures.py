@@ -68,7 +68,7 @@ def load_mixture_list(
          "speech_gain": g_1, "flute": file, ...}
 
     and the mixture is g (g_1 speech + g_2 flute + ...). The folder of each kind, with the folders
-    train, valid and test, lies beside the list.
+    train, valid and test, lies beside the list; a kind without valid is validated on train.
 
     Args:
         path: the JSON list.
@@ -87,7 +87,9 @@ def load_mixture_list(
     entries = entries[: most or None]
     if not entries:
         raise SpecError(mismatch("num_frames", given=num_frames, expected=f"a T that {path} has"))
-    recordings = {kind: load_speech_folder(path.parent / kind) for kind in kinds}
+    recordings = {
+        kind: load_speech_folder(path.parent / kind, may_lack_valid=True) for kind in kinds
+    }
     mixtures = tuple(_mixture(path, entry, kinds) for entry in entries)
     return MixtureData(path.stem, recordings, mixtures)
 

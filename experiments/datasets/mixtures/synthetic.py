@@ -1,4 +1,4 @@
-"""Mixtures of speech-like signals and tones that are made: no recording is needed."""
+"""Mixtures of speech-like signals, tones and noises that are made: no recording is needed."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ SECONDS = 3.0
 def synthetic_mixtures(
     kinds: tuple[str, ...] = ("speech", "tones"), num_mixtures: int = 6, num_frames: int = 100
 ) -> MixtureData:
-    """Speech-like signals and tones of a synthesiser, mixed; figures say nothing about sound.
+    """Signals of a synthesiser, mixed; figures of them say nothing about sound.
 
     Recordings are written as wav files once, below the folder of runs, and read like any other.
     Levels of a mixture lie between -5 and 5 dB.
 
     Args:
-        kinds: of the sources, "speech" and "tones".
+        kinds: of the sources, two or more of "speech", "tones" and "noise".
         num_mixtures: to be taken apart, of test recordings.
         num_frames: of a mixture, at a hop of 256 samples.
     """
@@ -112,4 +112,25 @@ def tones(count: int, seed: int) -> list[Tensor]:  # each float32, shape: (n,), 
     return melodies
 
 
-MAKERS: dict[str, Maker] = {"speech": _speech, "tones": tones}
+def noises(count: int, seed: int) -> list[Tensor]:  # each float32, shape: (n,), peak 1
+    """Return noises of a slope of their own, by turns steady and swelling: a fan, a passing car.
+
+    Example:
+        >>> noises(2, 0)[1].shape
+        torch.Size([48000])
+    """
+    made = []
+    for number in range(count):
+        rng = np.random.default_rng([seed, 3, number])
+        length = round(SECONDS * SAMPLE_RATE)
+        hertz = np.fft.rfftfreq(length, 1 / SAMPLE_RATE)
+        colour = np.maximum(hertz, 50.0) ** -rng.uniform(0.2, 1.2)
+        hum = 1 + 8 * np.exp(-((hertz - rng.uniform(200, 3000)) / 150) ** 2)
+        spectrum = np.fft.rfft(rng.standard_normal(length)) * colour * hum
+        seconds = np.arange(length) / SAMPLE_RATE
+        swell = 1 + 0.8 * (number % 2) * np.sin(2 * math.pi * rng.uniform(0.2, 0.6) * seconds)
+        made.append(peak_normalise(torch.from_numpy(np.fft.irfft(spectrum) * swell)).float())
+    return made
+
+
+MAKERS: dict[str, Maker] = {"speech": _speech, "tones": tones, "noise": noises}

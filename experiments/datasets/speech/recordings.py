@@ -82,13 +82,18 @@ class SpeechData:
 
 
 @DATASETS.register("speech_folder")
-def load_speech_folder(path: str | Path) -> SpeechData:
+def load_speech_folder(path: str | Path, *, may_lack_valid: bool = False) -> SpeechData:
     """Find wav and flac files in the folders train, valid and test of ``path``, at any depth.
 
     If it has none of the three, the files directly in it are sorted by name and cut in that order:
     the last tenth, rounded up, is the test split, the tenth before it the validation split. So
     names that start alike, often one speaker's, mostly stay together; that no speaker is in two
     splits is not certain.
+
+    Args:
+        path: the folder.
+        may_lack_valid: take the training files for validation where there is no folder valid; of
+            noise there are few recordings.
 
     Raises:
         FileNotFoundError: if the folder, one of the three, or the audio is missing.
@@ -97,7 +102,11 @@ def load_speech_folder(path: str | Path) -> SpeechData:
     path = Path(path)
     present = [split for split in SPLITS if (path / split).is_dir()]
     if present:
-        return SpeechData(path.resolve().name, **{s: _audio(path / s, "**/*") for s in SPLITS})
+        folders = {split: split for split in SPLITS}
+        if may_lack_valid and "valid" not in present:
+            folders["valid"] = "train"
+        found = {split: _audio(path / folder, "**/*") for split, folder in folders.items()}
+        return SpeechData(path.resolve().name, **found)
     files = _audio(path, "*")
     tenth = math.ceil(len(files) / 10)
     if len(files) < len(SPLITS):

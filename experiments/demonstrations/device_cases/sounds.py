@@ -1,4 +1,4 @@
-"""Complex spectra: MixDVAE, sources that add up, the network that tells whose a bin is."""
+"""Complex spectra: MixDVAE, sources that add up, the network that tells whose a bin is, noise."""
 
 from __future__ import annotations
 
@@ -7,24 +7,32 @@ from typing import Any
 import torch
 
 from pyromodels.audio.stft import STFT
-from pyromodels.batch import MixtureBatch
+from pyromodels.batch import MixtureBatch, SequenceBatch
 from pyromodels.dynamics.by_source import BySource
+from pyromodels.dynamics.rvae import RVAE
 from pyromodels.dynamics.srnn import SRNN
 from pyromodels.dynamics.vae import VAE
 from pyromodels.experiments.demonstrations.device_cases.registry import Device, case
 from pyromodels.experiments.separation.simulate import Simulation, simulated
+from pyromodels.guides.denoising import EncodedSpeech, FreeSpeech
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.guides.wiener import Wiener
 from pyromodels.inference.additive.wiener import wiener_em
 from pyromodels.inference.engines.coordinate_ascent import CoordinateAscent
+from pyromodels.inference.engines.svi import SVI
+from pyromodels.inference.enhancement.bound import EnhancementBound
+from pyromodels.inference.enhancement.vem import enhancement_em
 from pyromodels.inference.mixture.forward import ForwardSourceUpdate
 from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate
 from pyromodels.inference.mixture.vem import VEM
 from pyromodels.inference.posterior.posterior import Posterior
 from pyromodels.models.additive import Additive
+from pyromodels.models.enhancement import Enhancement
 from pyromodels.models.mixdvae import MixDVAE
 from pyromodels.networks.assigner import Assigner
+from pyromodels.noise.base import Sizes
 from pyromodels.observations.spectra import ComplexSpectra, spectra_batch
+from pyromodels.registry import NOISES
 
 ORDERS = {"forward": ForwardSourceUpdate, "whole": SourceUpdate}
 
@@ -78,3 +86,37 @@ def _(device: Device) -> Any:
     torch.manual_seed(0)
     network, power = Assigner(33, 2, hidden_dim=4).to(device), torch.rand(2, 5, 33).to(device)
     return network(power)
+
+
+def noisy(device: Device, noise: str) -> tuple[Enhancement, SequenceBatch]:
+    """Return a program of noisy speech, and two signals of five frames and four bins."""
+    torch.manual_seed(0)
+    prior = RVAE(source_dim=4, latent_dim=2, emission="complex").eval()
+    made = NOISES.build({"name": noise}, Sizes(2, 5, 4, 2))
+    gain = torch.nn.Parameter(torch.zeros(2, 5)) if noise == "nmf" else None
+    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    batch = SequenceBatch(torch.randn(2, 5, 8), mask).to(device)
+    return Enhancement(prior, made, gain=gain).to(device), batch
+
+
+@case("VEM of noisy speech")
+def _(device: Device) -> Any:
+    model, batch = noisy(device, "nmf")
+    guide = FreeSpeech(model, batch).to(device)
+    made = enhancement_em(model, guide)
+    shapes = [made.guide.moments[0].shape, model.log_gain.shape]
+    return [*shapes, *(isinstance(made.step(batch), float) for _ in range(2))]
+
+
+for _noise in ("lv", "no", "nolv"):
+
+    @case(f"noisy speech, {_noise}")
+    def _(device: Device, noise: str = _noise) -> Any:
+        model, batch = noisy(device, noise)
+        guide = EncodedSpeech(model)
+        made = SVI(model, guide, elbo=EnhancementBound(), train_model=True)
+        made.step(batch)
+        draws = Posterior(model, guide, batch).sample(2)
+        power = batch.x.unflatten(-1, (-1, 2)).square().sum(-1)
+        return [model.noise(power, batch.x[..., :2], batch.mask).shape,
+                *(draws[name].shape for name in sorted(draws))]

@@ -1,0 +1,1 @@
+"""Speech in noise made clean: thesis, chapter 6."""

@@ -1,0 +1,231 @@
+"""Noisy speech made clean: the posterior of the speech, sequence by sequence or many at once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pyromodels.batch import SequenceBatch
+from pyromodels.dynamics.dynamical_prior import DynamicalPrior
+from pyromodels.emissions.complex import power_of
+from pyromodels.errors import SpecError, check_choice, mismatch
+from pyromodels.guides.denoising import Denoising, EncodedSpeech, FreeSpeech
+from pyromodels.inference.engines.svi import SVI
+from pyromodels.inference.enhancement.bound import EnhancementBound
+from pyromodels.inference.enhancement.vem import enhancement_em
+from pyromodels.models.enhancement import Enhancement
+from pyromodels.noise.base import NoiseModel, Sizes, quiet_level
+from pyromodels.registry import NOISES
+
+Start = Literal["encoder", "subtracted"]
+
+
+@dataclass(frozen=True)
+class EnhancementInference:
+    """How noisy speech is made clean.
+
+    Args:
+        steps: beside noise of low rank, sweeps of variational EM over many sequences at once;
+            beside a network, steps of Adam on encoder and noise, each sequence alone (NA). 0
+            leaves what training on noisy speech has made of both (ND); with both it is NDA.
+        learning_rate: of Adam.
+        starts: of q(z) in variational EM: "encoder", what the prior's encoder hears; or
+            "subtracted", what it hears once the level of quiet frames is taken off. Of several the
+            one with the best bound is kept, sequence by sequence.
+        num_draws: of z, that estimate and variance are averaged over.
+        batch_size: sequences at once.
+    """
+
+    steps: int = 100
+    learning_rate: float = 0.05
+    starts: tuple[Start, ...] = ("subtracted",)
+    num_draws: int = 10
+    batch_size: int = 12
+
+    def __post_init__(self) -> None:
+        """Refuse what is no choice."""
+        for start in self.starts:
+            check_choice("starts", start, "encoder", "subtracted")
+        for name, least in (("steps", 0), ("num_draws", 1), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                expected = f"{least} or more"
+                raise SpecError(mismatch(name, given=getattr(self, name), expected=expected))
+        if not self.starts:
+            raise SpecError(mismatch("starts", given="none", expected="one or more"))
+
+
+class Enhanced(NamedTuple):
+    """One sequence, and what was made of it."""
+
+    estimate: Tensor  # E[s | x] as heard, complex, shape: (T, F)
+    variance: Tensor  # E|s - estimate|^2, shape: (T, F)
+    draws: Tensor  # complex, shape: (draws, T, F)
+    bounds: Tensor  # of every start, nats a frame, shape: (starts,)
+    estimates: Tensor  # of every start, complex, shape: (starts, T, F)
+
+
+class Made(NamedTuple):
+    """Programs that were fitted to sequences."""
+
+    model: Enhancement
+    guide: Denoising
+    batch: SequenceBatch
+
+
+def padded(spectra: Sequence[Tensor]) -> SequenceBatch:  # complex, shapes (T_i, F)
+    """Return sequences of different lengths as one batch, parts of bins side by side."""
+    longest = max(map(len, spectra))
+    x = spectra[0].real.new_zeros(len(spectra), longest, 2 * spectra[0].shape[-1])
+    mask = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+    for row, spectrum in enumerate(spectra):
+        x[row, : len(spectrum)] = torch.view_as_real(spectrum).flatten(-2)
+        mask[row, : len(spectrum)] = True
+    return SequenceBatch(x, mask)
+
+
+def enhance(
+    spectra: Sequence[Tensor],  # complex, shapes (T_i, F)
+    prior: DynamicalPrior,
+    noise: NoiseModel | dict[str, Any],
+    options: EnhancementInference,
+    *,
+    gain: bool,
+    keep_draws: int = 0,
+    progress: bool = True,
+) -> list[Enhanced]:
+    """Make noisy spectra clean, in their order.
+
+    Args:
+        spectra: of every sequence.
+        prior: of clean spectra.
+        noise: a trained network, or the table of a model that each sequence has its own of.
+        options: how.
+        gain: whether speech is as loud as it is in every frame.
+        keep_draws: of the posterior, of every sequence.
+        progress: whether a bar says how far it is.
+    """
+    found: dict[int, Enhanced] = {}
+    order = sorted(range(len(spectra)), key=lambda i: len(spectra[i]))
+    alone = isinstance(noise, NoiseModel) and options.steps > 0
+    size = 1 if alone else options.batch_size
+    bar = tqdm(total=len(order), desc="enhancing", unit="sequence", disable=not progress)
+    for first in range(0, len(order), size):
+        rows = order[first : first + size]
+        batch = padded([spectra[i] for i in rows])
+        of_start = [
+            posterior(made, options.num_draws, keep_draws)
+            for made in fitted(batch, prior, noise, options, gain=gain)
+        ]
+        bounds = torch.stack([said.bound for said in of_start])  # (starts, B)
+        best = bounds.argmax(0)
+        for row, i in enumerate(rows):
+            length, said = len(spectra[i]), of_start[int(best[row])]
+            found[i] = Enhanced(
+                said.mean[row, :length], said.variance[row, :length],
+                said.draws[:, row, :length], bounds[:, row],
+                torch.stack([other.mean[row, :length] for other in of_start]),
+            )
+        bar.update(len(rows))
+    bar.close()
+    return [found[i] for i in range(len(spectra))]
+
+
+def fitted(
+    batch: SequenceBatch,
+    prior: DynamicalPrior,
+    noise: NoiseModel | dict[str, Any],
+    options: EnhancementInference,
+    *,
+    gain: bool,
+) -> Iterator[Made]:
+    """Yield model and guide from every start; a network has one, its encoder."""
+    if isinstance(noise, NoiseModel):
+        yield adapted(batch, prior, noise, options)
+        return
+    power = power_of(batch.x)
+    for start in options.starts:
+        sizes = Sizes(*batch.mask.shape, power.shape[-1], prior.latent_dim)
+        own = NOISES.build(noise, sizes).to(batch.x)
+        own.begin(power, batch.mask)
+        zero = nn.Parameter(torch.zeros_like(power[..., 0])) if gain else None
+        model = Enhancement(prior, own, gain=zero)
+        heard = batch if start == "encoder" else subtracted(batch)
+        guide = FreeSpeech(model, heard)
+        engine = enhancement_em(model, guide, learning_rate=options.learning_rate)
+        engine.run(batch, options.steps)
+        yield Made(model, guide, batch)
+
+
+def adapted(
+    batch: SequenceBatch,
+    prior: DynamicalPrior,
+    noise: NoiseModel,
+    options: EnhancementInference,
+) -> Made:
+    """Return copies of encoder and network, moved to one batch by gradients (thesis, 6.16)."""
+    if options.steps:
+        prior, noise = copy.deepcopy((prior, noise))
+    model = Enhancement(prior, noise)
+    guide = EncodedSpeech(model)
+    if options.steps:
+        hold_decoder(prior)
+        engine = SVI(model, guide, elbo=EnhancementBound(), train_model=True,
+                     learning_rate=options.learning_rate, max_grad_norm=100.0)
+        for _ in range(options.steps):
+            engine.step(batch)
+    return Made(model, guide, batch)
+
+
+def hold_decoder(prior: DynamicalPrior) -> None:
+    """Let gradients move the encoder alone: p(s | z) is what is known of clean speech."""
+    prior.requires_grad_(False)
+    prior.encoder.requires_grad_(True)
+
+
+def subtracted(batch: SequenceBatch) -> SequenceBatch:
+    """Return what is left once the level of quiet frames is taken off, at least a hundredth."""
+    power = power_of(batch.x)
+    level = 1.5 * quiet_level(power, batch.mask).unsqueeze(1)
+    share = (1 - level / power.clamp_min(1e-12)).clamp(0.01, 1)
+    return SequenceBatch(batch.x * share.sqrt().repeat_interleave(2, -1), batch.mask)
+
+
+class Said(NamedTuple):
+    """The posterior of the speech as heard, of a batch."""
+
+    mean: Tensor  # complex, shape: (B, T, F)
+    variance: Tensor  # shape: (B, T, F)
+    draws: Tensor  # complex, shape: (draws, B, T, F)
+    bound: Tensor  # nats a frame, shape: (B,)
+
+
+@torch.no_grad()
+def posterior(made: Made, num_draws: int, keep_draws: int) -> Said:
+    r"""Return mean and variance of p(s | x), averaged over q(z), one draw of z at a time.
+
+        E[s] = E_z[m(z)],      Var[s] = E_z[v(z)] + E_z|m(z)|^2 - |E[s]|^2
+    """
+    model, guide, batch = made
+    x = torch.view_as_complex(batch.x.unflatten(-1, (-1, 2)).contiguous())
+    law = guide.latents(batch)
+    share = square = inner = torch.zeros_like(x.real)
+    draws = []
+    for number in range(max(num_draws, keep_draws)):
+        speech, noise = model.variances(batch, law.rsample()[..., 0, 0, :, :])
+        gain = speech / (speech + noise)
+        if number < num_draws:
+            share, square, inner = share + gain, square + gain**2, inner + gain * noise
+        if number < keep_draws:
+            chance = torch.randn_like(x) * (gain * noise).sqrt()  # complex, of unit variance
+            draws.append(gain * x + chance)
+    share, square, inner = (part / num_draws for part in (share, square, inner))
+    spread = inner + (square - share**2).clamp_min(0) * x.abs().square()
+    bound = EnhancementBound(num_draws)(model, guide, batch) / batch.mask.sum(-1)
+    kept = torch.stack(draws) if draws else x.new_zeros(0, *x.shape)
+    return Said(share * x, spread, kept, bound)

@@ -1,0 +1,257 @@
+"""The experiment "enhancement": speech in noise, made clean."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+
+from pyromodels.errors import SpecError, mismatch, unknown
+from pyromodels.experiments.datasets import DATASETS, build_data
+from pyromodels.experiments.datasets.mixtures.mixtures import MixtureData
+from pyromodels.experiments.datasets.speech.audio import SAMPLE_RATE, write_wav
+from pyromodels.experiments.enhancement import figures
+from pyromodels.experiments.enhancement.enhance import (
+    Enhanced,
+    EnhancementInference,
+    Made,
+    enhance,
+    fitted,
+    padded,
+)
+from pyromodels.experiments.enhancement.model_spec import EnhancementModelSpec, of_spectra
+from pyromodels.experiments.enhancement.scores import (
+    BASELINES,
+    ESTIMATE,
+    LEVELS,
+    Scores,
+    coverage,
+    heard,
+    of_starts,
+    scores_of,
+)
+from pyromodels.experiments.enhancement.training import NoisyTraining, find_or_train_program
+from pyromodels.experiments.harness.experiment import EXPERIMENTS, Experiment, Outcome, Program
+from pyromodels.experiments.harness.spec_tables import ComponentTable, OptionsTable, Table
+from pyromodels.noise.base import Sizes
+from pyromodels.registry import DYNAMICS, NOISES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from pyromodels.audio.stft import STFT
+    from pyromodels.experiments.harness.records import RunFolder
+    from pyromodels.experiments.runs.spec import Spec
+
+
+@dataclass(frozen=True)
+class EnhancementMetrics:
+    """What is measured.
+
+    Args:
+        baselines: of `BASELINES`.
+        num_examples: signals that are written as sounds and drawn.
+        num_draws: posterior draws of each of them.
+    """
+
+    baselines: tuple[str, ...] = ("noisy", "decision_directed", "oracle_wiener")
+    num_examples: int = 2
+    num_draws: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse a baseline that is none."""
+        for name in self.baselines:
+            if name not in BASELINES:
+                raise SpecError(unknown("baseline", given=name, known=BASELINES))
+
+
+class Parts(NamedTuple):
+    """What is fitted: the prior's spec, how encoder and noise are trained, how a signal is met."""
+
+    model: EnhancementModelSpec
+    training: NoisyTraining
+    inference: EnhancementInference
+
+
+class Fitted(NamedTuple):
+    """Noisy signals, made clean."""
+
+    made: list[Enhanced]
+    stft: STFT
+    seconds: float  # that it took, training left out
+    scores: Scores
+
+
+@EXPERIMENTS.register("enhancement")
+class EnhancementExperiment(Experiment):
+    """Make noisy speech clean, by a prior of clean speech alone: thesis, chapter 6."""
+
+    tables: ClassVar[dict[str, Table]] = {
+        "data": ComponentTable(
+            DATASETS, {"name": "synthetic_mixtures", "kinds": ["speech", "noise"]},
+            path_means="mixture_list",
+        ),
+        "model": OptionsTable(EnhancementModelSpec, {"noise": NOISES}),
+        "guide": OptionsTable(NoisyTraining),
+        "inference": OptionsTable(EnhancementInference),
+        "metrics": OptionsTable(EnhancementMetrics),
+    }
+    columns: ClassVar[dict[str, str]] = {
+        "si_sdr": "SI-SDR dB",
+        "improvement": "gained dB",
+        "noisy/si_sdr": "noisy dB",
+        "real_time_factor": "real-time factor",
+        "seconds": "seconds",
+    }
+    footnote: ClassVar[str] = (
+        "mean ± standard error over seeds; SI-SDR in the mean over signals; real-time factor: "
+        "seconds for a second of sound"
+    )
+
+    def data(self, spec: Spec) -> MixtureData:
+        """Return the noisy signals and the recordings of speech and noise."""
+        data = build_data(spec.data, MixtureData, "mixtures of speech and noise")
+        if len(data.kinds) != 2:
+            expected = "two, speech and noise"
+            raise SpecError(mismatch("data.kinds", given=list(data.kinds), expected=expected))
+        return data
+
+    def model(self, spec: Spec, data: MixtureData) -> Parts:
+        """Return what is to be trained and run."""
+        if not spec.model.noise_is_network and spec.guide.steps:
+            given = f"steps = {spec.guide.steps} beside noise of low rank"
+            expected = "model.noise = lv, no or nolv, a network that can be trained"
+            raise SpecError(mismatch("guide", given=given, expected=expected))
+        return Parts(spec.model, spec.guide, spec.inference)
+
+    def fit(
+        self, spec: Spec, data: MixtureData, model: Parts, *, folder: Path | None, resume: bool
+    ) -> Fitted:
+        """Train what is not trained yet, and make all signals clean."""
+        speech = model.model.trained(
+            data.recordings[data.kinds[0]], spec.seed, spec.device, resume=resume
+        )
+        prior, noise = of_spectra(speech).to(spec.device), spec.model.noise
+        if model.model.noise_is_network:
+            program = find_or_train_program(
+                data, speech, noise, model.training, spec.seed, device=spec.device, resume=resume
+            ).prior
+            prior, noise = program.prior, program.noise
+        spectra = [speech.stft.analyse(m.signal.to(spec.device)) for m in data.mixtures]
+        torch.manual_seed(spec.seed)
+        began = time.perf_counter()
+        made = enhance(
+            spectra, prior, noise, model.inference, gain=bool(model.model.gain),
+            keep_draws=spec.metrics.num_draws,
+        )
+        seconds = time.perf_counter() - began
+        scores = scores_of(data.mixtures, made, speech.stft, spec.metrics.baselines)
+        return Fitted(made, speech.stft, seconds, scores)
+
+    def metrics(self, outcome: Outcome) -> dict[str, float]:
+        """Return SI-SDR in the mean and median, by method; what regions hold; the speed."""
+        mixtures, found = outcome.data.mixtures, {}
+        made, stft = outcome.fitted.made, outcome.fitted.stft
+        for method, values in outcome.fitted.scores.items():
+            prefix = "" if method == ESTIMATE else f"{method}/"
+            found[f"{prefix}si_sdr"] = sum(values) / len(values)
+            found[f"{prefix}si_sdr_median"] = statistics.median(values)
+        if "noisy/si_sdr" in found:
+            found["improvement"] = found["si_sdr"] - found["noisy/si_sdr"]
+        heard_seconds = sum(len(m.signal) for m in mixtures) / SAMPLE_RATE
+        found["real_time_factor"] = outcome.fitted.seconds / heard_seconds
+        for level, share in zip(LEVELS, coverage(mixtures, made, stft).tolist(), strict=True):
+            found[f"held_{round(100 * level)}"] = share
+        found |= misled(outcome)
+        return found
+
+    def summary(self, outcome: Outcome) -> str:
+        """Return a table of methods, and what the regions hold."""
+        metrics = outcome.metrics
+        lines = [f"{len(outcome.data.mixtures)} noisy signals of {outcome.data.name}, SI-SDR of "
+                 "the speech in dB", f"{'':22}{'mean':>8}{'median':>8}"]
+        for method in outcome.fitted.scores:
+            prefix = "" if method == ESTIMATE else f"{method}/"
+            lines.append(f"{method.replace('_', ' '):22}{metrics[f'{prefix}si_sdr']:8.2f}"
+                         f"{metrics[f'{prefix}si_sdr_median']:8.2f}")
+        lines.append(f"real-time factor {metrics['real_time_factor']:.2f}")
+        stated = " / ".join(f"{100 * level:g}" for level in LEVELS)
+        held = " / ".join(f"{100 * metrics[f'held_{round(100 * level)}']:.1f}" for level in LEVELS)
+        lines.append(f"regions of {stated} % hold {held} % of the loud bins")
+        if "misled" in metrics:
+            lines.append(
+                f"starts: the one with the best bound was not the one with the best SI-SDR in "
+                f"{100 * metrics['misled']:.0f} % of the signals; an oracle's choice has "
+                f"{metrics['best_start/si_sdr']:.2f} dB"
+            )
+        return "\n".join(lines)
+
+    def keep(self, folder: RunFolder, outcome: Outcome) -> None:
+        """Write sounds: noisy, enhanced, and draws of the posterior; at the level of the noisy."""
+        made, stft = outcome.fitted.made, outcome.fitted.stft
+        num = outcome.spec.metrics.num_examples
+        for mixture, said in zip(outcome.data.mixtures[:num], made[:num], strict=True):
+            signals = {"noisy": mixture.signal, "enhanced": heard(said.estimate, stft, mixture)}
+            for number, draw in enumerate(said.draws, 1):
+                signals[f"draw{number}"] = heard(draw, stft, mixture)
+            for name, signal in signals.items():
+                level = signal / signal.abs().max().clamp_min(1)
+                write_wav(folder.path / f"{mixture.name}-{name}.wav", level.cpu())
+
+    def figures(self, outcome: Outcome) -> dict[str, Figure]:
+        """Return scores against the noise, and spectrograms of the examples."""
+        scores, stft = outcome.fitted.scores, outcome.fitted.stft
+        drawn = {}
+        if "noisy" in scores:
+            others = {name: row for name, row in scores.items() if name != "noisy"}
+            drawn["scores"] = figures.scores(others, scores["noisy"])
+        num = outcome.spec.metrics.num_examples
+        pairs = zip(outcome.data.mixtures[:num], outcome.fitted.made[:num], strict=True)
+        for mixture, said in pairs:
+            clean, noise = stft.analyse(mixture.sources)
+            drawn[mixture.name] = figures.enhancement(
+                mixture.name, clean + noise, said.estimate.cpu(), said.variance.cpu(), clean, stft
+            )
+        return drawn
+
+    def programs(self, spec: Spec, data: MixtureData, model: Parts) -> list[Program]:
+        """Return the model and the guide, on a short signal, untrained."""
+        made = untrained(spec, data)
+        return [Program(f"model  {type(made.model).__name__}", made.model, (made.batch,)),
+                Program(f"guide  {type(made.guide).__name__}", made.guide, (made.batch,), "q")]
+
+    def inference(self, spec: Spec, model: Parts) -> str:
+        """Return how a signal is met."""
+        return f"inference  {model.inference}"
+
+
+def misled(outcome: Outcome) -> Mapping[str, float]:
+    """Return how often the better bound was the worse speech, where there were several starts."""
+    made = outcome.fitted.made
+    if len(made[0].bounds) < 2:
+        return {}
+    reached = of_starts(outcome.data.mixtures, made, outcome.fitted.stft)
+    chosen = torch.stack([said.bounds.argmax() for said in made]).cpu()
+    return {
+        "misled": (reached.argmax(1) != chosen).double().mean().item(),
+        "best_start/si_sdr": reached.amax(1).mean().item(),
+    }
+
+
+def untrained(spec: Spec, data: MixtureData) -> Made:
+    """Return model and guide of a short piece of a signal, with networks as they are made."""
+    speech = spec.model.speech
+    table: dict[str, Any] = speech.prior_table() | {"emission": {"name": "complex"}}
+    prior = DYNAMICS.build(table).eval()
+    stft = speech.stft
+    batch = padded([stft.analyse(data.mixtures[0].signal[: stft.num_samples(8)])])
+    noise: Any = spec.model.noise
+    if spec.model.noise_is_network:
+        noise = NOISES.build(noise, Sizes(0, 0, prior.cell.source_dim, prior.latent_dim))
+    options = replace(spec.inference, steps=1, starts=spec.inference.starts[:1])
+    return next(iter(fitted(batch, prior, noise, options, gain=bool(spec.model.gain))))

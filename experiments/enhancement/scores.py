@@ -1,0 +1,82 @@
+"""How clean the speech is, and how often the posterior's regions hold the truth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pyromodels.audio.stft import STFT
+from pyromodels.experiments.datasets.mixtures.mixtures import Mixture
+from pyromodels.experiments.enhancement.baselines import decision_directed, oracle
+from pyromodels.experiments.enhancement.enhance import Enhanced
+from pyromodels.experiments.metrics.audio.distortion import si_sdr
+
+BASELINES = ("noisy", "decision_directed", "oracle_wiener")
+"""Methods to compare with."""
+ESTIMATE = "enhanced"
+"""What inference makes of the noisy signal, among the methods."""
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+"""Probabilities of the regions that are checked."""
+
+Scores = dict[str, list[float]]
+"""Method -> SI-SDR of every signal, dB; the estimate first."""
+
+
+def heard(spectrum: Tensor, stft: STFT, like: Mixture) -> Tensor:
+    """Return the signal of a spectrum (T, F), as long as the noisy one."""
+    return stft.synthesise(spectrum, like.signal.shape[-1])
+
+
+def scores_of(
+    mixtures: Sequence[Mixture], made: Sequence[Enhanced], stft: STFT, baselines: Sequence[str]
+) -> Scores:
+    """Return SI-SDR of the speech by method."""
+    rows: Scores = {name: [] for name in (ESTIMATE, *baselines)}
+    for mixture, said in zip(mixtures, made, strict=True):
+        sources = stft.analyse(mixture.sources)
+        noisy = sources.sum(0)
+        gains = {
+            "noisy": lambda noisy=noisy: torch.ones_like(noisy.real),
+            "decision_directed": lambda noisy=noisy: decision_directed(noisy.abs().square()),
+            "oracle_wiener": lambda sources=sources: oracle(sources),
+        }
+        estimates = {ESTIMATE: said.estimate.cpu()}
+        estimates |= {name: gains[name]() * noisy for name in baselines}
+        for method, estimate in estimates.items():
+            signal = heard(estimate, stft, mixture)
+            rows[method].append(si_sdr(mixture.sources[0], signal).item())
+    return rows
+
+
+def of_starts(mixtures: Sequence[Mixture], made: Sequence[Enhanced], stft: STFT) -> Tensor:
+    """Return SI-SDR of what came of every start, shape (signals, starts)."""
+    return torch.stack([
+        torch.stack([
+            si_sdr(mixture.sources[0], heard(estimate, stft, mixture))
+            for estimate in said.estimates.cpu()
+        ])
+        for mixture, said in zip(mixtures, made, strict=True)
+    ])
+
+
+def coverage(mixtures: Sequence[Mixture], made: Sequence[Enhanced], stft: STFT) -> Tensor:
+    r"""Return how often |s - E[s]|^2 <= -Var[s] log(1 - level), shape (levels,).
+
+    That is the region of a circular Gaussian; bins 50 dB below the loudest one are left out, where
+    recordings hold rounding.
+    """
+    held, counted = torch.zeros(len(LEVELS), dtype=torch.float64), 0
+    for mixture, said in zip(mixtures, made, strict=True):
+        speech, noise = stft.analyse(mixture.sources)
+        power = (speech + noise).abs().square()
+        loud = power > 1e-5 * power.max()
+        square = (speech - said.estimate.cpu()).abs().square()[loud]
+        variance = said.variance.cpu()[loud]
+        held += torch.stack([
+            (square <= -variance * math.log(1 - level)).double().sum() for level in LEVELS
+        ])
+        counted += int(loud.sum())
+    return held / counted

@@ -1,0 +1,164 @@
+"""Training on noisy speech: an encoder that hears through noise, and a network that foretells it.
+
+No clean twin of a noisy signal is looked at (thesis, section 6.2.4, the configuration ND).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pyromodels.batch import SequenceBatch
+from pyromodels.experiments.datasets.mixtures.mixtures import MixtureData
+from pyromodels.experiments.enhancement.enhance import hold_decoder
+from pyromodels.experiments.enhancement.model_spec import of_spectra
+from pyromodels.experiments.harness.store import History, MadeBy, Trained, find_or_train
+from pyromodels.experiments.harness.weights import load_weights
+from pyromodels.experiments.separation.simulate import Simulation, simulated
+from pyromodels.guides.denoising import EncodedSpeech
+from pyromodels.inference.enhancement.bound import EnhancementBound
+from pyromodels.inference.training.fit import fit
+from pyromodels.inference.training.options import FitOptions, Weights
+from pyromodels.models.enhancement import Enhancement
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pyromodels.audio.stft import STFT
+    from pyromodels.experiments.speech.trained_models import SpeechModel
+
+
+@dataclass(frozen=True)
+class NoisyTraining(Simulation):
+    """How encoder and noise learn from noisy speech; beside noise of low rank nothing does.
+
+    Args:
+        weights: trained ones in place of all that: a name that ships with the package, or a path.
+        steps: of Adam; 0: no training, the configuration NA.
+        steps_per_epoch: between two looks at the validation recordings.
+        batch_size: noisy signals a step.
+        learning_rate: the highest; it falls by half a cosine.
+
+    What signals are drawn is said by the options of `Simulation`, which these are as well.
+    """
+
+    num_frames: int = 100
+    level_db: tuple[float, float] = (-5.0, 5.0)
+    speed: float = 1.1
+    equalisation_db: float = 2.0
+    weights: str | None = None
+    steps: int = 0
+    steps_per_epoch: int = 50
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+
+    def fit_options(self, seed: int) -> FitOptions:
+        """Return how `fit` is told."""
+        return FitOptions(
+            epochs=math.ceil(self.steps / self.steps_per_epoch), batch_size=self.batch_size,
+            learning_rate=self.learning_rate, final_learning_rate=1e-2 * self.learning_rate,
+            max_grad_norm=20.0, patience=10**6, seed=seed,
+        )
+
+
+def noisy(
+    recordings: Sequence[Tensor],  # of speech, of noise, each (n,)
+    num_signals: int,
+    stft: STFT,
+    options: Simulation,
+) -> Tensor:  # complex, of a peak of one, shape: (B, T, F)
+    """Draw noisy speech from torch's global generator."""
+    spectra = simulated(recordings, num_signals, stft, options).sum(1)
+    peak = stft.synthesise(spectra).abs().amax(-1)
+    return spectra / peak.clamp_min(1e-6)[:, None, None]
+
+
+def made_by(
+    data: MixtureData, speech: SpeechModel, noise: dict[str, Any], options: NoisyTraining, seed: int
+) -> MadeBy:
+    """Return what determines a program, for the store."""
+    said = {key: value for key, value in asdict(options).items() if key != "weights"}
+    known = {key: speech.record[key] for key in ("training", "options", "data")
+             if key in speech.record}
+    prior = speech.record["prior"]
+    emission = {**prior["emission"], "name": "complex"}
+    return {
+        "program": {
+            "name": "enhancement", "prior": {**prior, "emission": emission}, "noise": noise
+        },
+        "training": said | {"seed": seed},
+        "clean": known,
+        "data": {kind: found.fingerprint for kind, found in data.recordings.items()},
+    }
+
+
+def find_or_train_program(
+    data: MixtureData,
+    speech: SpeechModel,
+    noise: dict[str, Any],
+    options: NoisyTraining,
+    seed: int,
+    *,
+    device: str | torch.device = "cpu",
+    resume: bool = False,
+) -> Trained:
+    """Return a program whose encoder and noise have learnt from noisy speech.
+
+    Args:
+        data: recordings of speech and of noise; its mixtures are not looked at.
+        speech: the prior, trained on clean speech; its decoder is held.
+        noise: the table of the network.
+        options: how.
+        seed: of everything random.
+        device: of the program and of drawn signals.
+        resume: go on with a training that was interrupted.
+    """
+    if options.weights is not None:
+        program, record = load_weights(options.weights, "program")
+        return Trained(program.to(device), record, [], None)
+    stft = speech.stft
+
+    def train(program: Enhancement, checkpoints: Path) -> tuple[dict[str, Any], History]:
+        program.prior.load_state_dict(of_spectra(speech).state_dict())
+        hold_decoder(program.prior)
+        guide, bound = EncodedSpeech(program), EnhancementBound()
+        recordings = {
+            split: [part.to(device) for part in data.recorded(split)]
+            for split in ("train", "valid")
+        }
+
+        def loss(rows: Sequence[Tensor], weights: Weights) -> Tensor:
+            split = "train" if program.training else "valid"
+            heard = noisy(recordings[split], len(rows[0]), stft, options)
+            x = torch.view_as_real(heard).flatten(-2)
+            batch = SequenceBatch.of_checked(x, torch.ones_like(x[..., 0], dtype=torch.bool))
+            return -bound(program, guide, batch) / options.num_frames
+
+        drawn = torch.arange(options.steps_per_epoch * options.batch_size, device=device)
+        checked = torch.arange(4 * options.batch_size, device=device)
+        result = fit(
+            program, loss, (drawn,), (checked,), options=options.fit_options(seed),
+            folder=checkpoints, resume=resume, on_epoch=_say_epoch,
+        )
+        return {
+            "stopped": result.stopped, "best_epoch": result.best_epoch,
+            "loss_nats_per_frame": result.best_loss,
+            "seconds": sum(r["seconds"] for r in result.history),
+        }, result.history
+
+    how = made_by(data, speech, noise, options, seed)
+    return find_or_train(how, train, seed=seed, device=device, resume=resume)
+
+
+def _say_epoch(record: dict[str, float]) -> None:
+    tqdm.write(
+        f"{record['step']:6d} steps  nats a frame: train {record['train_loss']:9.2f}  validation "
+        f"{record['valid_loss']:9.2f}  {record['seconds']:6.1f} s", file=sys.stderr,
+    )

@@ -1,0 +1,1 @@
+"""Speech enhancement: the bound, and variational EM with multiplicative updates of the noise."""

@@ -1,0 +1,168 @@
+"""Enhancement: baselines, what is drawn and refused, and small runs from end to end."""
+
+import json
+
+import pytest
+import torch
+
+from pyromodels.audio.stft import STFT
+from pyromodels.errors import SpecError
+from pyromodels.experiments.command.cli import main
+from pyromodels.experiments.datasets.mixtures.mixtures import Mixture
+from pyromodels.experiments.datasets.mixtures.synthetic import noises, synthetic_mixtures
+from pyromodels.experiments.enhancement.baselines import decision_directed, oracle
+from pyromodels.experiments.enhancement.enhance import Enhanced, padded
+from pyromodels.experiments.enhancement.scores import LEVELS, coverage, of_starts, scores_of
+from pyromodels.experiments.enhancement.training import NoisyTraining, noisy
+from pyromodels.experiments.harness.experiment import experiment
+from pyromodels.experiments.runs.spec import Spec
+
+SMALL = STFT(window=64, hop=16)
+
+
+def a_mixture(seed=0):
+    torch.manual_seed(seed)
+    sources = torch.randn(2, 2000)
+    sources[0, :600] = 0
+    return Mixture("one", sources / sources.sum(0).abs().max())
+
+
+# ---- baselines and scores
+
+
+def test_the_classical_filter_lowers_steady_noise_and_keeps_what_stands_out():
+    torch.manual_seed(0)
+    power = torch.empty(300, 9).exponential_()
+    power[200:240, 4] += 1e3
+    gains = decision_directed(power)
+    assert gains.shape == power.shape and (0 <= gains).all() and (gains <= 1).all()
+    assert gains[205:240, 4].min() > 0.98
+    assert gains[20:180].mean() < 0.15
+
+
+def test_the_oracle_has_the_shares():
+    sources = torch.randn(2, 6, 5, dtype=torch.complex64)
+    power = sources.abs().square()
+    torch.testing.assert_close(oracle(sources), power[0] / (power[0] + power[1]))
+
+
+def test_scores_are_of_the_speech_and_the_noisy_row_is_the_mixture():
+    mixture = a_mixture()
+    truth, noise = SMALL.analyse(mixture.sources)
+    said = Enhanced(truth, truth.real, truth[None], torch.zeros(2),
+                    torch.stack((truth + noise, truth)))
+    rows = scores_of([mixture], [said], SMALL, ("noisy", "oracle_wiener"))
+    assert list(rows) == ["enhanced", "noisy", "oracle_wiener"]
+    assert rows["enhanced"][0] > 100 > rows["oracle_wiener"][0] > rows["noisy"][0]
+    starts = of_starts([mixture], [said], SMALL)
+    assert starts.shape == (1, 2) and starts[0, 0] == pytest.approx(rows["noisy"][0], abs=1e-3)
+
+
+def test_regions_of_a_gaussian_hold_what_they_say():
+    mixture = a_mixture()
+    truth, _ = SMALL.analyse(mixture.sources)
+    variance = torch.rand(truth.shape) + 0.5
+    error = variance.sqrt() * torch.randn_like(truth)
+    said = Enhanced(truth - error, variance, truth[None], torch.zeros(1), truth[None])
+    held = coverage([mixture], [said], SMALL)
+    torch.testing.assert_close(held, torch.tensor(LEVELS).double(), atol=0.02, rtol=0.0)
+
+
+def test_sequences_of_different_lengths_are_padded():
+    short, long = torch.randn(3, 5, dtype=torch.complex64), torch.randn(7, 5, dtype=torch.complex64)
+    batch = padded([short, long])
+    assert batch.mask.sum(-1).tolist() == [3, 7]
+    back = torch.view_as_complex(batch.x.unflatten(-1, (-1, 2)).contiguous())
+    assert (back[0, :3] == short).all() and (back[1] == long).all() and not back[0, 3:].any()
+
+
+def test_drawn_noisy_speech_has_a_peak_of_one():
+    torch.manual_seed(0)
+    options = NoisyTraining(num_frames=20)
+    made = noisy([torch.randn(9000), torch.randn(8000)], 5, STFT(), options)
+    peak = STFT().synthesise(made).abs().amax(-1)
+    torch.testing.assert_close(peak, torch.ones(5), atol=1e-4, rtol=0.0)
+
+
+def test_made_noises_differ_and_are_the_same_again():
+    first, second = noises(2, 0)
+    assert (first - second).abs().max() > 0.1 and first.abs().max() == pytest.approx(1)
+    torch.testing.assert_close(noises(2, 0)[1], second)
+
+
+# ---- runs
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYROMODELS_RUNS", str(tmp_path / "runs"))
+    return tmp_path
+
+
+LITTLE = [
+    "--set", "model.prior=vae", "--set", "model.epochs=1", "--set", "data.num_mixtures=2",
+    "--set", "data.num_frames=20", "--set", "inference.num_draws=2",
+]
+
+
+def test_run_enhancement_writes_what_it_says(folder, capsys):
+    out = folder / "out"
+    code = main(["run", "enhancement", *LITTLE, "--set", "inference.steps=2", "--set",
+                 'inference.starts=["encoder","subtracted"]', "--out", str(out)])
+    printed = capsys.readouterr().out
+    assert code == 0 and "decision directed" in printed and "an oracle's choice" in printed
+    metrics = json.loads((out / "metrics.json").read_text())
+    metrics = metrics.get("metrics", metrics)
+    assert metrics["best_start/si_sdr"] >= metrics["si_sdr"]
+    assert metrics["improvement"] == pytest.approx(
+        metrics["si_sdr"] - metrics["noisy/si_sdr"]
+    )
+    names = {path.name for path in out.iterdir()}
+    assert {"mixture0-noisy.wav", "mixture0-enhanced.wav", "mixture0-draw1.wav", "scores.png",
+            "mixture0.png"} <= names
+
+
+def test_a_network_learns_from_noisy_speech_and_then_adapts(folder, capsys):
+    train = ["--set", "model.noise=lv", "--set", "guide.steps=2", "--set", "guide.batch_size=2",
+             "--set", "guide.num_frames=10", "--set", "guide.steps_per_epoch=1"]
+    assert main(["run", "enhancement", *LITTLE, *train, "--set", "inference.steps=0",
+                 "--out", str(folder / "nd"), "--no-plots"]) == 0
+    store = [path.name for path in (folder / "runs" / "weights").iterdir()]
+    assert any(name.startswith("enhancement-") for name in store)
+    assert main(["run", "enhancement", *LITTLE, *train, "--set", "inference.steps=2",
+                 "--out", str(folder / "nda"), "--no-plots"]) == 0
+    assert store == [path.name for path in (folder / "runs" / "weights").iterdir()]
+    assert "real-time factor" in capsys.readouterr().out
+
+
+def test_show_draws_both_programs(folder, capsys):
+    assert main(["show", "enhancement", *LITTLE]) == 0
+    printed = capsys.readouterr().out
+    assert "model  Enhancement" in printed and "guide  FreeSpeech" in printed
+    assert "s_z" in printed
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"model": {"prior": "rvea"}}, "rvae"),
+        ({"model": {"noise": "lv", "gain": True}}, "nmf"),
+        ({"model": {"noise": "pink"}}, "nmf"),
+        ({"inference": {"starts": ["zero"]}}, "starts"),
+        ({"inference": {"steps": -1}}, "0 or more"),
+        ({"metrics": {"baselines": ["wiener"]}}, "oracle_wiener"),
+    ],
+)
+def test_what_no_run_can_be_is_refused(tables, message):
+    with pytest.raises(SpecError, match=message):
+        Spec("enhancement", **tables)
+
+
+def test_low_rank_noise_is_not_trained_and_two_kinds_are_expected(folder):
+    task, data = experiment("enhancement"), synthetic_mixtures(("speech", "noise"), 1, 20)
+    with pytest.raises(SpecError, match="low rank"):
+        task.model(Spec("enhancement", guide={"steps": 5}), data)
+    three = Spec("enhancement", data={"name": "synthetic_mixtures",
+                                      "kinds": ["speech", "noise", "tones"]})
+    with pytest.raises(SpecError, match="speech and noise"):
+        task.data(three)
