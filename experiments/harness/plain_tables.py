@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyromodels.errors import SpecError, mismatch, shown
@@ -73,11 +73,12 @@ def component(value: Any, where: str, registry: Registry) -> Plain:
     return table
 
 
-def override(table: Mapping[str, Any], setting: str) -> Plain:
+def override(table: Mapping[str, Any], setting: str, before: Sequence[str] = ()) -> Plain:
     """Return the table with one setting changed, `"model.prior.dynamics.name=linear"`.
 
     The value is TOML; what is not TOML is text. A component that gets another name loses the
-    options it had: they were those of the old one. So does data that gets a path.
+    options it had: they were those of the old one. So does data that gets a path, with its name,
+    unless one of the settings before has said that name.
 
     Raises:
         SpecError: where the setting has no `=` or no key, or leads into something that is no table.
@@ -88,7 +89,8 @@ def override(table: Mapping[str, Any], setting: str) -> Plain:
         inner = nested(here.get(key, {}), ".".join(keys[: depth + 1]))
         here[key] = here = inner
     renamed = keys[-1] == "name" and len(keys) > 1 and here.get("name") != value
-    if renamed or (keys == ["data", "path"] and "path" not in here):
+    named = ["data", "name"] in (parse_setting(each)[0] for each in before)
+    if renamed or (keys == ["data", "path"] and "path" not in here and not named):
         here.clear()
     here[keys[-1]] = value
     return changed

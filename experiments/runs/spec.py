@@ -125,9 +125,9 @@ def make_spec(
     device: str | None = None,
 ) -> Spec:
     """Return the spec of a table with settings applied in order."""
-    table = plain(table)
-    for setting in settings:
-        table = override(table, setting)
+    table, settings = plain(table), list(settings)
+    for number, setting in enumerate(settings):
+        table = override(table, setting, settings[:number])
     said = {"seed": seed, "device": device}
     return Spec.from_table(table | {key: value for key, value in said.items() if value is not None})
 

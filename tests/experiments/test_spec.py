@@ -148,6 +148,8 @@ def test_a_new_name_drops_the_options_of_the_old_one():
     assert override(table, "inference.name=svi") == table
     assert table["inference"]["learning_rate"] == 0.1
     assert override({"data": {"name": "scene"}}, "data.path=a.npz") == {"data": {"path": "a.npz"}}
+    named = override({"data": {"name": "files"}}, "data.path=a.npz", ["data.name=files"])
+    assert named == {"data": {"name": "files", "path": "a.npz"}}
 
 
 def test_a_setting_goes_into_a_component_given_by_name():
