@@ -66,6 +66,9 @@ COMMANDS: dict[tuple[str, str], Command] = {
     ("run", "resynthesis"): Command(
         "speech.run", "speech through a dynamical VAE and back: figures, sounds"
     ),
+    ("run", "separation"): Command(
+        "separation.run", "take a mixture of sounds apart, a made one or --mix FILE"
+    ),
     ("run", "swap"): Command(
         "speech.swap", "exchange the speakers' w: thesis, Figure 7.3"
     ),

@@ -16,20 +16,22 @@ from pyromodels.experiments.speech.figures import DYNAMIC_RANGE, decibels, spect
 def separation(
     name: str,
     kinds: Sequence[str],
-    sources: Tensor,  # spectra, complex, shape: (N, T, F)
+    mixture: Tensor,  # spectrum, complex, shape: (T, F)
+    sources: Tensor | None,  # shape: (N, T, F); None where nobody knows them
     estimate: Tensor,  # shape: (N, T, F)
     deviation: Tensor,  # of the estimate, shape: (N, T, F)
     stft: STFT,
 ) -> Figure:
     """Draw the mixture, and of every source the truth, the estimate and its uncertainty."""
     figure = new_figure(f"{name}: {', '.join(kinds)}")
-    mixture = decibels(sources.sum(0).abs().square())
-    top = float(mixture.max())
-    grid = figure.subplots(len(kinds), 4, squeeze=False)
+    whole = decibels(mixture.abs().square())
+    top = float(whole.max())
+    grid = figure.subplots(len(kinds), 3 if sources is None else 4, squeeze=False)
     for n, kind in enumerate(kinds):
-        panels = [("mixture", mixture)] if n == 0 else []
-        panels += [(f"{kind}, truth", decibels(sources[n].abs().square())),
-                   (f"{kind}, estimate", decibels(estimate[n].abs().square())),
+        panels = [("mixture", whole)] if n == 0 else []
+        if sources is not None:
+            panels.append((f"{kind}, truth", decibels(sources[n].abs().square())))
+        panels += [(f"{kind}, estimate", decibels(estimate[n].abs().square())),
                    (f"{kind}, deviation", decibels(deviation[n].square()))]
         places = grid[n] if n == 0 else grid[n, 1:]
         for axes, (title, values) in zip(places, panels, strict=True):

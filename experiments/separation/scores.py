@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pyromodels.audio.stft import STFT
+from pyromodels.errors import SpecError, unknown
 from pyromodels.experiments.datasets.mixtures.mixtures import Mixture, MixtureData
 from pyromodels.experiments.metrics.audio.distortion import scaled_rmse, si_sdr
 from pyromodels.experiments.separation.baselines import NMF, ideal_binary_mask, oracle_wiener
@@ -24,11 +26,40 @@ Group = tuple[tuple[Mixture, ...], Separated]
 """Mixtures of one length, and what was made of them."""
 
 
+@dataclass(frozen=True)
+class SeparationMetrics:
+    """What is measured of a separation.
+
+    Args:
+        baselines: of `BASELINES`.
+        num_examples: mixtures that are written as sounds and drawn; where nobody knows the truth,
+            all estimates are written.
+        num_draws: posterior draws of each of them.
+        checked: mixtures of the validation recordings that the law of errors is fitted to.
+    """
+
+    baselines: tuple[str, ...] = ("mixture", "ideal_binary_mask")
+    num_examples: int = 2
+    num_draws: int = 2
+    checked: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuse a baseline that is none."""
+        for name in self.baselines:
+            if name not in BASELINES:
+                raise SpecError(unknown("baseline", given=name, known=BASELINES))
+
+
 def scores_of(
     data: MixtureData, stft: STFT, groups: Sequence[Group], baselines: Sequence[str]
 ) -> Scores:
-    """Return SI-SDR and RMSE of estimates, of their start, and of the baselines."""
+    """Return SI-SDR and RMSE of estimates, of their start, and of the baselines.
+
+    Nothing is returned where nobody knows the truth.
+    """
     rows: Scores = {}
+    if not data.has_truth:
+        return rows
     masks = masks_of(data, stft, baselines)
     for mixtures, made in groups:
         truth = torch.stack([m.sources for m in mixtures])

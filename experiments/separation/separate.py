@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from pyromodels.audio.blocks import in_blocks
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain
 from pyromodels.dynamics.by_source import BySource
@@ -19,11 +20,14 @@ from pyromodels.inference.engines.coordinate_ascent import CoordinateAscent, Upd
 from pyromodels.inference.mixture.forward import ForwardSourceUpdate
 from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate
 from pyromodels.inference.mixture.vem import VEM
+from pyromodels.inference.training.progress import progress
 from pyromodels.models.additive import Additive
 from pyromodels.models.mixdvae import MixDVAE
 from pyromodels.networks.assigner import Assigner
 from pyromodels.observations.spectra import ComplexSpectra, spectra_batch
 
+SILENCE = 1e-20
+"""Power of a bin of digital silence, for a network that takes logarithms."""
 Program = Literal["mixture", "additive"]
 Start = Literal["assigner", "encoders"]
 
@@ -41,6 +45,8 @@ class SeparationInference:
             "whole", all frames given the sweep before.
         ratio: of the observation's variance to the power of a bin.
         damping: how far a sweep goes, in (0, 1].
+        block_frames: that the network is given at once; a longer mixture is read in blocks.
+        overlap_frames: over which blocks are faded into each other.
     """
 
     program: Program = "mixture"
@@ -49,6 +55,8 @@ class SeparationInference:
     order: Literal["forward", "whole"] = "forward"
     ratio: float = 0.03
     damping: float = 1.0
+    block_frames: int = 300
+    overlap_frames: int = 60
 
     def __post_init__(self) -> None:
         """Refuse what is no choice."""
@@ -57,6 +65,11 @@ class SeparationInference:
         check_choice("order", self.order, "forward", "whole")
         if self.steps < 0:
             raise SpecError(mismatch("steps", given=self.steps, expected="0 or more"))
+        if not 0 <= self.overlap_frames < self.block_frames:
+            expected = f"0 or more, less than block_frames={self.block_frames}"
+            raise SpecError(
+                mismatch("overlap_frames", given=self.overlap_frames, expected=expected)
+            )
 
 
 class Separated(NamedTuple):
@@ -92,7 +105,7 @@ def separate(
     """
     share = None
     if options.start == "assigner":
-        share = assigner(mixture.abs().square()).softmax(-1)
+        share = shares(assigner, mixture, options)
         start = share.movedim(-1, 1) * mixture.unsqueeze(1)
     else:
         start = heard(prior, mixture)
@@ -113,6 +126,27 @@ def separate(
     variance = law.variance.unflatten(-1, (-1, 2)).sum(-1)
     return Separated(
         start, _complex(law.mean), variance, draws, torch.stack(bounds), model, guide, batch
+    )
+
+
+def shares(
+    assigner: Assigner,
+    mixture: Tensor,  # complex, shape: (B, T, F)
+    options: SeparationInference,
+) -> Tensor:  # shape: (B, T, F, N)
+    """Return what a network gives each source of every bin, block by block.
+
+    Every block is told at its own level, as training was. Digital silence is told as the faintest
+    of noise.
+    """
+    def share(block: Tensor) -> Tensor:
+        return assigner(block.abs().square().clamp_min(SILENCE)).softmax(-1)
+
+    return in_blocks(
+        share, mixture, options.block_frames, options.overlap_frames,
+        each=lambda starts: progress(
+            starts, desc="taking apart", unit="block", leave=False, disable=len(starts) == 1
+        ),
     )
 
 

@@ -18,15 +18,16 @@ from pyromodels.experiments.datasets.speech.recordings import SpeechData, load_s
 
 
 class Mixture(NamedTuple):
-    """Sources that add up."""
+    """Sources that add up, or what was heard of sources that nobody knows."""
 
     name: str
-    sources: Tensor  # shape: (N, n), 16 kHz; the mixture has a peak of 1
+    sources: Tensor | None  # shape: (N, n), 16 kHz; None: unknown
+    heard: Tensor | None = None  # shape: (n,); where the sources are unknown
 
     @property
     def signal(self) -> Tensor:  # shape: (n,)
         """The mixture."""
-        return self.sources.sum(0)
+        return self.heard if self.sources is None else self.sources.sum(0)
 
 
 @dataclass(frozen=True)
@@ -35,18 +36,29 @@ class MixtureData:
 
     Args:
         name: of the data.
-        recordings: kind -> files to learn it from; the order is that of the sources.
-        mixtures: what is taken apart, with the truth.
+        recordings: kind -> files to learn it from, None where there are none; the order is that of
+            the sources.
+        mixtures: what is taken apart, with the truth of all or of none.
     """
 
     name: str
-    recordings: Mapping[str, SpeechData]
+    recordings: Mapping[str, SpeechData | None]
     mixtures: tuple[Mixture, ...]
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """Names of the sources."""
         return tuple(self.recordings)
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether the sources of the mixtures are known."""
+        return all(mixture.sources is not None for mixture in self.mixtures)
+
+    @property
+    def unheard(self) -> tuple[str, ...]:
+        """Kinds without recordings: nothing can be trained on them."""
+        return tuple(kind for kind, data in self.recordings.items() if data is None)
 
     def recorded(self, split: str) -> list[Tensor]:
         """Return all recordings of every kind, one after the other, peak 1 each; shapes (n,)."""

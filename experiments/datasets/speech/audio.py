@@ -40,7 +40,7 @@ def read_audio(
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path} is not an audio file that can be read ({error})") from None
+        raise _unreadable(path, error) from None
     mono = samples.mean(1)
     if mono.size == 0 or not np.isfinite(mono).all():
         raise ValueError(mismatch(str(path), given=f"{mono.size} samples, "
@@ -50,6 +50,30 @@ def read_audio(
         common = math.gcd(rate, sample_rate)
         mono = resample_poly(mono, sample_rate // common, rate // common).astype(np.float32)
     return torch.from_numpy(mono)
+
+
+def conversion(
+    path: str | Path,
+    *,
+    sample_rate: int = SAMPLE_RATE,
+) -> str:
+    """Say what `read_audio` does to a file beyond reading it; "" where nothing is to be done.
+
+    Raises:
+        FileNotFoundError, ModuleNotFoundError, ValueError: as `read_audio`, but that samples are
+            not looked at.
+    """
+    soundfile, path = _soundfile(), Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; expected an audio file")
+    try:
+        info = soundfile.info(path)
+    except soundfile.LibsndfileError as error:
+        raise _unreadable(path, error) from None
+    done = [f"{info.channels} channels averaged"] if info.channels > 1 else []
+    if info.samplerate != sample_rate:
+        done.append(f"{info.samplerate} Hz resampled to {sample_rate} Hz")
+    return ", ".join(done)
 
 
 def write_wav(
@@ -140,6 +164,10 @@ def _check_mono(signal: Tensor) -> None:
     if signal.ndim != 1 or len(signal) == 0:
         raise ShapeError(mismatch("signal", given=f"shape {tuple(signal.shape)}",
                                   expected="(n,), one channel of at least one sample"))
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is not an audio file that can be read ({error})")
 
 
 def _soundfile() -> ModuleType:

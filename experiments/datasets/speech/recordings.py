@@ -116,6 +116,21 @@ def load_speech_folder(path: str | Path, *, may_lack_valid: bool = False) -> Spe
                       files[-tenth:])
 
 
+def load_training_folder(path: str | Path) -> SpeechData:
+    """Find what `load_speech_folder` does, but that the folder test may be missing.
+
+    Its place is then taken by the files of valid: nothing is judged on them.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_speech_folder`.
+    """
+    path = Path(path)
+    if not (path / "train").is_dir() or (path / "test").is_dir():
+        return load_speech_folder(path)
+    train, valid = (_audio(path / split, "**/*") for split in ("train", "valid"))
+    return SpeechData(path.resolve().name, train, valid, valid)
+
+
 @DATASETS.register("wsj0")
 def load_wsj0(path: str | Path) -> SpeechData:
     """Find the speakers' wav files in si_tr_s, si_dt_05 and si_et_05 of ``path``.

@@ -1,0 +1,82 @@
+"""The law of the start's errors: fitted to drawn mixtures, checked where the truth is known."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pyromodels.audio.stft import STFT
+from pyromodels.experiments.datasets.mixtures.mixtures import MixtureData
+from pyromodels.experiments.harness.experiment import Outcome
+from pyromodels.experiments.separation.calibration import (
+    ErrorLaw,
+    coverage,
+    fit_error_law,
+    gaussian_law,
+    measured_radii,
+)
+from pyromodels.experiments.separation.outcome import Regions
+from pyromodels.experiments.separation.simulate import Simulation, simulated
+from pyromodels.networks.assigner import Assigner
+
+if TYPE_CHECKING:
+    from pyromodels.experiments.runs.spec import Spec
+
+
+def regions_of(
+    spec: Spec, data: MixtureData, stft: STFT, assigner: Assigner | None
+) -> Regions | None:
+    """Return the law of the start's errors, fitted on mixtures of validation recordings.
+
+    None without a network whose errors they are, without recordings, or where none are asked for.
+    """
+    if assigner is None or data.unheard or not spec.metrics.checked:
+        return None
+    torch.manual_seed(spec.seed)
+    options = Simulation(num_frames=50, level_db=(-5.0, 10.0), speed=1.0, equalisation_db=0.0)
+    sources = simulated(data.recorded("valid"), spec.metrics.checked, stft, options)
+    power = sources.sum(1).abs().square()
+    with torch.no_grad():
+        mask = assigner(power.to(spec.device)).softmax(-1).movedim(-1, 1).cpu()
+    law = fit_error_law(sources, mask)
+    return Regions(law, measured_radii(law, sources, mask))
+
+
+def calibrations(outcome: Outcome) -> dict[str, Tensor]:
+    """Return law -> how often its regions hold the truth of the test mixtures, (levels, N).
+
+    The law is that of the start's errors: of the mask, before variational EM. Nothing is returned
+    where there is none, or no truth.
+    """
+    if outcome.fitted.regions is None or not outcome.data.has_truth:
+        return {}
+    law, radii = outcome.fitted.regions
+    plain = gaussian_law(len(outcome.data.kinds), law.log_nu)
+    laws = {"recalibrated": (law, radii), "student": (law, law.radii()),
+            "gaussian": (plain, plain.radii())}
+    stft, weights = outcome.model.model.stft, []
+    held: dict[str, list[Tensor]] = {name: [] for name in laws}
+    for mixtures, made in outcome.fitted.groups:
+        sources = stft.analyse(torch.stack([m.sources for m in mixtures]))
+        mask = share_of(made.start.cpu())
+        weights.append(float(sources[:, 0].numel()))
+        for name, each in laws.items():
+            held[name].append(coverage(*each, sources, mask))
+    share = torch.tensor(weights) / sum(weights)
+    return {name: (torch.stack(parts) * share[:, None, None]).sum(0)
+            for name, parts in held.items()}
+
+
+def law_of(outcome: Outcome) -> ErrorLaw:
+    """Return the law of the start's errors, as it was fitted or as the start would say it."""
+    if outcome.fitted.regions is not None:
+        return outcome.fitted.regions.law
+    return gaussian_law(len(outcome.data.kinds), torch.zeros(()))
+
+
+def share_of(start: Tensor) -> Tensor:
+    """Return what each source has of a mixture's magnitude, (B, N, T, F)."""
+    magnitude = start.abs()
+    return magnitude / magnitude.sum(1, keepdim=True).clamp_min(1e-20)

@@ -1,0 +1,118 @@
+"""What a run says: its metrics, and the lines it prints."""
+
+from __future__ import annotations
+
+import statistics
+
+import torch
+
+from pyromodels.experiments.datasets.speech.audio import SAMPLE_RATE
+from pyromodels.experiments.harness.experiment import Outcome
+from pyromodels.experiments.metrics.audio.distortion import si_sdr
+from pyromodels.experiments.separation.calibration import LEVELS
+from pyromodels.experiments.separation.regions import calibrations
+from pyromodels.experiments.separation.scores import ESTIMATE
+
+
+def metrics_of(outcome: Outcome) -> dict[str, float]:
+    """Return the figures by kind, of the estimate, its start and the baselines; or the levels."""
+    kinds, found = outcome.data.kinds, {}
+    for method, row in outcome.fitted.scores.items():
+        prefix = "" if method == ESTIMATE else f"{method}/"
+        for key in ("si_sdr", "rmse"):
+            for kind in kinds:
+                values = row[f"{kind}/{key}"]
+                found[f"{prefix}{kind}/{key}"] = sum(values) / len(values)
+                if key == "si_sdr":
+                    found[f"{prefix}{kind}/si_sdr_median"] = statistics.median(values)
+            each = [found[f"{prefix}{kind}/{key}"] for kind in kinds]
+            found[f"{prefix}{key}"] = sum(each) / len(each)
+    if not outcome.data.has_truth:
+        for kind, values in zip(kinds, zip(*levels(outcome).values(), strict=True), strict=True):
+            found[f"{kind}/level_db"] = sum(values) / len(values)
+    found["sum/si_sdr"] = sum_fidelity(outcome)
+    found["seconds_each"] = outcome.fitted.seconds / len(outcome.data.mixtures)
+    for name, held in calibrations(outcome).items():
+        for level, row in zip(LEVELS, held, strict=True):
+            for kind, share in zip(kinds, row.tolist(), strict=True):
+                found[f"{name}/{kind}/held_{round(100 * level)}"] = share
+    return found
+
+
+def summary_of(outcome: Outcome) -> str:
+    """Return what `run` prints."""
+    lines = _scored(outcome) if outcome.data.has_truth else _unscored(outcome)
+    lines.append(
+        f"sum of the estimates against the mixture: {outcome.metrics['sum/si_sdr']:.1f} dB"
+    )
+    return "\n".join([*lines, *_held(outcome)])
+
+
+def _scored(outcome: Outcome) -> list[str]:
+    kinds, metrics = outcome.data.kinds, outcome.metrics
+    lines = [f"{len(outcome.data.mixtures)} mixtures of {outcome.data.name}, SI-SDR in dB, "
+             "mean (median)", f"{'':22}" + "".join(f"{kind:>18}" for kind in kinds)]
+    for method in outcome.fitted.scores:
+        prefix = "" if method == ESTIMATE else f"{method}/"
+        cells = "".join(
+            f"{metrics[f'{prefix}{kind}/si_sdr']:10.2f} "
+            f"({metrics[f'{prefix}{kind}/si_sdr_median']:5.1f})" for kind in kinds
+        )
+        lines.append(f"{method.replace('_', ' '):22}{cells}")
+    return lines
+
+
+def _unscored(outcome: Outcome) -> list[str]:
+    kinds, found = outcome.data.kinds, levels(outcome)
+    width = max(map(len, found)) + 2
+    lines = [
+        f"{outcome.data.name} taken apart into {', '.join(kinds)} in {outcome.fitted.seconds:.1f} "
+        "s; nobody knows the truth, so nothing is scored",
+        f"{'':{width}}{'seconds':>9}" + "".join(f"{f'{kind}, dB':>14}" for kind in kinds),
+    ]
+    for mixture in outcome.data.mixtures:
+        cells = "".join(f"{level:14.1f}" for level in found[mixture.name])
+        lines.append(f"{mixture.name:{width}}{len(mixture.signal) / SAMPLE_RATE:9.1f}{cells}")
+    lines.append("dB: level of a source relative to the mixture")
+    if all(made.variance is None for _, made in outcome.fitted.groups):
+        lines.append(
+            "uncertainty: a law of errors, fitted to mixtures of validation recordings"
+            if outcome.fitted.regions is not None else
+            "uncertainty: the network's own, which is too sure; recordings would calibrate it"
+        )
+    return lines
+
+
+def _held(outcome: Outcome) -> list[str]:
+    kinds, metrics, lines = outcome.data.kinds, outcome.metrics, []
+    for name in calibrations(outcome):
+        said = "   ".join(
+            kind + " " + " / ".join(
+                f"{100 * metrics[f'{name}/{kind}/held_{round(100 * level)}']:.1f}"
+                for level in LEVELS
+            ) for kind in kinds
+        )
+        stated = " / ".join(f"{100 * level:g}" for level in LEVELS)
+        lines.append(f"{name.replace('_', ' ')}, regions of {stated} % hold: {said}")
+    return lines
+
+
+def levels(outcome: Outcome) -> dict[str, list[float]]:
+    """Return mixture -> level of each source relative to it, dB."""
+    stft, found = outcome.model.model.stft, {}
+    for mixtures, made in outcome.fitted.groups:
+        for mixture, estimate in zip(mixtures, made.estimate.cpu(), strict=True):
+            heard = stft.synthesise(estimate, len(mixture.signal))
+            ratio = heard.square().sum(-1) / mixture.signal.square().sum()
+            found[mixture.name] = (10 * ratio.clamp_min(1e-30).log10()).tolist()
+    return found
+
+
+def sum_fidelity(outcome: Outcome) -> float:
+    """Return the SI-SDR of the estimates' sum against the mixture, in the mean over mixtures."""
+    stft, values = outcome.model.model.stft, []
+    for mixtures, made in outcome.fitted.groups:
+        signal = torch.stack([m.signal for m in mixtures])
+        total = stft.synthesise(made.estimate.cpu().sum(1), signal.shape[-1])
+        values += si_sdr(signal, total).tolist()
+    return sum(values) / len(values)
