@@ -18,6 +18,7 @@ from pyromodels.experiments.harness.spec_tables import ComponentTable, OptionsTa
 from pyromodels.experiments.harness.weights import load_weights
 from pyromodels.experiments.separation import figures
 from pyromodels.experiments.separation.assigner import AssignerOptions, find_or_train_assigner
+from pyromodels.experiments.separation.measures import check_packages
 from pyromodels.experiments.separation.model_spec import SeparationModelSpec, of_spectra
 from pyromodels.experiments.separation.outcome import Fitted, Parts
 from pyromodels.experiments.separation.regions import calibrations, regions_of
@@ -73,6 +74,7 @@ class SeparationExperiment(Experiment):
         if missing := set(spec.model.priors) - set(data.kinds):
             name = sorted(missing)[0]
             raise SpecError(f"model.priors: {unknown('kind', given=name, known=data.kinds)}")
+        check_packages(spec.metrics.figures)
         return Parts(spec.model, spec.inference, spec.guide)
 
     def fit(
@@ -101,15 +103,15 @@ class SeparationExperiment(Experiment):
                 num_draws=spec.metrics.num_draws,
             )))
         seconds = time.perf_counter() - began
-        scores = scores_of(data, stft, made, spec.metrics.baselines)
+        scores = scores_of(data, stft, made, spec.metrics)
         return Fitted(made, regions_of(spec, data, stft, assigner), scores, seconds)
 
     def metrics(self, outcome: Outcome) -> dict[str, float]:
-        """Return SI-SDR and RMSE by kind, of the estimate, its start and the baselines."""
+        """Return figures by kind, of the estimate, its start and the baselines."""
         return metrics_of(outcome)
 
     def summary(self, outcome: Outcome) -> str:
-        """Return a table of methods, and what the regions hold; or of levels, without a truth."""
+        """Return tables of methods, and what the regions hold; or of levels, without a truth."""
         return summary_of(outcome)
 
     def keep(self, folder: RunFolder, outcome: Outcome) -> None:
@@ -120,7 +122,7 @@ class SeparationExperiment(Experiment):
         """Return scores, bounds, calibration, and spectrograms of the examples."""
         kinds, stft = outcome.data.kinds, outcome.model.model.stft
         drawn = {}
-        if outcome.fitted.scores:
+        if outcome.fitted.scores and "si_sdr" in outcome.spec.metrics.figures:
             drawn["scores"] = figures.scores({
                 method.replace("_", " "): {kind: row[f"{kind}/si_sdr"] for kind in kinds}
                 for method, row in outcome.fitted.scores.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 
 import torch
@@ -10,6 +11,7 @@ from pyromodels.experiments.datasets.speech.audio import SAMPLE_RATE
 from pyromodels.experiments.harness.experiment import Outcome
 from pyromodels.experiments.metrics.audio.distortion import si_sdr
 from pyromodels.experiments.separation.calibration import LEVELS
+from pyromodels.experiments.separation.measures import TITLES, mean
 from pyromodels.experiments.separation.regions import calibrations
 from pyromodels.experiments.separation.scores import ESTIMATE
 
@@ -19,10 +21,12 @@ def metrics_of(outcome: Outcome) -> dict[str, float]:
     kinds, found = outcome.data.kinds, {}
     for method, row in outcome.fitted.scores.items():
         prefix = "" if method == ESTIMATE else f"{method}/"
-        for key in ("si_sdr", "rmse"):
+        for key in keys_of(outcome):
             for kind in kinds:
                 values = row[f"{kind}/{key}"]
-                found[f"{prefix}{kind}/{key}"] = sum(values) / len(values)
+                found[f"{prefix}{kind}/{key}"] = mean(values)
+                if left_out := sum(map(math.isnan, values)):
+                    found[f"{prefix}{kind}/{key}_left_out"] = left_out
                 if key == "si_sdr":
                     found[f"{prefix}{kind}/si_sdr_median"] = statistics.median(values)
             each = [found[f"{prefix}{kind}/{key}"] for kind in kinds]
@@ -48,17 +52,37 @@ def summary_of(outcome: Outcome) -> str:
     return "\n".join([*lines, *_held(outcome)])
 
 
+def keys_of(outcome: Outcome) -> list[str]:
+    """Return the figures that the scores hold."""
+    kinds, row = outcome.data.kinds, outcome.fitted.scores.get(ESTIMATE, {})
+    return [key.removeprefix(f"{kinds[0]}/") for key in row if key.startswith(f"{kinds[0]}/")]
+
+
 def _scored(outcome: Outcome) -> list[str]:
+    metrics, known = outcome.metrics, keys_of(outcome)
+    lines = [f"{len(outcome.data.mixtures)} mixtures of {outcome.data.name}"]
+    for key, title in ((key, title) for key, title in TITLES.items() if key in known):
+        said = f"{title}, mean (median)" if key == "si_sdr" else f"{title}, mean"
+        lines += _table(outcome, key, said)
+    lines += [
+        f"{name.removesuffix('_left_out')}: {count} of {len(outcome.data.mixtures)} left out, "
+        "which it refuses to judge" for name, count in metrics.items()
+        if name.endswith("_left_out")
+    ]
+    return lines
+
+
+def _table(outcome: Outcome, key: str, title: str) -> list[str]:
+    """Return a line for each method, a column for each kind."""
     kinds, metrics = outcome.data.kinds, outcome.metrics
-    lines = [f"{len(outcome.data.mixtures)} mixtures of {outcome.data.name}, SI-SDR in dB, "
-             "mean (median)", f"{'':22}" + "".join(f"{kind:>18}" for kind in kinds)]
+    lines = [title, f"{'':22}" + "".join(f"{kind:>18}" for kind in kinds)]
     for method in outcome.fitted.scores:
-        prefix = "" if method == ESTIMATE else f"{method}/"
-        cells = "".join(
-            f"{metrics[f'{prefix}{kind}/si_sdr']:10.2f} "
-            f"({metrics[f'{prefix}{kind}/si_sdr_median']:5.1f})" for kind in kinds
-        )
-        lines.append(f"{method.replace('_', ' '):22}{cells}")
+        prefix, cells = "" if method == ESTIMATE else f"{method}/", ""
+        for name in (f"{prefix}{kind}/{key}" for kind in kinds):
+            median = metrics.get(f"{name}_median")
+            after = "" if median is None else f"({median:5.1f})"
+            cells += f"{metrics[name]:10.{3 if key == 'rmse' else 2}f} {after:7}"
+        lines.append(f"{method.replace('_', ' '):22}{cells}".rstrip())
     return lines
 
 

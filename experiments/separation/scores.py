@@ -11,8 +11,8 @@ from torch import Tensor
 from pyromodels.audio.stft import STFT
 from pyromodels.errors import SpecError, unknown
 from pyromodels.experiments.datasets.mixtures.mixtures import Mixture, MixtureData
-from pyromodels.experiments.metrics.audio.distortion import scaled_rmse, si_sdr
 from pyromodels.experiments.separation.baselines import NMF, ideal_binary_mask, oracle_wiener
+from pyromodels.experiments.separation.measures import check_names, measured
 from pyromodels.experiments.separation.separate import Separated
 
 BASELINES = ("mixture", "ideal_binary_mask", "oracle_wiener", "nmf")
@@ -32,6 +32,8 @@ class SeparationMetrics:
 
     Args:
         baselines: of `BASELINES`.
+        figures: of every source, of `measures.FIGURES`; "estoi" and "pesq" need packages of their
+            names, and what these refuse to judge is left out of the mean.
         num_examples: mixtures that are written as sounds and drawn; where nobody knows the truth,
             all estimates are written.
         num_draws: posterior draws of each of them.
@@ -39,28 +41,30 @@ class SeparationMetrics:
     """
 
     baselines: tuple[str, ...] = ("mixture", "ideal_binary_mask")
+    figures: tuple[str, ...] = ("si_sdr", "rmse")
     num_examples: int = 2
     num_draws: int = 2
     checked: int = 64
 
     def __post_init__(self) -> None:
-        """Refuse a baseline that is none."""
+        """Refuse a baseline, or figure, that is none."""
+        check_names(self.figures)
         for name in self.baselines:
             if name not in BASELINES:
                 raise SpecError(unknown("baseline", given=name, known=BASELINES))
 
 
 def scores_of(
-    data: MixtureData, stft: STFT, groups: Sequence[Group], baselines: Sequence[str]
+    data: MixtureData, stft: STFT, groups: Sequence[Group], asked: SeparationMetrics
 ) -> Scores:
-    """Return SI-SDR and RMSE of estimates, of their start, and of the baselines.
+    """Return figures of estimates, of their start, and of the baselines.
 
     Nothing is returned where nobody knows the truth.
     """
     rows: Scores = {}
     if not data.has_truth:
         return rows
-    masks = masks_of(data, stft, baselines)
+    masks = masks_of(data, stft, asked)
     for mixtures, made in groups:
         truth = torch.stack([m.sources for m in mixtures])
         spectra = stft.analyse(truth)
@@ -71,8 +75,7 @@ def scores_of(
         methods |= {name: mask(spectra) * mixture for name, mask in masks.items()}
         for method, estimate in methods.items():
             signals = stft.synthesise(estimate, truth.shape[-1])
-            for key, figure in (("si_sdr", si_sdr), ("rmse", scaled_rmse)):
-                values = figure(truth, signals)
+            for key, values in measured(truth, signals, asked.figures).items():
                 for n, kind in enumerate(data.kinds):
                     row = rows.setdefault(method, {})
                     row.setdefault(f"{kind}/{key}", []).extend(values[:, n].tolist())
@@ -80,7 +83,7 @@ def scores_of(
 
 
 def masks_of(
-    data: MixtureData, stft: STFT, asked: Sequence[str]
+    data: MixtureData, stft: STFT, asked: SeparationMetrics
 ) -> dict[str, Callable[[Tensor], Tensor]]:
     """Return baseline -> spectra of the sources (B, N, T, F) -> masks of the same shape."""
     found: dict[str, Callable[[Tensor], Tensor]] = {
@@ -88,7 +91,8 @@ def masks_of(
         "ideal_binary_mask": ideal_binary_mask,
         "oracle_wiener": oracle_wiener,
     }
-    if "nmf" in asked:
-        learnt = NMF([stft.analyse(r) for r in data.recorded("train")])
+    if "nmf" in asked.baselines:
+        recordings = [stft.analyse(signal) for signal in data.recorded("train")]
+        learnt = NMF(recordings)
         found["nmf"] = lambda spectra: learnt.masks(spectra.sum(1))
-    return {name: found[name] for name in asked}
+    return {name: found[name] for name in asked.baselines}
