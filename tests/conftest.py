@@ -53,6 +53,12 @@ def tvnf_data() -> Path:
     return data_beside("tvnf", "phones_asterisk.npz", "the labelled sequences")
 
 
+@pytest.fixture(scope="session")
+def music_data() -> Path:
+    """Folder of the songs as stems, likewise."""
+    return data_beside("music", "mix_test.json", "the songs as stems")
+
+
 def data_beside(name: str, file: str, what: str) -> Path:
     """Return a data folder beside the checkout; skip where it is absent, but fail in CI."""
     folder = SHARED / name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 
 import torch
 
@@ -25,6 +26,8 @@ def metrics_of(outcome: Outcome) -> dict[str, float]:
             for kind in kinds:
                 values = row[f"{kind}/{key}"]
                 found[f"{prefix}{kind}/{key}"] = mean(values)
+                for group, some in by_group(outcome, values).items():
+                    found[f"{prefix}{kind}/{key}/{group}"] = mean(some)
                 if left_out := sum(map(math.isnan, values)):
                     found[f"{prefix}{kind}/{key}_left_out"] = left_out
                 if key == "si_sdr":
@@ -58,12 +61,26 @@ def keys_of(outcome: Outcome) -> list[str]:
     return [key.removeprefix(f"{kinds[0]}/") for key in row if key.startswith(f"{kinds[0]}/")]
 
 
+def by_group(outcome: Outcome, values: Sequence[float]) -> dict[str, list[float]]:
+    """Return group -> the values of its mixtures, given one for each; {} where all are of one."""
+    names = [mixture.group for mixtures, _ in outcome.fitted.groups for mixture in mixtures]
+    found: dict[str, list[float]] = {}
+    for name, value in zip(names, values, strict=True):
+        found.setdefault(name, []).append(value)
+    return found if len(found) > 1 else {}
+
+
 def _scored(outcome: Outcome) -> list[str]:
-    metrics, known = outcome.metrics, keys_of(outcome)
+    kinds, metrics, known = outcome.data.kinds, outcome.metrics, keys_of(outcome)
     lines = [f"{len(outcome.data.mixtures)} mixtures of {outcome.data.name}"]
     for key, title in ((key, title) for key, title in TITLES.items() if key in known):
         said = f"{title}, mean (median)" if key == "si_sdr" else f"{title}, mean"
-        lines += _table(outcome, key, said)
+        lines += _table(outcome, key, said, "")
+        if key == "si_sdr":
+            groups = by_group(outcome, outcome.fitted.scores[ESTIMATE][f"{kinds[0]}/{key}"])
+            for group, some in groups.items():
+                said = f"{title}, mean of the {len(some)} of {group}"
+                lines += _table(outcome, key, said, f"/{group}")
     lines += [
         f"{name.removesuffix('_left_out')}: {count} of {len(outcome.data.mixtures)} left out, "
         "which it refuses to judge" for name, count in metrics.items()
@@ -72,16 +89,16 @@ def _scored(outcome: Outcome) -> list[str]:
     return lines
 
 
-def _table(outcome: Outcome, key: str, title: str) -> list[str]:
+def _table(outcome: Outcome, key: str, title: str, suffix: str) -> list[str]:
     """Return a line for each method, a column for each kind."""
     kinds, metrics = outcome.data.kinds, outcome.metrics
     lines = [title, f"{'':22}" + "".join(f"{kind:>18}" for kind in kinds)]
     for method in outcome.fitted.scores:
         prefix, cells = "" if method == ESTIMATE else f"{method}/", ""
         for name in (f"{prefix}{kind}/{key}" for kind in kinds):
-            median = metrics.get(f"{name}_median")
+            median = metrics.get(f"{name}_median") if not suffix else None
             after = "" if median is None else f"({median:5.1f})"
-            cells += f"{metrics[name]:10.{3 if key == 'rmse' else 2}f} {after:7}"
+            cells += f"{metrics[name + suffix]:10.{3 if key == 'rmse' else 2}f} {after:7}"
         lines.append(f"{method.replace('_', ' '):22}{cells}".rstrip())
     return lines
 

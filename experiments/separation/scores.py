@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyromodels.audio.stft import STFT
-from pyromodels.errors import SpecError, unknown
+from pyromodels.errors import SpecError, check_positive, unknown
 from pyromodels.experiments.datasets.mixtures.mixtures import Mixture, MixtureData
 from pyromodels.experiments.separation.baselines import NMF, ideal_binary_mask, oracle_wiener
 from pyromodels.experiments.separation.measures import check_names, measured
@@ -34,6 +34,7 @@ class SeparationMetrics:
         baselines: of `BASELINES`.
         figures: of every source, of `measures.FIGURES`; "estoi" and "pesq" need packages of their
             names, and what these refuse to judge is left out of the mean.
+        nmf_atoms: of the dictionary of each kind of source, of the baseline "nmf".
         num_examples: mixtures that are written as sounds and drawn; where nobody knows the truth,
             all estimates are written.
         num_draws: posterior draws of each of them.
@@ -42,6 +43,7 @@ class SeparationMetrics:
 
     baselines: tuple[str, ...] = ("mixture", "ideal_binary_mask")
     figures: tuple[str, ...] = ("si_sdr", "rmse")
+    nmf_atoms: int = 128
     num_examples: int = 2
     num_draws: int = 2
     checked: int = 64
@@ -49,6 +51,7 @@ class SeparationMetrics:
     def __post_init__(self) -> None:
         """Refuse a baseline, or figure, that is none."""
         check_names(self.figures)
+        check_positive(self, "nmf_atoms")
         for name in self.baselines:
             if name not in BASELINES:
                 raise SpecError(unknown("baseline", given=name, known=BASELINES))
@@ -93,6 +96,6 @@ def masks_of(
     }
     if "nmf" in asked.baselines:
         recordings = [stft.analyse(signal) for signal in data.recorded("train")]
-        learnt = NMF(recordings)
+        learnt = NMF(recordings, num_atoms=asked.nmf_atoms)
         found["nmf"] = lambda spectra: learnt.masks(spectra.sum(1))
     return {name: found[name] for name in asked.baselines}

@@ -23,6 +23,7 @@ class Mixture(NamedTuple):
     name: str
     sources: Tensor | None  # shape: (N, n), 16 kHz; None: unknown
     heard: Tensor | None = None  # shape: (n,); where the sources are unknown
+    group: str = ""  # e.g. the song that it is a piece of: figures are told by group as well
 
     @property
     def signal(self) -> Tensor:  # shape: (n,)
@@ -39,11 +40,14 @@ class MixtureData:
         recordings: kind -> files to learn it from, None where there are none; the order is that of
             the sources.
         mixtures: what is taken apart, with the truth of all or of none.
+        as_recorded: leave recordings as loud as they are, e.g. in their song; else each file gets a
+            peak of 1.
     """
 
     name: str
     recordings: Mapping[str, SpeechData | None]
     mixtures: tuple[Mixture, ...]
+    as_recorded: bool = False
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -61,11 +65,12 @@ class MixtureData:
         return tuple(kind for kind, data in self.recordings.items() if data is None)
 
     def recorded(self, split: str) -> list[Tensor]:
-        """Return all recordings of every kind, one after the other, peak 1 each; shapes (n,)."""
-        return [
-            torch.cat([peak_normalise(read_audio(path)) for path in data.files(split)])
-            for data in self.recordings.values()
-        ]
+        """Return all recordings of every kind, one after the other; shapes (n,)."""
+        def read(path: Path) -> Tensor:
+            signal = read_audio(path)
+            return signal if self.as_recorded else peak_normalise(signal)
+
+        return [torch.cat([*map(read, data.files(split))]) for data in self.recordings.values()]
 
 
 @DATASETS.register("mixture_list")
@@ -93,7 +98,7 @@ def load_mixture_list(
         SpecError: for a list that does not say all of this, or has no such entry.
     """
     path = Path(path)
-    entries = _entries(path)
+    entries = list_entries(path)
     if num_frames:
         entries = [entry for entry in entries if entry.get("T") == num_frames]
     entries = entries[: most or None]
@@ -106,15 +111,23 @@ def load_mixture_list(
     return MixtureData(path.stem, recordings, mixtures)
 
 
-def _entries(path: Path) -> list[dict[str, Any]]:
+def list_entries(path: Path) -> list[dict[str, Any]]:
+    """Return the tables of a JSON list.
+
+    Raises:
+        FileNotFoundError: for a list that is not there.
+        SpecError: for what is no JSON, or no list of tables, or empty.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; expected a JSON list of mixtures")
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise SpecError(f"{path} is not JSON: {error}") from None
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise SpecError(mismatch(str(path), given="something else", expected="a list of tables"))
+    tables = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+    if not tables or not entries:
+        given = "an empty list" if tables else "something else"
+        raise SpecError(mismatch(str(path), given=given, expected="a list of tables"))
     return entries
 
 
