@@ -69,6 +69,9 @@ COMMANDS: dict[tuple[str, str], Command] = {
     ("run", "separation"): Command(
         "separation.run", "take a mixture of sounds apart, a made one or --mix FILE"
     ),
+    ("run", "enhancement"): Command(
+        "enhancement.run", "make noisy speech clean, a made one or --noisy FILE"
+    ),
     ("run", "swap"): Command(
         "speech.swap", "exchange the speakers' w: thesis, Figure 7.3"
     ),

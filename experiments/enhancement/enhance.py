@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pyromodels.audio.blocks import in_blocks
 from pyromodels.batch import SequenceBatch
 from pyromodels.dynamics.dynamical_prior import DynamicalPrior
 from pyromodels.emissions.complex import power_of
@@ -40,13 +42,17 @@ class EnhancementInference:
             one with the best bound is kept, sequence by sequence.
         num_draws: of z, that estimate and variance are averaged over.
         batch_size: sequences at once.
+        block_frames: longer sequences are taken in blocks of so many, so that memory is bounded.
+        overlap_frames: of two blocks, cross-faded.
     """
 
-    steps: int = 100
-    learning_rate: float = 0.05
+    steps: int = 40
+    learning_rate: float = 0.1
     starts: tuple[Start, ...] = ("subtracted",)
     num_draws: int = 10
     batch_size: int = 12
+    block_frames: int = 1000
+    overlap_frames: int = 60
 
     def __post_init__(self) -> None:
         """Refuse what is no choice."""
@@ -56,6 +62,9 @@ class EnhancementInference:
             if getattr(self, name) < least:
                 expected = f"{least} or more"
                 raise SpecError(mismatch(name, given=getattr(self, name), expected=expected))
+        if not 0 <= self.overlap_frames < self.block_frames:
+            given = f"{self.overlap_frames} of blocks of {self.block_frames}"
+            raise SpecError(mismatch("overlap_frames", given=given, expected="fewer, 0 or more"))
         if not self.starts:
             raise SpecError(mismatch("starts", given="none", expected="one or more"))
 
@@ -89,71 +98,87 @@ def padded(spectra: Sequence[Tensor]) -> SequenceBatch:  # complex, shapes (T_i,
     return SequenceBatch(x, mask)
 
 
-def enhance(
-    spectra: Sequence[Tensor],  # complex, shapes (T_i, F)
-    prior: DynamicalPrior,
-    noise: NoiseModel | dict[str, Any],
-    options: EnhancementInference,
-    *,
-    gain: bool,
-    keep_draws: int = 0,
-    progress: bool = True,
-) -> list[Enhanced]:
-    """Make noisy spectra clean, in their order.
+class Recipe(NamedTuple):
+    """What noisy spectra are met with."""
 
-    Args:
-        spectra: of every sequence.
-        prior: of clean spectra.
-        noise: a trained network, or the table of a model that each sequence has its own of.
-        options: how.
-        gain: whether speech is as loud as it is in every frame.
-        keep_draws: of the posterior, of every sequence.
-        progress: whether a bar says how far it is.
-    """
-    found: dict[int, Enhanced] = {}
-    order = sorted(range(len(spectra)), key=lambda i: len(spectra[i]))
-    alone = isinstance(noise, NoiseModel) and options.steps > 0
+    prior: DynamicalPrior  # of clean spectra
+    noise: NoiseModel | Mapping[str, Any]  # a trained network, or a table: each sequence its own
+    options: EnhancementInference
+    gain: bool  # whether speech is as loud as it is in every frame
+    keep_draws: int = 0  # of the posterior, of every sequence
+
+
+def enhance(spectra: Sequence[Tensor], recipe: Recipe) -> list[Enhanced]:
+    """Make noisy spectra (T_i, F), complex, clean, in their order; a bar says how far it is."""
+    options = recipe.options
+    alone = isinstance(recipe.noise, NoiseModel) and options.steps > 0
     size = 1 if alone else options.batch_size
-    bar = tqdm(total=len(order), desc="enhancing", unit="sequence", disable=not progress)
-    for first in range(0, len(order), size):
-        rows = order[first : first + size]
-        batch = padded([spectra[i] for i in rows])
-        of_start = [
-            posterior(made, options.num_draws, keep_draws)
-            for made in fitted(batch, prior, noise, options, gain=gain)
-        ]
-        bounds = torch.stack([said.bound for said in of_start])  # (starts, B)
-        best = bounds.argmax(0)
-        for row, i in enumerate(rows):
-            length, said = len(spectra[i]), of_start[int(best[row])]
-            found[i] = Enhanced(
-                said.mean[row, :length], said.variance[row, :length],
-                said.draws[:, row, :length], bounds[:, row],
-                torch.stack([other.mean[row, :length] for other in of_start]),
-            )
-        bar.update(len(rows))
-    bar.close()
+    order = sorted(range(len(spectra)), key=lambda i: len(spectra[i]))
+    short = [i for i in order if len(spectra[i]) <= options.block_frames]
+    found: dict[int, Enhanced] = {}
+    with tqdm(total=len(order), desc="enhancing", unit="sequence") as bar:
+        for first in range(0, len(short), size):
+            rows = short[first : first + size]
+            found |= zip(rows, together([spectra[i] for i in rows], recipe), strict=True)
+            bar.update(len(rows))
+        for i in order[len(short) :]:
+            found[i] = block_by_block(spectra[i], recipe)
+            bar.update()
     return [found[i] for i in range(len(spectra))]
 
 
-def fitted(
-    batch: SequenceBatch,
-    prior: DynamicalPrior,
-    noise: NoiseModel | dict[str, Any],
-    options: EnhancementInference,
-    *,
-    gain: bool,
-) -> Iterator[Made]:
+def together(spectra: Sequence[Tensor], recipe: Recipe) -> list[Enhanced]:
+    """Make several sequences clean at once."""
+    batch = padded(spectra)
+    of_start = [
+        posterior(made, recipe.options.num_draws, recipe.keep_draws)
+        for made in fitted(batch, recipe)
+    ]
+    bounds = torch.stack([said.bound for said in of_start])  # (starts, B)
+    found = []
+    for row, (spectrum, best) in enumerate(zip(spectra, bounds.argmax(0).tolist(), strict=True)):
+        length, said = len(spectrum), of_start[best]
+        found.append(Enhanced(
+            said.mean[row, :length], said.variance[row, :length], said.draws[:, row, :length],
+            bounds[:, row], torch.stack([other.mean[row, :length] for other in of_start]),
+        ))
+    return found
+
+
+def block_by_block(spectrum: Tensor, recipe: Recipe) -> Enhanced:
+    """Make one long sequence (T, F) clean in blocks that overlap; each has a noise of its own."""
+    options, bounds = recipe.options, []
+
+    def one(block: Tensor) -> Tensor:
+        (said,) = together([block], recipe)
+        bounds.append(said.bounds)
+        parts = (said.estimate, said.variance.to(block), *said.draws, *said.estimates)
+        return torch.stack(parts, -1)
+
+    each = partial(tqdm, desc="blocks", unit="block", leave=False)
+    parts = in_blocks(
+        one, spectrum, options.block_frames, options.overlap_frames, each=each
+    ).unbind(-1)
+    draws = parts[2 : 2 + recipe.keep_draws]
+    kept = torch.stack(draws) if draws else spectrum.new_zeros(0, *spectrum.shape)
+    return Enhanced(
+        parts[0], parts[1].real, kept, torch.stack(bounds).mean(0),
+        torch.stack(parts[2 + recipe.keep_draws :]),
+    )
+
+
+def fitted(batch: SequenceBatch, recipe: Recipe) -> Iterator[Made]:
     """Yield model and guide from every start; a network has one, its encoder."""
+    prior, noise, options = recipe.prior, recipe.noise, recipe.options
     if isinstance(noise, NoiseModel):
         yield adapted(batch, prior, noise, options)
         return
     power = power_of(batch.x)
     for start in options.starts:
-        sizes = Sizes(*batch.mask.shape, power.shape[-1], prior.latent_dim)
+        sizes = Sizes(batch.num_sequences, batch.num_frames, power.shape[-1], prior.latent_dim)
         own = NOISES.build(noise, sizes).to(batch.x)
         own.begin(power, batch.mask)
-        zero = nn.Parameter(torch.zeros_like(power[..., 0])) if gain else None
+        zero = nn.Parameter(torch.zeros_like(power[..., 0])) if recipe.gain else None
         model = Enhancement(prior, own, gain=zero)
         heard = batch if start == "encoder" else subtracted(batch)
         guide = FreeSpeech(model, heard)

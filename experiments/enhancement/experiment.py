@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -13,13 +12,14 @@ import torch
 
 from pyromodels.errors import SpecError, mismatch, unknown
 from pyromodels.experiments.datasets import DATASETS, build_data
-from pyromodels.experiments.datasets.mixtures.mixtures import MixtureData
-from pyromodels.experiments.datasets.speech.audio import SAMPLE_RATE, write_wav
+from pyromodels.experiments.datasets.mixtures.mixtures import Mixture, MixtureData
+from pyromodels.experiments.datasets.speech.audio import SAMPLE_RATE
 from pyromodels.experiments.enhancement import figures
 from pyromodels.experiments.enhancement.enhance import (
     Enhanced,
     EnhancementInference,
     Made,
+    Recipe,
     enhance,
     fitted,
     padded,
@@ -38,6 +38,7 @@ from pyromodels.experiments.enhancement.scores import (
 from pyromodels.experiments.enhancement.training import NoisyTraining, find_or_train_program
 from pyromodels.experiments.harness.experiment import EXPERIMENTS, Experiment, Outcome, Program
 from pyromodels.experiments.harness.spec_tables import ComponentTable, OptionsTable, Table
+from pyromodels.experiments.separation.sounds import write_together
 from pyromodels.noise.base import Sizes
 from pyromodels.registry import DYNAMICS, NOISES
 
@@ -145,34 +146,45 @@ class EnhancementExperiment(Experiment):
         spectra = [speech.stft.analyse(m.signal.to(spec.device)) for m in data.mixtures]
         torch.manual_seed(spec.seed)
         began = time.perf_counter()
-        made = enhance(
-            spectra, prior, noise, model.inference, gain=bool(model.model.gain),
-            keep_draws=spec.metrics.num_draws,
-        )
+        recipe = Recipe(prior, noise, model.inference, bool(model.model.gain),
+                        spec.metrics.num_draws)
+        made = enhance(spectra, recipe)
         seconds = time.perf_counter() - began
-        scores = scores_of(data.mixtures, made, speech.stft, spec.metrics.baselines)
+        scores: Scores = {}
+        if data.has_truth:
+            scores = scores_of(data.mixtures, made, speech.stft, spec.metrics.baselines)
         return Fitted(made, speech.stft, seconds, scores)
 
     def metrics(self, outcome: Outcome) -> dict[str, float]:
         """Return SI-SDR in the mean and median, by method; what regions hold; the speed."""
         mixtures, found = outcome.data.mixtures, {}
         made, stft = outcome.fitted.made, outcome.fitted.stft
+        groups = [mixture.group for mixture in mixtures]
         for method, values in outcome.fitted.scores.items():
             prefix = "" if method == ESTIMATE else f"{method}/"
             found[f"{prefix}si_sdr"] = sum(values) / len(values)
             found[f"{prefix}si_sdr_median"] = statistics.median(values)
+            for group in sorted(set(groups) - {""}):
+                some = [v for v, own in zip(values, groups, strict=True) if own == group]
+                found[f"{prefix}si_sdr/{group}"] = sum(some) / len(some)
         if "noisy/si_sdr" in found:
             found["improvement"] = found["si_sdr"] - found["noisy/si_sdr"]
         heard_seconds = sum(len(m.signal) for m in mixtures) / SAMPLE_RATE
         found["real_time_factor"] = outcome.fitted.seconds / heard_seconds
+        if not outcome.data.has_truth:
+            levels = [level_db(m, said, stft) for m, said in zip(mixtures, made, strict=True)]
+            return found | {"level_db": sum(levels) / len(levels)}
         for level, share in zip(LEVELS, coverage(mixtures, made, stft).tolist(), strict=True):
             found[f"held_{round(100 * level)}"] = share
-        found |= misled(outcome)
-        return found
+        return found | misled(outcome)
 
     def summary(self, outcome: Outcome) -> str:
         """Return a table of methods, and what the regions hold."""
         metrics = outcome.metrics
+        if not outcome.data.has_truth:
+            return (f"{len(outcome.data.mixtures)} noisy signals, {outcome.data.name}: the speech "
+                    f"lies {-metrics['level_db']:.1f} dB below what was heard, in the mean; "
+                    f"real-time factor {metrics['real_time_factor']:.2f}")
         lines = [f"{len(outcome.data.mixtures)} noisy signals of {outcome.data.name}, SI-SDR of "
                  "the speech in dB", f"{'':22}{'mean':>8}{'median':>8}"]
         for method in outcome.fitted.scores:
@@ -194,14 +206,13 @@ class EnhancementExperiment(Experiment):
     def keep(self, folder: RunFolder, outcome: Outcome) -> None:
         """Write sounds: noisy, enhanced, and draws of the posterior; at the level of the noisy."""
         made, stft = outcome.fitted.made, outcome.fitted.stft
-        num = outcome.spec.metrics.num_examples
+        num = outcome.spec.metrics.num_examples if outcome.data.has_truth else len(made)
         for mixture, said in zip(outcome.data.mixtures[:num], made[:num], strict=True):
             signals = {"noisy": mixture.signal, "enhanced": heard(said.estimate, stft, mixture)}
             for number, draw in enumerate(said.draws, 1):
                 signals[f"draw{number}"] = heard(draw, stft, mixture)
-            for name, signal in signals.items():
-                level = signal / signal.abs().max().clamp_min(1)
-                write_wav(folder.path / f"{mixture.name}-{name}.wav", level.cpu())
+            named = {f"{mixture.name}-{name}": signal.cpu() for name, signal in signals.items()}
+            write_together(folder.path, named, mixture.name)
 
     def figures(self, outcome: Outcome) -> dict[str, Figure]:
         """Return scores against the noise, and spectrograms of the examples."""
@@ -213,9 +224,10 @@ class EnhancementExperiment(Experiment):
         num = outcome.spec.metrics.num_examples
         pairs = zip(outcome.data.mixtures[:num], outcome.fitted.made[:num], strict=True)
         for mixture, said in pairs:
-            clean, noise = stft.analyse(mixture.sources)
+            clean = None if mixture.sources is None else stft.analyse(mixture.sources[0])
             drawn[mixture.name] = figures.enhancement(
-                mixture.name, clean + noise, said.estimate.cpu(), said.variance.cpu(), clean, stft
+                mixture.name, stft.analyse(mixture.signal), said.estimate.cpu(),
+                said.variance.cpu(), clean, stft,
             )
         return drawn
 
@@ -230,7 +242,7 @@ class EnhancementExperiment(Experiment):
         return f"inference  {model.inference}"
 
 
-def misled(outcome: Outcome) -> Mapping[str, float]:
+def misled(outcome: Outcome) -> dict[str, float]:
     """Return how often the better bound was the worse speech, where there were several starts."""
     made = outcome.fitted.made
     if len(made[0].bounds) < 2:
@@ -254,4 +266,10 @@ def untrained(spec: Spec, data: MixtureData) -> Made:
     if spec.model.noise_is_network:
         noise = NOISES.build(noise, Sizes(0, 0, prior.cell.source_dim, prior.latent_dim))
     options = replace(spec.inference, steps=1, starts=spec.inference.starts[:1])
-    return next(iter(fitted(batch, prior, noise, options, gain=bool(spec.model.gain))))
+    return next(fitted(batch, Recipe(prior, noise, options, bool(spec.model.gain))))
+
+
+def level_db(mixture: Mixture, said: Enhanced, stft: STFT) -> float:
+    """Return how loud the enhanced signal is beside the noisy one."""
+    power = heard(said.estimate.cpu(), stft, mixture).square().mean()
+    return (10 * (power / mixture.signal.square().mean()).log10()).item()

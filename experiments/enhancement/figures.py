@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pyromodels.audio.stft import STFT
 from pyromodels.experiments.harness.figures import INK, PALETTE, new_figure, tidy
+from pyromodels.experiments.separation.sounds import SHOWN_FRAMES
 from pyromodels.experiments.speech.figures import DYNAMIC_RANGE, decibels, spectrogram
 
 
@@ -19,13 +20,14 @@ def enhancement(
     clean: Tensor | None,  # complex, shape: (T, F)
     stft: STFT,
 ) -> Figure:
-    """Draw the noisy spectrogram, the estimate and its deviation, and the truth if known."""
+    """Draw the noisy spectrogram, the estimate and its deviation, and the truth if known: 20 s."""
     figure = new_figure(name)
     panels = {"noisy": noisy.abs().square(), "enhanced": estimate.abs().square(),
               "its deviation": variance}
     if clean is not None:
         panels["clean"] = clean.abs().square()
     top = float(decibels(panels["noisy"]).max())
+    panels = {title: power[:SHOWN_FRAMES] for title, power in panels.items()}
     grid = figure.subplots(2, 2)
     for axes in grid.flat[len(panels):]:
         axes.set_visible(False)

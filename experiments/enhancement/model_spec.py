@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pyromodels.dynamics.dynamical_prior import DynamicalPrior
@@ -54,7 +54,7 @@ class EnhancementModelSpec:
             raise SpecError(mismatch("model", given=given, expected="noise = \"nmf\""))
 
     @property
-    def table(self) -> Mapping[str, Any]:
+    def table(self) -> dict[str, Any]:
         """The prior's."""
         return {"name": self.prior} if isinstance(self.prior, str) else dict(self.prior)
 
@@ -72,12 +72,17 @@ class EnhancementModelSpec:
         return SpeechModelSpec(prior=table, size=self.size)
 
     def trained(
-        self, data: SpeechData, seed: int, device: str, *, resume: bool
+        self, data: SpeechData | None, seed: int, device: str, *, resume: bool
     ) -> SpeechModel:
         """Return the prior, loaded, found or trained."""
         spec = self.speech
         if spec.weights is not None:
-            return load_model(spec.weights)
+            found = load_model(Path(spec.weights))
+            return found._replace(prior=found.prior.to(device))
+        if data is None:
+            hint = "Give a prior that is trained: model.prior = {weights = ...}."
+            expected = "recordings of clean speech"
+            raise SpecError(mismatch("data.recordings", given="none", expected=expected, hint=hint))
         longest = math.inf if self.max_seconds is None else self.max_seconds
         options = SpeechInference(epochs=self.epochs, max_seconds=longest)
         training = SpeechTraining(spec, options, seed)

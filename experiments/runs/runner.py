@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,6 +69,23 @@ def report_run(spec: Spec, args: argparse.Namespace) -> int:
     """Run a spec, print what came of it and where it lies; `args` are those of `add_results`."""
     folder, outcome = run_spec(spec, args.out, resume=args.resume, draw=not args.no_plots)
     print(f"\n{experiment(spec.experiment).summary(outcome)}\n\nresults: {folder.path}")
+    return 0
+
+
+def run_each(
+    args: argparse.Namespace, files: Sequence[Path], table_of: Callable[[Path], dict[str, Any]]
+) -> int:
+    """Run a spec of every file, each into a folder of its own; all are checked before the first.
+
+    Args:
+        args: those of `add_results` and `add_settings`, with `seed` and `device`.
+        files: one or more.
+        table_of: file -> table of its spec.
+    """
+    specs = [make_spec(table_of(file), args.settings, args.seed, args.device) for file in files]
+    for file, spec in zip(files, specs, strict=True):
+        out = args.out if len(files) == 1 or args.out is None else args.out / file.name
+        report_run(spec, argparse.Namespace(**vars(args) | {"out": out}))
     return 0
 
 

@@ -33,6 +33,7 @@ class AssignerOptions(Simulation):
 
     Args:
         weights: trained ones in place of all that: a name that ships with the package, or a path.
+        num_channels: of its convolutions.
         hidden_dim: of its LSTMs.
         steps: of Adam.
         steps_per_epoch: between two looks at the validation recordings.
@@ -43,10 +44,11 @@ class AssignerOptions(Simulation):
     """
 
     weights: str | None = None
-    hidden_dim: int = 120
-    steps: int = 3000
+    num_channels: int = 32
+    hidden_dim: int = 184
+    steps: int = 6000
     steps_per_epoch: int = 100
-    batch_size: int = 24
+    batch_size: int = 8
     learning_rate: float = 2e-3
 
     def fit_options(self, seed: int) -> FitOptions:
@@ -75,7 +77,7 @@ def made_by(data: MixtureData, options: AssignerOptions, seed: int, stft: STFT) 
     return {
         "network": {
             "name": "assigner", "num_bins": stft.num_bins, "num_sources": len(data.kinds),
-            "hidden_dim": options.hidden_dim,
+            "num_channels": options.num_channels, "hidden_dim": options.hidden_dim,
         },
         "training": said | {"seed": seed, "window": stft.window, "hop": stft.hop},
         "data": {kind: found.fingerprint for kind, found in data.recordings.items()},
@@ -121,7 +123,7 @@ def find_or_train_assigner(
             return distortion_db(network(sources.sum(1).abs().square()), sources)
 
         drawn = torch.arange(options.steps_per_epoch * options.batch_size, device=device)
-        checked = torch.arange(4 * options.batch_size, device=device)
+        checked = torch.arange(8 * options.batch_size, device=device)
         result = fit(
             network, loss, (drawn,), (checked,), options=options.fit_options(seed),
             folder=checkpoints, resume=resume, on_epoch=_say_epoch,

@@ -8,14 +8,15 @@ own. Speech and a flute need nothing else: the network ships with the package. O
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pyromodels.errors import SpecError, mismatch
 from pyromodels.experiments.datasets.mixtures.files import sound_files
 from pyromodels.experiments.harness.devices import add_device_argument
-from pyromodels.experiments.runs.runner import add_results, add_settings, report_run
-from pyromodels.experiments.runs.spec import load_spec, make_spec, read_table
+from pyromodels.experiments.runs.runner import add_results, add_settings, report_run, run_each
+from pyromodels.experiments.runs.spec import load_spec, read_table
 
 SPEC = "separation"
 SHIPPED = {("speech", "flute"): "assigner_speech_flute"}
@@ -45,13 +46,7 @@ def main(args: argparse.Namespace) -> int:
                                          expected="--mix beside it, the sound to be taken apart"))
         spec = load_spec(SPEC, settings=args.settings, seed=args.seed, device=args.device)
         return report_run(spec, args)
-    files = sound_files(args.mix)
-    specs = [make_spec(table_of(args, file), args.settings, args.seed, args.device)
-             for file in files]
-    for file, spec in zip(files, specs, strict=True):
-        out = args.out if len(files) == 1 or args.out is None else args.out / file.name
-        report_run(spec, argparse.Namespace(**vars(args) | {"out": out}))
-    return 0
+    return run_each(args, sound_files(args.mix), partial(table_of, args))
 
 
 def table_of(args: argparse.Namespace, path: Path) -> dict[str, Any]:

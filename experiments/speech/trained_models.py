@@ -11,7 +11,7 @@ from pyromodels.errors import SpecError, mismatch
 from pyromodels.experiments.datasets.speech.recordings import SpeechData
 from pyromodels.experiments.harness import store
 from pyromodels.experiments.harness.store import History, Trained
-from pyromodels.experiments.harness.weights import read_prior
+from pyromodels.experiments.harness.weights import load_weights, read_prior
 from pyromodels.experiments.speech.training import SpeechTraining
 from pyromodels.published_weights.load import load_published
 
@@ -34,6 +34,8 @@ class SpeechModel(NamedTuple):
 def load_model(path: Path) -> SpeechModel:
     """Load a trained model: the folder of its run, its `.safetensors`, or published weights (.pt).
 
+    A name that is no path is that of weights that ship with the package.
+
     Raises:
         FileNotFoundError: where the file, or its other half, is missing.
         SpecError: for weights that are not those of a model of spectrograms.
@@ -42,7 +44,8 @@ def load_model(path: Path) -> SpeechModel:
         prior = load_published(path).eval()
         stft = STFT(window=2 * (prior.source_dim - 1), hop=256)
         return SpeechModel(prior, stft, {"published": path.name})
-    prior, record = read_prior(path)
+    bare = not path.suffix and path.parent == Path() and not path.exists()
+    prior, record = load_weights(path.name) if bare else read_prior(path)
     if not isinstance(prior, DynamicalPrior) or "training" not in record:
         raise SpecError(
             mismatch(str(path), given=type(prior).__name__, expected="a model of `train dvae`")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -37,7 +38,7 @@ class EnhancementBound:
     ) -> Tensor:
         """Return the bound of every sequence, nats, shape (B,)."""
         law = guide.latents(batch)
-        z = law.rsample((self.num_draws,))
+        z = law.rsample(torch.Size([self.num_draws]))
         divergence = kl_divergence(law.conditionals(z), model.latent_law(z))[..., 0, 0, :]
         speech, noise = model.variances(batch, z[..., 0, 0, :, :])
         evidence = log_density(power_of(batch.x), speech + noise)

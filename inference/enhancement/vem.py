@@ -25,7 +25,7 @@ class LatentUpdate(Update):
     changes_model = False
 
     def __init__(
-        self, *, steps: int = 5, learning_rate: float = 0.05, num_draws: int = 1
+        self, *, steps: int = 1, learning_rate: float = 0.1, num_draws: int = 1
     ) -> None:
         self.steps, self.learning_rate = steps, learning_rate
         self.bound = EnhancementBound(num_draws)
@@ -60,32 +60,48 @@ class NoiseUpdate(Update):
 
     Args:
         num_draws: r = 1..R of z.
+        times: the updates are made with the same draws.
     """
 
-    def __init__(self, *, num_draws: int = 4) -> None:
-        self.num_draws = num_draws
+    def __init__(self, *, num_draws: int = 1, times: int = 1) -> None:
+        self.num_draws, self.times = num_draws, times
 
     def __call__(self, model: Enhancement, guide: FreeSpeech, batch: SequenceBatch) -> None:
         """Set the model's noise and gain."""
-        noise = model.noise
-        z = guide.latents(batch).rsample((self.num_draws,))[..., 0, 0, :, :]
-        speech, _ = model.variances(batch, z)
-        power, present = power_of(batch.x), batch.mask.unsqueeze(-1)
+        z = guide.latents(batch).rsample(torch.Size([self.num_draws]))[..., 0, 0, :, :]
+        speech, _ = model.variances(batch, z)  # as loud as the gain says
+        power = power_of(batch.x)
+        for _ in range(self.times):
+            speech = self.updated(model, speech, power, batch.mask)
 
-        def weights(speech: Tensor) -> tuple[Tensor, Tensor]:  # each (R, B, T, F)
+    @staticmethod
+    def updated(
+        model: Enhancement,
+        speech: Tensor,  # shape: (R, B, T, F)
+        power: Tensor,  # |x|^2, shape: (B, T, F)
+        mask: Tensor,  # shape: (B, T)
+    ) -> Tensor:  # shape: (R, B, T, F)
+        """Update w, then h, then g; return the speech at its new gain."""
+        noise, present = model.noise, mask.unsqueeze(-1)
+
+        def weights() -> tuple[Tensor, Tensor]:  # |x|^2 / v^2 and 1 / v, each (R, B, T, F)
             v = (speech + noise.activations @ noise.spectra).clamp_min(1e-20)
-            return torch.where(present, power / v.square(), 0.0), torch.where(present, 1 / v, 0.0)
+            one = present / v
+            return power * one.square(), one
 
-        up, down = (part.sum(0) for part in weights(speech))
-        w = noise.spectra
-        noise.put(w, noise.activations * ratio(up @ w.mT, down @ w.mT))
-        up, down = (part.sum(0) for part in weights(speech))
+        up, down = (part.sum(0) for part in weights())
+        w, h = noise.spectra, noise.activations
+        noise.put(w, h * ratio(up @ w.mT, down @ w.mT))
+        up, down = (part.sum(0) for part in weights())
         h = noise.activations
         noise.put(noise.spectra * ratio(h.mT @ up, h.mT @ down), h)
-        if model.log_gain is not None:
-            up, down = weights(speech)
-            rise = ratio((up * speech).sum((0, -1)), (down * speech).sum((0, -1)))
-            model.log_gain.add_(torch.where(batch.mask, rise.log(), 0.0))
+        if model.log_gain is None:
+            return speech
+        up, down = weights()
+        rise = ratio((up * speech).sum((0, -1)), (down * speech).sum((0, -1)))
+        rise = torch.where(mask, rise, 1.0)
+        model.log_gain.add_(rise.log())
+        return speech * rise.unsqueeze(-1)
 
 
 def ratio(up: Tensor, down: Tensor) -> Tensor:
@@ -97,12 +113,22 @@ def enhancement_em(
     model: Enhancement,
     guide: FreeSpeech,
     *,
-    steps: int = 5,
-    learning_rate: float = 0.05,
-    num_draws: int = 4,
+    steps: int = 1,
+    learning_rate: float = 0.1,
+    num_draws: int = 1,
+    noise_updates: int = 3,
     damping: float = 1.0,
 ) -> CoordinateAscent:
     """Return the engine that alternates the two steps.
+
+    Args:
+        model: the program, its noise of low rank.
+        guide: its guide.
+        steps: of Adam on q(z), a sweep.
+        learning_rate: of Adam.
+        num_draws: of z, in either step.
+        noise_updates: of the noise, a sweep.
+        damping: how far a sweep goes, in (0, 1].
 
     Raises:
         SpecError: for noise that is not of low rank.
@@ -110,8 +136,7 @@ def enhancement_em(
     if not isinstance(model.noise, LowRankNoise):
         given = type(model.noise).__name__
         raise SpecError(mismatch("noise of variational EM", given=given, expected="nmf"))
-    updates = [LatentUpdate(steps=steps, learning_rate=learning_rate),
-               NoiseUpdate(num_draws=num_draws)]
-    return CoordinateAscent(
-        model, guide, updates, bound=EnhancementBound(num_draws), damping=damping
-    )
+    latents = LatentUpdate(steps=steps, learning_rate=learning_rate)
+    noise = NoiseUpdate(num_draws=num_draws, times=noise_updates)
+    bound = EnhancementBound(num_draws)
+    return CoordinateAscent(model, guide, [latents, noise], bound=bound, damping=damping)

@@ -73,7 +73,7 @@ class Enhancement(nn.Module):
             raise SpecError(mismatch("prior", given=given, expected=expected))
         if isinstance(noise, Mapping):
             noise = NOISES.build(noise, Sizes(0, 0, prior.cell.source_dim, prior.latent_dim))
-        self.prior, self.noise = prior, noise
+        self.prior, self.noise, self.emission = prior, noise, prior.emission
         self.register_parameter("log_gain", gain)
 
     def forward(self, batch: SequenceBatch, *, generate: bool = False) -> Tensor:
@@ -109,7 +109,7 @@ class Enhancement(nn.Module):
     ) -> tuple[Tensor, Tensor]:  # v_s as heard, its gain included, and v_n, each (*, B, T, F)
         """Return what x is made of, given z: x ~ N_c(0, v_s + v_n)."""
         outputs = self.prior.cell.all_outputs(z, self._nothing(z), batch.mask)
-        log_variance = self.prior.emission.log_variance(outputs)
+        log_variance = self.emission.log_variance(outputs)
         if self.log_gain is not None:
             log_variance = log_variance + self.log_gain.unsqueeze(-1)
         return log_variance.exp(), self.noise_variance(batch, z)

@@ -6,16 +6,25 @@ import pytest
 import torch
 
 from pyromodels.audio.stft import STFT
+from pyromodels.dynamics.rvae import RVAE
 from pyromodels.errors import SpecError
 from pyromodels.experiments.command.cli import main
 from pyromodels.experiments.datasets.mixtures.mixtures import Mixture
 from pyromodels.experiments.datasets.mixtures.synthetic import noises, synthetic_mixtures
 from pyromodels.experiments.enhancement.baselines import decision_directed, oracle
-from pyromodels.experiments.enhancement.enhance import Enhanced, padded
+from pyromodels.experiments.enhancement.enhance import (
+    Enhanced,
+    EnhancementInference,
+    Recipe,
+    enhance,
+    padded,
+)
 from pyromodels.experiments.enhancement.scores import LEVELS, coverage, of_starts, scores_of
 from pyromodels.experiments.enhancement.training import NoisyTraining, noisy
 from pyromodels.experiments.harness.experiment import experiment
 from pyromodels.experiments.runs.spec import Spec
+from pyromodels.noise.base import Sizes
+from pyromodels.registry import NOISES
 
 SMALL = STFT(window=64, hop=16)
 
@@ -88,6 +97,23 @@ def test_made_noises_differ_and_are_the_same_again():
     first, second = noises(2, 0)
     assert (first - second).abs().max() > 0.1 and first.abs().max() == pytest.approx(1)
     torch.testing.assert_close(noises(2, 0)[1], second)
+
+
+def test_long_sequences_are_taken_in_blocks():
+    torch.manual_seed(0)
+    prior = RVAE(source_dim=9, latent_dim=2, emission="complex").eval()
+    noise = NOISES.build({"name": "no", "hidden_dim": 4}, Sizes(0, 0, 9, 2))
+    spectra = [torch.randn(50, 9, dtype=torch.complex64), torch.randn(7, 9, dtype=torch.complex64)]
+    options = EnhancementInference(steps=0, block_frames=20, overlap_frames=5, num_draws=1)
+    recipe = Recipe(prior, noise, options, gain=False, keep_draws=2)
+    long, short = enhance(spectra, recipe)
+    assert long.estimate.shape == (50, 9) and long.draws.shape == (2, 50, 9)
+    assert long.bounds.shape == (1,) and long.estimates.shape == (1, 50, 9)
+    assert short.estimate.shape == (7, 9) and (long.variance > 0).all()
+    seen = []
+    noise.register_forward_hook(lambda module, given, made: seen.append(given[0].shape[1]))
+    enhance(spectra[:1], recipe)
+    assert max(seen) == 20  # nothing sees more of it than a block
 
 
 # ---- runs

@@ -255,7 +255,9 @@ def test_weights_of_a_network_are_none_of_a_prior_nor_the_other_way():
 
 def test_options_of_the_network_are_in_the_spec():
     spec = load_spec("separation", settings=["guide.hidden_dim=16"])
-    assert isinstance(spec, Spec) and spec.guide == AssignerOptions(hidden_dim=16, steps=200)
+    assert isinstance(spec, Spec) and spec.guide == AssignerOptions(
+        num_channels=12, hidden_dim=16, steps=200
+    )
 
 
 @pytest.mark.slow

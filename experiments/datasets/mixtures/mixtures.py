@@ -84,8 +84,9 @@ def load_mixture_list(
         {"id": ..., "n": samples, "norm_gain": g, "speech": file, "speech_offset": sample,
          "speech_gain": g_1, "flute": file, ...}
 
-    and the mixture is g (g_1 speech + g_2 flute + ...). The folder of each kind, with the folders
-    train, valid and test, lies beside the list; a kind without valid is validated on train.
+    and the mixture is g (g_1 speech + g_2 flute + ...), of the group "noise_type" if it names one.
+    The folder of each kind, with the folders train, valid and test, lies beside the list; a kind
+    without valid is validated on train.
 
     Args:
         path: the JSON list.
@@ -143,4 +144,5 @@ def _mixture(path: Path, entry: dict[str, Any], kinds: tuple[str, ...]) -> Mixtu
             given = f"{entry[kind]}, {len(signal)} samples from {first}"
             raise SpecError(mismatch(str(path), given=given, expected=f"{entry['n']} samples"))
         parts.append(entry["norm_gain"] * entry.get(f"{kind}_gain", 1.0) * signal)
-    return Mixture(str(entry.get("id", path.stem)), torch.stack(parts))
+    name, group = str(entry.get("id", path.stem)), str(entry.get("noise_type", ""))
+    return Mixture(name, torch.stack(parts), group=group)
