@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pyromodels.audio.blocks import in_blocks
 from pyromodels.batch import SequenceBatch
@@ -21,11 +20,13 @@ from pyromodels.guides.denoising import Denoising, EncodedSpeech, FreeSpeech
 from pyromodels.inference.engines.svi import SVI
 from pyromodels.inference.enhancement.bound import EnhancementBound
 from pyromodels.inference.enhancement.vem import enhancement_em
+from pyromodels.inference.training.progress import progress
 from pyromodels.models.enhancement import Enhancement
+from pyromodels.networks.assigner import Assigner
 from pyromodels.noise.base import NoiseModel, Sizes, quiet_level
 from pyromodels.registry import NOISES
 
-Start = Literal["encoder", "subtracted"]
+Start = Literal["encoder", "subtracted", "network"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,11 @@ class EnhancementInference:
             leaves what training on noisy speech has made of both (ND); with both it is NDA.
         learning_rate: of Adam.
         starts: of q(z) in variational EM: "encoder", what the prior's encoder hears; or
-            "subtracted", what it hears once the level of quiet frames is taken off. Of several the
-            one with the best bound is kept, sequence by sequence.
+            "subtracted", what it hears once the level of quiet frames is taken off; or "network",
+            once a network has said whose each bin is. Of several the one with the best bound is
+            kept, sequence by sequence.
+        network: weights of that network, of two sources, speech first: a name or a path; it is
+            what `run separation` trains on recordings of speech and noise.
         num_draws: of z, that estimate and variance are averaged over.
         batch_size: sequences at once.
         block_frames: longer sequences are taken in blocks of so many, so that memory is bounded.
@@ -49,6 +53,7 @@ class EnhancementInference:
     steps: int = 40
     learning_rate: float = 0.1
     starts: tuple[Start, ...] = ("subtracted",)
+    network: str | None = None
     num_draws: int = 10
     batch_size: int = 12
     block_frames: int = 1000
@@ -57,7 +62,11 @@ class EnhancementInference:
     def __post_init__(self) -> None:
         """Refuse what is no choice."""
         for start in self.starts:
-            check_choice("starts", start, "encoder", "subtracted")
+            check_choice("starts", start, "encoder", "subtracted", "network")
+        if ("network" in self.starts) != (self.network is not None):
+            given = f"{self.network}, beside starts = {list(self.starts)}"
+            expected = "weights where a start is \"network\", and only there"
+            raise SpecError(mismatch("network", given=given, expected=expected))
         for name, least in (("steps", 0), ("num_draws", 1), ("batch_size", 1)):
             if getattr(self, name) < least:
                 expected = f"{least} or more"
@@ -106,6 +115,7 @@ class Recipe(NamedTuple):
     options: EnhancementInference
     gain: bool  # whether speech is as loud as it is in every frame
     keep_draws: int = 0  # of the posterior, of every sequence
+    network: Assigner | None = None  # of the start of that name
 
 
 def enhance(spectra: Sequence[Tensor], recipe: Recipe) -> list[Enhanced]:
@@ -116,7 +126,7 @@ def enhance(spectra: Sequence[Tensor], recipe: Recipe) -> list[Enhanced]:
     order = sorted(range(len(spectra)), key=lambda i: len(spectra[i]))
     short = [i for i in order if len(spectra[i]) <= options.block_frames]
     found: dict[int, Enhanced] = {}
-    with tqdm(total=len(order), desc="enhancing", unit="sequence") as bar:
+    with progress(total=len(order), desc="enhancing", unit="sequence") as bar:
         for first in range(0, len(short), size):
             rows = short[first : first + size]
             found |= zip(rows, together([spectra[i] for i in rows], recipe), strict=True)
@@ -155,7 +165,7 @@ def block_by_block(spectrum: Tensor, recipe: Recipe) -> Enhanced:
         parts = (said.estimate, said.variance.to(block), *said.draws, *said.estimates)
         return torch.stack(parts, -1)
 
-    each = partial(tqdm, desc="blocks", unit="block", leave=False)
+    each = partial(progress, desc="blocks", unit="block", leave=False)
     parts = in_blocks(
         one, spectrum, options.block_frames, options.overlap_frames, each=each
     ).unbind(-1)
@@ -176,11 +186,12 @@ def fitted(batch: SequenceBatch, recipe: Recipe) -> Iterator[Made]:
     power = power_of(batch.x)
     for start in options.starts:
         sizes = Sizes(batch.num_sequences, batch.num_frames, power.shape[-1], prior.latent_dim)
+        share = share_of(start, batch, recipe.network)
         own = NOISES.build(noise, sizes).to(batch.x)
-        own.begin(power, batch.mask)
+        own.begin(power * (1 - share) if start == "network" else power, batch.mask)
         zero = nn.Parameter(torch.zeros_like(power[..., 0])) if recipe.gain else None
         model = Enhancement(prior, own, gain=zero)
-        heard = batch if start == "encoder" else subtracted(batch)
+        heard = SequenceBatch(batch.x * share.sqrt().repeat_interleave(2, -1), batch.mask)
         guide = FreeSpeech(model, heard)
         engine = enhancement_em(model, guide, learning_rate=options.learning_rate)
         engine.run(batch, options.steps)
@@ -213,12 +224,23 @@ def hold_decoder(prior: DynamicalPrior) -> None:
     prior.encoder.requires_grad_(True)
 
 
-def subtracted(batch: SequenceBatch) -> SequenceBatch:
-    """Return what is left once the level of quiet frames is taken off, at least a hundredth."""
+@torch.no_grad()
+def share_of(
+    start: Start, batch: SequenceBatch, network: Assigner | None
+) -> Tensor:  # shape: (B, T, F)
+    """Return how much of the power is taken for speech, at first."""
     power = power_of(batch.x)
-    level = 1.5 * quiet_level(power, batch.mask).unsqueeze(1)
-    share = (1 - level / power.clamp_min(1e-12)).clamp(0.01, 1)
-    return SequenceBatch(batch.x * share.sqrt().repeat_interleave(2, -1), batch.mask)
+    if start == "encoder":
+        return torch.ones_like(power)
+    if start == "subtracted":
+        level = 1.5 * quiet_level(power, batch.mask).unsqueeze(1)
+        return (1 - level / power.clamp_min(1e-12)).clamp(0.01, 1)
+    share = torch.zeros_like(power)
+    for row, present in zip(range(len(power)), batch.mask, strict=True):
+        length = int(present.sum())  # the network reads a whole sequence, and no padding
+        logits = network(power[row : row + 1, :length])
+        share[row, :length] = logits.softmax(-1)[0, ..., 0].square()
+    return share
 
 
 class Said(NamedTuple):

@@ -38,6 +38,7 @@ from pyromodels.experiments.enhancement.scores import (
 from pyromodels.experiments.enhancement.training import NoisyTraining, find_or_train_program
 from pyromodels.experiments.harness.experiment import EXPERIMENTS, Experiment, Outcome, Program
 from pyromodels.experiments.harness.spec_tables import ComponentTable, OptionsTable, Table
+from pyromodels.experiments.harness.weights import load_weights
 from pyromodels.experiments.separation.sounds import write_together
 from pyromodels.noise.base import Sizes
 from pyromodels.registry import DYNAMICS, NOISES
@@ -146,8 +147,11 @@ class EnhancementExperiment(Experiment):
         spectra = [speech.stft.analyse(m.signal.to(spec.device)) for m in data.mixtures]
         torch.manual_seed(spec.seed)
         began = time.perf_counter()
+        network = None
+        if model.inference.network is not None:
+            network = load_weights(model.inference.network, "network").prior.to(spec.device)
         recipe = Recipe(prior, noise, model.inference, bool(model.model.gain),
-                        spec.metrics.num_draws)
+                        spec.metrics.num_draws, network)
         made = enhance(spectra, recipe)
         seconds = time.perf_counter() - began
         scores: Scores = {}

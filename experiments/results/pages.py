@@ -62,8 +62,8 @@ def method_first(key: str) -> tuple[str, str]:
 
 
 def baseline_first(key: str) -> tuple[str, str]:
-    """`"noisy/si_sdr"`: likewise; what follows the figure is a group of signals."""
-    method, _, column = key.partition("/")
+    """`"noisy/si_sdr"`: likewise; of a separation, `"speech/si_sdr"`, the speech alone counts."""
+    method, _, column = key.removeprefix("speech/").partition("/")
     return (method, column) if method in BASELINES else ("", key)
 
 

@@ -18,11 +18,13 @@ from pyromodels.experiments.enhancement.enhance import (
     Recipe,
     enhance,
     padded,
+    share_of,
 )
 from pyromodels.experiments.enhancement.scores import LEVELS, coverage, of_starts, scores_of
 from pyromodels.experiments.enhancement.training import NoisyTraining, noisy
 from pyromodels.experiments.harness.experiment import experiment
 from pyromodels.experiments.runs.spec import Spec
+from pyromodels.networks.assigner import Assigner
 from pyromodels.noise.base import Sizes
 from pyromodels.registry import NOISES
 
@@ -116,6 +118,22 @@ def test_long_sequences_are_taken_in_blocks():
     assert max(seen) == 20  # nothing sees more of it than a block
 
 
+def test_a_start_is_what_is_taken_for_speech():
+    torch.manual_seed(0)
+    spectra = [torch.randn(n, 33, dtype=torch.complex64) for n in (9, 14)]
+    batch, network = padded(spectra), Assigner(33, 2, num_channels=4, hidden_dim=4).eval()
+    assert (share_of("encoder", batch, None) == 1).all()
+    loud = padded([100 * spectra[0], spectra[1]])
+    assert share_of("subtracted", loud, None).min() == pytest.approx(0.01)
+    torch.testing.assert_close(share_of("subtracted", loud, None),
+                               share_of("subtracted", batch, None), atol=1e-4, rtol=1e-4)
+    share = share_of("network", batch, network)
+    assert not share[0, 9:].any()
+    with torch.no_grad():
+        alone = network(spectra[0].abs().square()).softmax(-1)[..., 0]
+    torch.testing.assert_close(share[0, :9].sqrt(), alone, atol=1e-5, rtol=1e-4)
+
+
 # ---- runs
 
 
@@ -176,6 +194,8 @@ def test_show_draws_both_programs(folder, capsys):
         ({"model": {"noise": "pink"}}, "nmf"),
         ({"inference": {"starts": ["zero"]}}, "starts"),
         ({"inference": {"steps": -1}}, "0 or more"),
+        ({"inference": {"starts": ["network"]}}, "weights where a start"),
+        ({"inference": {"overlap_frames": 2000}}, "overlap_frames"),
         ({"metrics": {"baselines": ["wiener"]}}, "oracle_wiener"),
     ],
 )
