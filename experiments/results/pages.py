@@ -153,10 +153,18 @@ def _noise() -> Page:
             "mix_speech_noise_test.json --set 'data.kinds=[\"speech\",\"noise\"]'")
     prior = "--set 'model.prior={weights=\"rvae_speech\"}'"
     network = "--set model.noise=lv --set guide.steps=1000"
+    heard = "assigner_speech_noise"
     quiet = "--set metrics.baselines=[]"
     runs = (
         Run("", "nmf, variational EM",
             f"run enhancement {data} {prior} --set model.noise=nmf {HOW} --no-plots"),
+        Run("", "nmf, variational EM from the network",
+            f"run enhancement {data} {prior} --set model.noise=nmf {quiet} "
+            f"--set 'inference.starts=[\"network\"]' --set inference.network={heard} "
+            f"{HOW} --no-plots"),
+        Run("", "the network alone, trained on drawn pairs",
+            f"run separation {data} --set guide.weights={heard} --set inference.steps=0 "
+            f"--set metrics.baselines=[] {HOW} --no-plots"),
         Run("", "lv, trained on noisy speech (U-ND)",
             f"run enhancement {data} {prior} {network} --set inference.steps=0 {quiet} {HOW} "
             "--no-plots"),
@@ -173,7 +181,7 @@ def _noise() -> Page:
             "held_50": ("in 50 %", ".3f"), "held_90": ("in 90 %", ".3f"),
             **{f"si_sdr/{name}": (name.partition("_")[2] or name, ".1f") for name in NOISES},
         },
-        runs, baseline_first, ("rvae_speech",),
+        runs, baseline_first, ("rvae_speech", "assigner_speech_noise"),
     )
 
 

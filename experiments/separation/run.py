@@ -19,7 +19,10 @@ from pyromodels.experiments.runs.runner import add_results, add_settings, report
 from pyromodels.experiments.runs.spec import load_spec, read_table
 
 SPEC = "separation"
-SHIPPED = {("speech", "flute"): "assigner_speech_flute"}
+SHIPPED = {
+    ("speech", "flute"): "assigner_speech_flute",
+    ("speech", "noise"): "assigner_speech_noise",
+}
 """Kinds, in the order that a network says them, and its weights, which ship with the package."""
 
 
