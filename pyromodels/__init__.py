@@ -36,6 +36,8 @@ if TYPE_CHECKING:  # the names at the top: read by type checkers, and by `_homes
     from pyromodels.emissions.spectral import Spectral as Spectral
     from pyromodels.guides.amortised import Amortised as Amortised
     from pyromodels.guides.auto import AutoGuide as AutoGuide
+    from pyromodels.guides.denoising import EncodedSpeech as EncodedSpeech
+    from pyromodels.guides.denoising import FreeSpeech as FreeSpeech
     from pyromodels.guides.mean_field import MeanField as MeanField
     from pyromodels.inference.adequacy.report import guide_report as guide_report
     from pyromodels.inference.engines.nuts import sample_nuts as sample_nuts
@@ -45,9 +47,12 @@ if TYPE_CHECKING:  # the names at the top: read by type checkers, and by `_homes
     from pyromodels.inference.posterior.posterior import Posterior as Posterior
     from pyromodels.inference.training.fit import fit as fit
     from pyromodels.inference.training.options import FitOptions as FitOptions
+    from pyromodels.models.additive import Additive as Additive
     from pyromodels.models.classifier import Classifier as Classifier
     from pyromodels.models.dvae import DynamicalVAE as DynamicalVAE
+    from pyromodels.models.enhancement import Enhancement as Enhancement
     from pyromodels.models.mixdvae import MixDVAE as MixDVAE
+    from pyromodels.noise.nmf import LowRankNoise as LowRankNoise
     from pyromodels.observations.detector import Detector as Detector
     from pyromodels.published_weights.load import load_published as load_published
 
