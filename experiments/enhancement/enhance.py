@@ -86,6 +86,7 @@ class Enhanced(NamedTuple):
     draws: Tensor  # complex, shape: (draws, T, F)
     bounds: Tensor  # of every start, nats a frame, shape: (starts,)
     estimates: Tensor  # of every start, complex, shape: (starts, T, F)
+    alone: Tensor | None = None  # what a network makes of it alone, complex, shape: (T, F)
 
 
 class Made(NamedTuple):
@@ -145,12 +146,16 @@ def together(spectra: Sequence[Tensor], recipe: Recipe) -> list[Enhanced]:
         for made in fitted(batch, recipe)
     ]
     bounds = torch.stack([said.bound for said in of_start])  # (starts, B)
-    found = []
+    alone, found = None, []
+    if recipe.network is not None:
+        share = share_of("network", batch, recipe.network)
+        alone = share.sqrt() * _complex(batch)
     for row, (spectrum, best) in enumerate(zip(spectra, bounds.argmax(0).tolist(), strict=True)):
         length, said = len(spectrum), of_start[best]
         found.append(Enhanced(
             said.mean[row, :length], said.variance[row, :length], said.draws[:, row, :length],
             bounds[:, row], torch.stack([other.mean[row, :length] for other in of_start]),
+            None if alone is None else alone[row, :length],
         ))
     return found
 
@@ -162,8 +167,8 @@ def block_by_block(spectrum: Tensor, recipe: Recipe) -> Enhanced:
     def one(block: Tensor) -> Tensor:
         (said,) = together([block], recipe)
         bounds.append(said.bounds)
-        parts = (said.estimate, said.variance.to(block), *said.draws, *said.estimates)
-        return torch.stack(parts, -1)
+        parts = [said.estimate, said.variance.to(block), *said.draws, *said.estimates]
+        return torch.stack(parts if said.alone is None else [*parts, said.alone], -1)
 
     each = partial(progress, desc="blocks", unit="block", leave=False)
     parts = in_blocks(
@@ -171,9 +176,11 @@ def block_by_block(spectrum: Tensor, recipe: Recipe) -> Enhanced:
     ).unbind(-1)
     draws = parts[2 : 2 + recipe.keep_draws]
     kept = torch.stack(draws) if draws else spectrum.new_zeros(0, *spectrum.shape)
+    bound, first = torch.stack(bounds).mean(0), 2 + recipe.keep_draws
+    last = first + len(bound)
     return Enhanced(
-        parts[0], parts[1].real, kept, torch.stack(bounds).mean(0),
-        torch.stack(parts[2 + recipe.keep_draws :]),
+        parts[0], parts[1].real, kept, bound, torch.stack(parts[first:last]),
+        None if recipe.network is None else parts[last],
     )
 
 
@@ -259,7 +266,7 @@ def posterior(made: Made, num_draws: int, keep_draws: int) -> Said:
         E[s] = E_z[m(z)],      Var[s] = E_z[v(z)] + E_z|m(z)|^2 - |E[s]|^2
     """
     model, guide, batch = made
-    x = torch.view_as_complex(batch.x.unflatten(-1, (-1, 2)).contiguous())
+    x = _complex(batch)
     law = guide.latents(batch)
     share = square = inner = torch.zeros_like(x.real)
     draws = []
@@ -276,3 +283,7 @@ def posterior(made: Made, num_draws: int, keep_draws: int) -> Said:
     bound = EnhancementBound(num_draws)(model, guide, batch) / batch.mask.sum(-1)
     kept = torch.stack(draws) if draws else x.new_zeros(0, *x.shape)
     return Said(share * x, spread, kept, bound)
+
+
+def _complex(batch: SequenceBatch) -> Tensor:  # shape: (B, T, F)
+    return torch.view_as_complex(batch.x.unflatten(-1, (-1, 2)).contiguous())

@@ -33,8 +33,9 @@ def heard(spectrum: Tensor, stft: STFT, like: Mixture) -> Tensor:
 def scores_of(
     mixtures: Sequence[Mixture], made: Sequence[Enhanced], stft: STFT, baselines: Sequence[str]
 ) -> Scores:
-    """Return SI-SDR of the speech by method."""
-    rows: Scores = {name: [] for name in (ESTIMATE, *baselines)}
+    """Return SI-SDR of the speech by method; where a network started, its own and the mean of both.
+    """
+    rows: Scores = {}
     for mixture, said in zip(mixtures, made, strict=True):
         sources = stft.analyse(mixture.sources)
         noisy = sources.sum(0)
@@ -44,10 +45,13 @@ def scores_of(
             "oracle_wiener": lambda sources=sources: oracle(sources),
         }
         estimates = {ESTIMATE: said.estimate.cpu()}
+        if said.alone is not None:
+            estimates["network"] = said.alone.cpu()
+            estimates["mean_of_both"] = (said.alone + said.estimate).cpu() / 2
         estimates |= {name: gains[name]() * noisy for name in baselines}
         for method, estimate in estimates.items():
             signal = heard(estimate, stft, mixture)
-            rows[method].append(si_sdr(mixture.sources[0], signal).item())
+            rows.setdefault(method, []).append(si_sdr(mixture.sources[0], signal).item())
     return rows
 
 

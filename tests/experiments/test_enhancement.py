@@ -23,6 +23,7 @@ from pyromodels.experiments.enhancement.enhance import (
 from pyromodels.experiments.enhancement.scores import LEVELS, coverage, of_starts, scores_of
 from pyromodels.experiments.enhancement.training import NoisyTraining, noisy
 from pyromodels.experiments.harness.experiment import experiment
+from pyromodels.experiments.metrics.audio.distortion import si_sdr
 from pyromodels.experiments.runs.spec import Spec
 from pyromodels.networks.assigner import Assigner
 from pyromodels.noise.base import Sizes
@@ -65,6 +66,11 @@ def test_scores_are_of_the_speech_and_the_noisy_row_is_the_mixture():
     rows = scores_of([mixture], [said], SMALL, ("noisy", "oracle_wiener"))
     assert list(rows) == ["enhanced", "noisy", "oracle_wiener"]
     assert rows["enhanced"][0] > 100 > rows["oracle_wiener"][0] > rows["noisy"][0]
+    both = scores_of([mixture], [said._replace(alone=truth + noise)], SMALL, ())
+    assert list(both) == ["enhanced", "network", "mean_of_both"]
+    assert both["network"][0] == pytest.approx(rows["noisy"][0], abs=1e-3)
+    half = si_sdr(mixture.sources[0], mixture.sources[0] + mixture.sources[1] / 2)
+    assert both["mean_of_both"][0] == pytest.approx(half.item(), abs=0.01)
     starts = of_starts([mixture], [said], SMALL)
     assert starts.shape == (1, 2) and starts[0, 0] == pytest.approx(rows["noisy"][0], abs=1e-3)
 
@@ -116,6 +122,25 @@ def test_long_sequences_are_taken_in_blocks():
     noise.register_forward_hook(lambda module, given, made: seen.append(given[0].shape[1]))
     enhance(spectra[:1], recipe)
     assert max(seen) == 20  # nothing sees more of it than a block
+
+
+def test_a_network_says_its_own_beside_in_blocks_too():
+    torch.manual_seed(0)
+    prior = RVAE(source_dim=9, latent_dim=2, emission="complex").eval()
+    network = Assigner(9, 2, num_channels=4, hidden_dim=4).eval()
+    options = EnhancementInference(
+        steps=1, starts=("network",), network="one.json", block_frames=20, overlap_frames=5,
+        num_draws=1,
+    )
+    recipe = Recipe(prior, {"name": "nmf", "rank": 2}, options, True, 1, network)
+    spectrum = torch.randn(20, 9, dtype=torch.complex64)
+    (short,) = enhance([spectrum], recipe)
+    with torch.no_grad():
+        mask = network(spectrum.abs().square()).softmax(-1)[..., 0]
+    torch.testing.assert_close(short.alone, mask * spectrum, atol=1e-5, rtol=1e-4)
+    (long,) = enhance([torch.cat((spectrum, spectrum))], recipe)
+    assert long.alone.shape == (40, 9) and long.draws.shape == (1, 40, 9)
+    torch.testing.assert_close(long.alone[:15], short.alone[:15], atol=1e-5, rtol=1e-4)
 
 
 def test_a_start_is_what_is_taken_for_speech():
