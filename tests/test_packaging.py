@@ -86,7 +86,9 @@ def test_runs_know_no_task():
     assert found == set()
 
 
-MODELS_OWN = ("inference.mixture", "inference.additive", "inference.published")
+MODELS_OWN = (
+    "inference.mixture", "inference.additive", "inference.enhancement", "inference.published",
+)
 """Where inference is written for one family of models; everything else takes any."""
 GUIDES_OF_ANY_MODEL = ("auto", "base", "empirical", "free_form", "point")
 

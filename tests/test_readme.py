@@ -38,6 +38,13 @@ def a_speech_model_learns(names, shown):
     assert torch.isfinite(other(names["batch"]))
 
 
+def noise_is_told_from_nothing(names, shown):
+    assert (names["vem"].elbo(names["batch"]) > names["before"]).all()
+    spectra = names["model"].noise.spectra
+    torch.testing.assert_close(spectra.sum(-1), torch.ones(2, 3))
+    assert "tensor([" in shown
+
+
 def five_classes_are_one_batch(names, shown):
     assert names["x"].shape == (8, 5, 12, 2)
     torch.testing.assert_close(names["posterior"].sum(-1), torch.ones(8))
@@ -62,6 +69,7 @@ CHECKS = {
     ("README.md", 0): two_that_cross,
     ("docs/models.md", 0): several_sources,
     ("docs/speech.md", 0): a_speech_model_learns,
+    ("docs/enhancement.md", 0): noise_is_told_from_nothing,
     ("docs/classification.md", 0): five_classes_are_one_batch,
     ("docs/classification.md", 1): a_bank_decides,
     ("docs/posteriors.md", 0): your_own_program_is_judged,

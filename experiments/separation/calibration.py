@@ -59,6 +59,10 @@ class ErrorLaw(NamedTuple):
         return torch.polar(square.sqrt(), 2 * torch.pi * torch.rand_like(scale))
 
 
+FARTHEST = 20.0
+"""Logarithms of the law stay within this."""
+
+
 def gaussian_law(num_sources: int, like: Tensor) -> ErrorLaw:
     """Return what the assignment alone says: N_c(0, M (1 - M) P), before anything is fitted."""
     zeros = like.new_zeros(num_sources)
@@ -82,8 +86,10 @@ def fit_error_law(
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        law = ErrorLaw(*parameters)
+        law = ErrorLaw(*(p.clamp(-FARTHEST, FARTHEST) for p in parameters))
         value = -law.log_prob(square, law.scale(mask, power))[loud].mean()
+        # errors may say nothing of a number, and a line search would follow it to infinity
+        value = value + sum((p.abs() - FARTHEST).clamp_min(0).square().sum() for p in parameters)
         value.backward()
         return value
 

@@ -66,6 +66,7 @@ class FromLatents(RecurrentNoise):
     """Noise by latents of the speech: h_t = [LSTM(z_{1:t}), LSTM(z_{T:t})], LV of the thesis.
 
     Example:
+        >>> import torch
         >>> noise = FromLatents(Sizes(2, 5, 9, 3), hidden_dim=4)
         >>> noise(torch.ones(2, 5, 9), torch.zeros(2, 5, 3), torch.ones(2, 5).bool()).shape
         torch.Size([2, 5, 9])
