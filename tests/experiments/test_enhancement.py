@@ -11,6 +11,7 @@ from pyromodels.errors import SpecError
 from pyromodels.experiments.command.cli import main
 from pyromodels.experiments.datasets.mixtures.mixtures import Mixture
 from pyromodels.experiments.datasets.mixtures.synthetic import noises, synthetic_mixtures
+from pyromodels.experiments.datasets.speech.audio import read_audio, write_wav
 from pyromodels.experiments.enhancement.baselines import decision_directed, oracle
 from pyromodels.experiments.enhancement.enhance import (
     Enhanced,
@@ -237,3 +238,16 @@ def test_low_rank_noise_is_not_trained_and_two_kinds_are_expected(folder):
                                       "kinds": ["speech", "noise", "tones"]})
     with pytest.raises(SpecError, match="speech and noise"):
         task.data(three)
+
+
+def test_a_file_of_ones_own_is_made_clean(folder, capsys):
+    noise = noises(1, 5)[0][:12000]
+    write_wav(folder / "mine.wav", noise, sample_rate=22050)
+    out = folder / "own"
+    assert main(["run", "enhancement", "--noisy", str(folder / "mine.wav"), "--set",
+                 "inference.steps=1", "--out", str(out), "--no-plots"]) == 0
+    said = capsys.readouterr()
+    assert "below what was heard" in said.out and "22050 Hz resampled" in said.err
+    enhanced = read_audio(out / "mine-enhanced.wav")
+    assert len(enhanced) == len(read_audio(folder / "mine.wav")) and enhanced.abs().max() > 0
+    assert "si_sdr" not in json.loads((out / "metrics.json").read_text())
