@@ -1,4 +1,4 @@
-"""What other methods make of noisy speech: nothing, an oracle, the classical Wiener filter."""
+"""What the classical Wiener filter makes of noisy speech."""
 
 import torch
 from torch import Tensor
@@ -32,11 +32,3 @@ def decision_directed(
         gains.append(gain)
         kept = gain.square() * now
     return torch.stack(gains)
-
-
-def oracle(
-    sources: Tensor,  # spectra of speech and noise, complex, shape: (2, T, F)
-) -> Tensor:  # gains, shape: (T, F)
-    """Return the share of the speech in the power: what no method that scales bins can pass."""
-    power = sources.abs().square()
-    return power[0] / power.sum(0).clamp_min(torch.finfo(power.dtype).tiny)

@@ -10,12 +10,14 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from pyromodels.audio.blocks import in_blocks
 from pyromodels.batch import SequenceBatch
 from pyromodels.dynamics.dynamical_prior import DynamicalPrior
-from pyromodels.emissions.complex import power_of
+from pyromodels.emissions.complex import power_of, spectra_of
 from pyromodels.errors import SpecError, check_choice, mismatch
+from pyromodels.experiments.separation.separate import SeparationInference, shares
 from pyromodels.guides.denoising import Denoising, EncodedSpeech, FreeSpeech
 from pyromodels.inference.engines.svi import SVI
 from pyromodels.inference.enhancement.bound import EnhancementBound
@@ -37,7 +39,8 @@ class EnhancementInference:
         steps: beside noise of low rank, sweeps of variational EM over many sequences at once;
             beside a network, steps of Adam on encoder and noise, each sequence alone (NA). 0
             leaves what training on noisy speech has made of both (ND); with both it is NDA.
-        learning_rate: of Adam.
+        learning_rate: of Adam; None: 0.1 in variational EM, where nothing is shared, and 5e-4 of
+            networks, as published.
         starts: of q(z) in variational EM: "encoder", what the prior's encoder hears; or
             "subtracted", what it hears once the level of quiet frames is taken off; or "network",
             once a network has said whose each bin is. Of several the one with the best bound is
@@ -51,7 +54,7 @@ class EnhancementInference:
     """
 
     steps: int = 40
-    learning_rate: float = 0.1
+    learning_rate: float | None = None
     starts: tuple[Start, ...] = ("subtracted",)
     network: str | None = None
     num_draws: int = 10
@@ -77,6 +80,12 @@ class EnhancementInference:
         if not self.starts:
             raise SpecError(mismatch("starts", given="none", expected="one or more"))
 
+    def rate(self, *, alone: bool) -> float:
+        """Return the learning rate: of variational EM, or of networks on one sequence alone."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 5e-4 if alone else 0.1
+
 
 class Enhanced(NamedTuple):
     """One sequence, and what was made of it."""
@@ -99,13 +108,9 @@ class Made(NamedTuple):
 
 def padded(spectra: Sequence[Tensor]) -> SequenceBatch:  # complex, shapes (T_i, F)
     """Return sequences of different lengths as one batch, parts of bins side by side."""
-    longest = max(map(len, spectra))
-    x = spectra[0].real.new_zeros(len(spectra), longest, 2 * spectra[0].shape[-1])
-    mask = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
-    for row, spectrum in enumerate(spectra):
-        x[row, : len(spectrum)] = torch.view_as_real(spectrum).flatten(-2)
-        mask[row, : len(spectrum)] = True
-    return SequenceBatch(x, mask)
+    x = pad_sequence([torch.view_as_real(s).flatten(-2) for s in spectra], batch_first=True)
+    lengths = torch.tensor([len(s) for s in spectra], device=x.device)
+    return SequenceBatch(x, torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(1))
 
 
 class Recipe(NamedTuple):
@@ -140,24 +145,30 @@ def enhance(spectra: Sequence[Tensor], recipe: Recipe) -> list[Enhanced]:
 
 def together(spectra: Sequence[Tensor], recipe: Recipe) -> list[Enhanced]:
     """Make several sequences clean at once."""
-    batch = padded(spectra)
+    alone: list[Tensor | None] = [None] * len(spectra)
+    if recipe.network is not None:
+        alone = [by_network(spectrum, recipe.network) for spectrum in spectra]
     of_start = [
         posterior(made, recipe.options.num_draws, recipe.keep_draws)
-        for made in fitted(batch, recipe)
+        for made in fitted(spectra, alone, recipe)
     ]
     bounds = torch.stack([said.bound for said in of_start])  # (starts, B)
-    alone, found = None, []
-    if recipe.network is not None:
-        share = share_of("network", batch, recipe.network)
-        alone = share.sqrt() * _complex(batch)
+    found = []
     for row, (spectrum, best) in enumerate(zip(spectra, bounds.argmax(0).tolist(), strict=True)):
         length, said = len(spectrum), of_start[best]
         found.append(Enhanced(
             said.mean[row, :length], said.variance[row, :length], said.draws[:, row, :length],
             bounds[:, row], torch.stack([other.mean[row, :length] for other in of_start]),
-            None if alone is None else alone[row, :length],
+            alone[row],
         ))
     return found
+
+
+@torch.no_grad()
+def by_network(spectrum: Tensor, network: Assigner) -> Tensor:  # complex, shape: (T, F)
+    """Return what a network gives the speech."""
+    share = shares(network, spectrum[None], SeparationInference(start="assigner", steps=0))
+    return share[0, ..., 0] * spectrum
 
 
 def block_by_block(spectrum: Tensor, recipe: Recipe) -> Enhanced:
@@ -184,24 +195,37 @@ def block_by_block(spectrum: Tensor, recipe: Recipe) -> Enhanced:
     )
 
 
-def fitted(batch: SequenceBatch, recipe: Recipe) -> Iterator[Made]:
-    """Yield model and guide from every start; a network has one, its encoder."""
-    prior, noise, options = recipe.prior, recipe.noise, recipe.options
-    if isinstance(noise, NoiseModel):
-        yield adapted(batch, prior, noise, options)
+def fitted(
+    spectra: Sequence[Tensor], alone: Sequence[Tensor | None], recipe: Recipe
+) -> Iterator[Made]:
+    """Yield model and guide from every start; a trained network of noise has one, its encoder.
+
+    Args:
+        spectra: of every sequence, complex, shapes (T_i, F).
+        alone: likewise, what the network of the start makes of them; None without one.
+        recipe: how.
+    """
+    batch, options = padded(spectra), recipe.options
+    if isinstance(recipe.noise, NoiseModel):
+        yield adapted(batch, recipe.prior, recipe.noise, options)
         return
-    power = power_of(batch.x)
+    power, latent_dim = power_of(batch.x), recipe.prior.latent_dim
+    sizes = Sizes(batch.num_sequences, batch.num_frames, power.shape[-1], latent_dim)
     for start in options.starts:
-        sizes = Sizes(batch.num_sequences, batch.num_frames, power.shape[-1], prior.latent_dim)
-        share = share_of(start, batch, recipe.network)
-        own = NOISES.build(noise, sizes).to(batch.x)
-        own.begin(power * (1 - share) if start == "network" else power, batch.mask)
+        heard, rest = batch, power
+        if start == "subtracted":
+            heard = subtracted(batch)
+        elif start == "network":
+            heard = padded(alone)
+            rest = power_of(batch.x - heard.x)
+        noise = NOISES.build(recipe.noise, sizes).to(batch.x)
+        noise.begin(rest, batch.mask)
         zero = nn.Parameter(torch.zeros_like(power[..., 0])) if recipe.gain else None
-        model = Enhancement(prior, own, gain=zero)
-        heard = SequenceBatch(batch.x * share.sqrt().repeat_interleave(2, -1), batch.mask)
+        model = Enhancement(recipe.prior, noise, gain=zero)
         guide = FreeSpeech(model, heard)
-        engine = enhancement_em(model, guide, learning_rate=options.learning_rate)
-        engine.run(batch, options.steps)
+        enhancement_em(model, guide, learning_rate=options.rate(alone=False)).run(
+            batch, options.steps
+        )
         yield Made(model, guide, batch)
 
 
@@ -212,17 +236,17 @@ def adapted(
     options: EnhancementInference,
 ) -> Made:
     """Return copies of encoder and network, moved to one batch by gradients (thesis, 6.16)."""
-    if options.steps:
-        prior, noise = copy.deepcopy((prior, noise))
-    model = Enhancement(prior, noise)
-    guide = EncodedSpeech(model)
-    if options.steps:
-        hold_decoder(prior)
-        engine = SVI(model, guide, elbo=EnhancementBound(), train_model=True,
-                     learning_rate=options.learning_rate, max_grad_norm=100.0)
-        for _ in range(options.steps):
-            engine.step(batch)
-    return Made(model, guide, batch)
+    if not options.steps:
+        model = Enhancement(prior, noise)
+        return Made(model, EncodedSpeech(model), batch)
+    model = Enhancement(*copy.deepcopy((prior, noise)))
+    hold_decoder(model.prior)
+    made = Made(model, EncodedSpeech(model), batch)
+    engine = SVI(model, made.guide, elbo=EnhancementBound(), train_model=True,
+                 learning_rate=options.rate(alone=True), max_grad_norm=100.0)
+    for _ in range(options.steps):
+        engine.step(batch)
+    return made
 
 
 def hold_decoder(prior: DynamicalPrior) -> None:
@@ -231,23 +255,12 @@ def hold_decoder(prior: DynamicalPrior) -> None:
     prior.encoder.requires_grad_(True)
 
 
-@torch.no_grad()
-def share_of(
-    start: Start, batch: SequenceBatch, network: Assigner | None
-) -> Tensor:  # shape: (B, T, F)
-    """Return how much of the power is taken for speech, at first."""
+def subtracted(batch: SequenceBatch) -> SequenceBatch:
+    """Return what is left once the level of quiet frames is taken off, at least a hundredth."""
     power = power_of(batch.x)
-    if start == "encoder":
-        return torch.ones_like(power)
-    if start == "subtracted":
-        level = 1.5 * quiet_level(power, batch.mask).unsqueeze(1)
-        return (1 - level / power.clamp_min(1e-12)).clamp(0.01, 1)
-    share = torch.zeros_like(power)
-    for row, present in zip(range(len(power)), batch.mask, strict=True):
-        length = int(present.sum())  # the network reads a whole sequence, and no padding
-        logits = network(power[row : row + 1, :length])
-        share[row, :length] = logits.softmax(-1)[0, ..., 0].square()
-    return share
+    level = 1.5 * quiet_level(power, batch.mask).unsqueeze(1)
+    share = (1 - level / power.clamp_min(1e-12)).clamp(0.01, 1)
+    return SequenceBatch(batch.x * share.sqrt().repeat_interleave(2, -1), batch.mask)
 
 
 class Said(NamedTuple):
@@ -266,7 +279,7 @@ def posterior(made: Made, num_draws: int, keep_draws: int) -> Said:
         E[s] = E_z[m(z)],      Var[s] = E_z[v(z)] + E_z|m(z)|^2 - |E[s]|^2
     """
     model, guide, batch = made
-    x = _complex(batch)
+    x = spectra_of(batch.x)
     law = guide.latents(batch)
     share = square = inner = torch.zeros_like(x.real)
     draws = []
@@ -283,7 +296,3 @@ def posterior(made: Made, num_draws: int, keep_draws: int) -> Said:
     bound = EnhancementBound(num_draws)(model, guide, batch) / batch.mask.sum(-1)
     kept = torch.stack(draws) if draws else x.new_zeros(0, *x.shape)
     return Said(share * x, spread, kept, bound)
-
-
-def _complex(batch: SequenceBatch) -> Tensor:  # shape: (B, T, F)
-    return torch.view_as_complex(batch.x.unflatten(-1, (-1, 2)).contiguous())

@@ -22,9 +22,8 @@ from pyromodels.experiments.enhancement.enhance import (
     Recipe,
     enhance,
     fitted,
-    padded,
 )
-from pyromodels.experiments.enhancement.model_spec import EnhancementModelSpec, of_spectra
+from pyromodels.experiments.enhancement.model_spec import EnhancementModelSpec
 from pyromodels.experiments.enhancement.scores import (
     BASELINES,
     ESTIMATE,
@@ -38,8 +37,9 @@ from pyromodels.experiments.enhancement.scores import (
 from pyromodels.experiments.enhancement.training import NoisyTraining, find_or_train_program
 from pyromodels.experiments.harness.experiment import EXPERIMENTS, Experiment, Outcome, Program
 from pyromodels.experiments.harness.spec_tables import ComponentTable, OptionsTable, Table
-from pyromodels.experiments.harness.weights import load_weights
+from pyromodels.experiments.separation.assigner import load_assigner
 from pyromodels.experiments.separation.sounds import write_together
+from pyromodels.experiments.speech.trained_models import of_spectra
 from pyromodels.noise.base import Sizes
 from pyromodels.registry import DYNAMICS, NOISES
 
@@ -119,7 +119,7 @@ class EnhancementExperiment(Experiment):
         """Return the noisy signals and the recordings of speech and noise."""
         data = build_data(spec.data, MixtureData, "mixtures of speech and noise")
         if len(data.kinds) != 2:
-            expected = "two, speech and noise"
+            expected = "two, the wanted one first, e.g. speech and noise"
             raise SpecError(mismatch("data.kinds", given=list(data.kinds), expected=expected))
         return data
 
@@ -142,14 +142,15 @@ class EnhancementExperiment(Experiment):
         if model.model.noise_is_network:
             program = find_or_train_program(
                 data, speech, noise, model.training, spec.seed, device=spec.device, resume=resume
-            ).prior
+            )
             prior, noise = program.prior, program.noise
         spectra = [speech.stft.analyse(m.signal.to(spec.device)) for m in data.mixtures]
-        torch.manual_seed(spec.seed)
-        began = time.perf_counter()
         network = None
         if model.inference.network is not None:
-            network = load_weights(model.inference.network, "network").prior.to(spec.device)
+            network = load_assigner(model.inference.network, 2, "inference.network").prior
+            network = network.to(spec.device)
+        torch.manual_seed(spec.seed)
+        began = time.perf_counter()
         recipe = Recipe(prior, noise, model.inference, bool(model.model.gain),
                         spec.metrics.num_draws, network)
         made = enhance(spectra, recipe)
@@ -186,8 +187,8 @@ class EnhancementExperiment(Experiment):
         """Return a table of methods, and what the regions hold."""
         metrics = outcome.metrics
         if not outcome.data.has_truth:
-            return (f"{len(outcome.data.mixtures)} noisy signals, {outcome.data.name}: the speech "
-                    f"lies {-metrics['level_db']:.1f} dB below what was heard, in the mean; "
+            return (f"{outcome.data.name}: the speech lies {-metrics['level_db']:.1f} dB below "
+                    "what was heard; "
                     f"real-time factor {metrics['real_time_factor']:.2f}")
         lines = [f"{len(outcome.data.mixtures)} noisy signals of {outcome.data.name}, SI-SDR of "
                  "the speech in dB", f"{'':22}{'mean':>8}{'median':>8}"]
@@ -265,12 +266,12 @@ def untrained(spec: Spec, data: MixtureData) -> Made:
     table: dict[str, Any] = speech.prior_table() | {"emission": {"name": "complex"}}
     prior = DYNAMICS.build(table).eval()
     stft = speech.stft
-    batch = padded([stft.analyse(data.mixtures[0].signal[: stft.num_samples(8)])])
+    spectrum = stft.analyse(data.mixtures[0].signal[: stft.num_samples(8)])
     noise: Any = spec.model.noise
     if spec.model.noise_is_network:
         noise = NOISES.build(noise, Sizes(0, 0, prior.cell.source_dim, prior.latent_dim))
-    options = replace(spec.inference, steps=1, starts=spec.inference.starts[:1])
-    return next(fitted(batch, Recipe(prior, noise, options, bool(spec.model.gain))))
+    options = replace(spec.inference, steps=1, starts=("encoder",), network=None)
+    return next(fitted([spectrum], [None], Recipe(prior, noise, options, bool(spec.model.gain))))
 
 
 def level_db(mixture: Mixture, said: Enhanced, stft: STFT) -> float:

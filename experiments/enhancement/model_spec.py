@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from pyromodels.dynamics.dynamical_prior import DynamicalPrior
-from pyromodels.emissions.complex import Complex
-from pyromodels.emissions.spectral import Spectral
 from pyromodels.errors import SpecError, mismatch, unknown
 from pyromodels.experiments.datasets.speech.recordings import SpeechData
 from pyromodels.experiments.harness.plain_tables import Plain
 from pyromodels.experiments.speech.model_spec import SpeechModelSpec
-from pyromodels.experiments.speech.trained_models import SpeechModel, load_model, trained_model
-from pyromodels.experiments.speech.training import SpeechInference, SpeechTraining
+from pyromodels.experiments.speech.trained_models import SpeechModel, load_or_train
+from pyromodels.experiments.speech.training import SpeechInference
 from pyromodels.registry import DYNAMICS, NOISES
 
 
@@ -75,24 +71,6 @@ class EnhancementModelSpec:
         self, data: SpeechData | None, seed: int, device: str, *, resume: bool
     ) -> SpeechModel:
         """Return the prior, loaded, found or trained."""
-        spec = self.speech
-        if spec.weights is not None:
-            found = load_model(Path(spec.weights))
-            return found._replace(prior=found.prior.to(device))
-        if data is None:
-            hint = "Give a prior that is trained: model.prior = {weights = ...}."
-            expected = "recordings of clean speech"
-            raise SpecError(mismatch("data.recordings", given="none", expected=expected, hint=hint))
         longest = math.inf if self.max_seconds is None else self.max_seconds
         options = SpeechInference(epochs=self.epochs, max_seconds=longest)
-        training = SpeechTraining(spec, options, seed)
-        return trained_model(training, data, device=device, resume=resume)
-
-
-def of_spectra(model: SpeechModel) -> DynamicalPrior:
-    """Return a prior of powers as one of complex spectra."""
-    emission = model.prior.emission
-    if not isinstance(emission, Spectral):
-        given = type(emission).__name__
-        raise SpecError(mismatch("model.prior", given=given, expected="one of powers"))
-    return model.prior.with_emission(Complex.of(emission)).eval()
+        return load_or_train(self.speech, data, options, seed, device, resume=resume)

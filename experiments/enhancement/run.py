@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pyromodels.experiments.datasets.mixtures.files import sound_files
-from pyromodels.experiments.harness.devices import add_device_argument
-from pyromodels.experiments.runs.runner import add_results, add_settings, report_run, run_each
+from pyromodels.experiments.runs.runner import add_changes, report_run, run_each
 from pyromodels.experiments.runs.spec import load_spec, read_table
 
 SPEC = "enhancement"
@@ -22,13 +21,9 @@ SHIPPED = "rvae_speech"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    add = parser.add_argument
-    add("--noisy", type=Path, metavar="PATH",
-        help="noisy speech, or a folder of it (wav, flac, ogg), to be made clean")
-    add("--seed", type=int, help="in place of the spec's")
-    add_settings(parser)
-    add_device_argument(parser, of_spec=True)
-    add_results(parser)
+    parser.add_argument("--noisy", type=Path, metavar="PATH",
+                        help="noisy speech, or a folder of it (wav, flac, ogg), to be made clean")
+    add_changes(parser)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -10,16 +10,16 @@ from torch import Tensor
 
 from pyromodels.audio.stft import STFT
 from pyromodels.experiments.datasets.mixtures.mixtures import Mixture
-from pyromodels.experiments.enhancement.baselines import decision_directed, oracle
+from pyromodels.experiments.enhancement.baselines import decision_directed
 from pyromodels.experiments.enhancement.enhance import Enhanced
 from pyromodels.experiments.metrics.audio.distortion import si_sdr
+from pyromodels.experiments.separation.baselines import oracle_wiener
+from pyromodels.experiments.separation.calibration import LEVELS, loud_bins
 
 BASELINES = ("noisy", "decision_directed", "oracle_wiener")
 """Methods to compare with."""
 ESTIMATE = "enhanced"
 """What inference makes of the noisy signal, among the methods."""
-LEVELS = (0.5, 0.8, 0.9, 0.95)
-"""Probabilities of the regions that are checked."""
 
 Scores = dict[str, list[float]]
 """Method -> SI-SDR of every signal, dB; the estimate first."""
@@ -42,7 +42,7 @@ def scores_of(
         gains = {
             "noisy": lambda noisy=noisy: torch.ones_like(noisy.real),
             "decision_directed": lambda noisy=noisy: decision_directed(noisy.abs().square()),
-            "oracle_wiener": lambda sources=sources: oracle(sources),
+            "oracle_wiener": lambda sources=sources: oracle_wiener(sources[None])[0, 0],
         }
         estimates = {ESTIMATE: said.estimate.cpu()}
         if said.alone is not None:
@@ -69,14 +69,13 @@ def of_starts(mixtures: Sequence[Mixture], made: Sequence[Enhanced], stft: STFT)
 def coverage(mixtures: Sequence[Mixture], made: Sequence[Enhanced], stft: STFT) -> Tensor:
     r"""Return how often |s - E[s]|^2 <= -Var[s] log(1 - level), shape (levels,).
 
-    That is the region of a circular Gaussian; bins 50 dB below the loudest one are left out, where
-    recordings hold rounding.
+    That is the region of a circular Gaussian, at loud bins (`loud_bins`).
     """
     held, counted = torch.zeros(len(LEVELS), dtype=torch.float64), 0
     for mixture, said in zip(mixtures, made, strict=True):
         speech, noise = stft.analyse(mixture.sources)
         power = (speech + noise).abs().square()
-        loud = power > 1e-5 * power.max()
+        loud = loud_bins(power)
         square = (speech - said.estimate.cpu()).abs().square()[loud]
         variance = said.variance.cpu()[loud]
         held += torch.stack([

@@ -16,23 +16,23 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyromodels.batch import SequenceBatch
+from pyromodels.errors import SpecError, mismatch
 from pyromodels.experiments.datasets.mixtures.mixtures import MixtureData
+from pyromodels.experiments.datasets.mixtures.simulate import Simulation, simulated
 from pyromodels.experiments.enhancement.enhance import hold_decoder
-from pyromodels.experiments.enhancement.model_spec import of_spectra
-from pyromodels.experiments.harness.store import History, MadeBy, Trained, find_or_train
+from pyromodels.experiments.harness.drawn import fit_drawn
+from pyromodels.experiments.harness.store import History, MadeBy, find_or_train
 from pyromodels.experiments.harness.weights import load_weights
-from pyromodels.experiments.separation.simulate import Simulation, simulated
+from pyromodels.experiments.speech.trained_models import SpeechModel, of_spectra
 from pyromodels.guides.denoising import EncodedSpeech
 from pyromodels.inference.enhancement.bound import EnhancementBound
-from pyromodels.inference.training.fit import fit
-from pyromodels.inference.training.options import FitOptions, Weights
+from pyromodels.inference.training.options import FitOptions
 from pyromodels.models.enhancement import Enhancement
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pyromodels.audio.stft import STFT
-    from pyromodels.experiments.speech.trained_models import SpeechModel
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,9 @@ def made_by(
     data: MixtureData, speech: SpeechModel, noise: dict[str, Any], options: NoisyTraining, seed: int
 ) -> MadeBy:
     """Return what determines a program, for the store."""
+    if "prior" not in speech.record:
+        given, expected = "published weights", "one of `train dvae`, beside a network of noise"
+        raise SpecError(mismatch("model.prior", given=given, expected=expected))
     said = {key: value for key, value in asdict(options).items() if key != "weights"}
     known = {key: speech.record[key] for key in ("training", "options", "data")
              if key in speech.record}
@@ -95,7 +98,7 @@ def made_by(
         },
         "training": said | {"seed": seed},
         "clean": known,
-        "data": {kind: found.fingerprint for kind, found in data.recordings.items()},
+        "data": data.fingerprint,
     }
 
 
@@ -108,8 +111,8 @@ def find_or_train_program(
     *,
     device: str | torch.device = "cpu",
     resume: bool = False,
-) -> Trained:
-    """Return a program whose encoder and noise have learnt from noisy speech.
+) -> Enhancement:
+    """Return a program whose encoder and noise have learnt from noisy speech, or are yet to.
 
     Args:
         data: recordings of speech and of noise; its mixtures are not looked at.
@@ -119,11 +122,20 @@ def find_or_train_program(
         seed: of everything random.
         device: of the program and of drawn signals.
         resume: go on with a training that was interrupted.
+
+    Raises:
+        SpecError: for weights of another noise, or a prior whose making is not on record.
     """
     if options.weights is not None:
         program, record = load_weights(options.weights, "program")
-        return Trained(program.to(device), record, [], None)
+        if record["program"].get("noise") != noise:
+            given = f"{options.weights}, of noise {record['program'].get('noise')}"
+            raise SpecError(mismatch("guide.weights", given=given, expected=f"noise {noise}"))
+        return program.to(device)
     stft = speech.stft
+    if not options.steps:
+        torch.manual_seed(seed)
+        return Enhancement(of_spectra(speech), noise).to(device).eval()
 
     def train(program: Enhancement, checkpoints: Path) -> tuple[dict[str, Any], History]:
         program.prior.load_state_dict(of_spectra(speech).state_dict())
@@ -134,27 +146,20 @@ def find_or_train_program(
             for split in ("train", "valid")
         }
 
-        def loss(rows: Sequence[Tensor], weights: Weights) -> Tensor:
-            split = "train" if program.training else "valid"
-            heard = noisy(recordings[split], len(rows[0]), stft, options)
+        def loss(split: str, number: int) -> Tensor:
+            heard = noisy(recordings[split], number, stft, options)
             x = torch.view_as_real(heard).flatten(-2)
             batch = SequenceBatch.of_checked(x, torch.ones_like(x[..., 0], dtype=torch.bool))
             return -bound(program, guide, batch) / options.num_frames
 
-        drawn = torch.arange(options.steps_per_epoch * options.batch_size, device=device)
-        checked = torch.arange(4 * options.batch_size, device=device)
-        result = fit(
-            program, loss, (drawn,), (checked,), options=options.fit_options(seed),
-            folder=checkpoints, resume=resume, on_epoch=_say_epoch,
+        return fit_drawn(
+            program, loss, options.fit_options(seed), steps_per_epoch=options.steps_per_epoch,
+            num_checked=4 * options.batch_size, device=device, folder=checkpoints, resume=resume,
+            on_epoch=_say_epoch,
         )
-        return {
-            "stopped": result.stopped, "best_epoch": result.best_epoch,
-            "loss_nats_per_frame": result.best_loss,
-            "seconds": sum(r["seconds"] for r in result.history),
-        }, result.history
 
     how = made_by(data, speech, noise, options, seed)
-    return find_or_train(how, train, seed=seed, device=device, resume=resume)
+    return find_or_train(how, train, seed=seed, device=device, resume=resume).prior
 
 
 def _say_epoch(record: dict[str, float]) -> None:

@@ -1,6 +1,6 @@
 """`pyromodels results PAGE`: make the runs of a page and write it, nothing joined by hand.
 
-Beside `PAGE.md` lies `PAGE.json`: every figure of its runs, to the last digit but for seconds, so
+Beside `PAGE.md` lies `PAGE.json`: every figure of its runs, to the last digit but for speeds, so
 that two versions of the library can be compared.
 """
 
@@ -96,7 +96,11 @@ def write_page(
     lines += [f"pyromodels {run.command}" for run in page.runs]
     lines += ["```", "", *(f"{line}  " for line in circumstances(page, folders, data))]
     out.mkdir(parents=True, exist_ok=True)
-    texts = {".json": json.dumps(figures, indent=1), ".md": "\n".join(lines).rstrip()}
+    kept = {
+        command: {key: value for key, value in found.items() if key != "real_time_factor"}
+        for command, found in figures.items()
+    }
+    texts = {".json": json.dumps(kept, indent=1), ".md": "\n".join(lines).rstrip()}
     for suffix, text in texts.items():
         with replacing(out / f"{name}{suffix}") as part:
             part.write_text(f"{text}\n", encoding="utf-8")

@@ -46,6 +46,14 @@ def add_spec(parser: argparse.ArgumentParser) -> None:
     add_device_argument(parser, of_spec=True)
 
 
+def add_changes(parser: argparse.ArgumentParser) -> None:
+    """Declare what changes a spec that is known: `--seed`, `--set`, `--device`; and the results."""
+    parser.add_argument("--seed", type=int, help="in place of the spec's")
+    add_settings(parser)
+    add_device_argument(parser, of_spec=True)
+    add_results(parser)
+
+
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Declare `--set`."""
     parser.add_argument(
@@ -78,7 +86,7 @@ def run_each(
     """Run a spec of every file, each into a folder of its own; all are checked before the first.
 
     Args:
-        args: those of `add_results` and `add_settings`, with `seed` and `device`.
+        args: those of `add_changes`.
         files: one or more.
         table_of: file -> table of its spec.
     """

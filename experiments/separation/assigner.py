@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,11 @@ from tqdm import tqdm
 from pyromodels.audio.stft import STFT
 from pyromodels.errors import SpecError, mismatch
 from pyromodels.experiments.datasets.mixtures.mixtures import MixtureData
+from pyromodels.experiments.datasets.mixtures.simulate import Simulation, simulated
+from pyromodels.experiments.harness.drawn import fit_drawn
 from pyromodels.experiments.harness.store import History, MadeBy, Trained, find_or_train
-from pyromodels.experiments.harness.weights import load_weights
-from pyromodels.experiments.separation.simulate import Simulation, simulated
-from pyromodels.inference.training.fit import fit
-from pyromodels.inference.training.options import FitOptions, Weights
+from pyromodels.experiments.harness.weights import PriorWeights, load_weights
+from pyromodels.inference.training.options import FitOptions
 from pyromodels.networks.assigner import Assigner
 
 CEILING_DB = 30.0
@@ -71,6 +70,25 @@ def distortion_db(
     return 10 * (ratio + 10 ** (-CEILING_DB / 10)).log10().mean(-1)
 
 
+def load_assigner(weights: str, num_sources: int, where: str) -> PriorWeights:
+    """Return a trained network and its record.
+
+    Args:
+        weights: a name that ships with the package, or a path.
+        num_sources: that it must tell apart.
+        where: the option that names it, for the error.
+
+    Raises:
+        SpecError: for another network.
+    """
+    found = load_weights(weights, "network")
+    if not isinstance(found.prior, Assigner) or found.prior.num_sources != num_sources:
+        given = f"{weights}, {type(found.prior).__name__}"
+        expected = f"an assigner of {num_sources} sources"
+        raise SpecError(mismatch(where, given=given, expected=expected))
+    return found
+
+
 def made_by(data: MixtureData, options: AssignerOptions, seed: int, stft: STFT) -> MadeBy:
     """Return what determines a network, for the store."""
     said = {key: value for key, value in asdict(options).items() if key != "weights"}
@@ -80,7 +98,7 @@ def made_by(data: MixtureData, options: AssignerOptions, seed: int, stft: STFT) 
             "num_channels": options.num_channels, "hidden_dim": options.hidden_dim,
         },
         "training": said | {"seed": seed, "window": stft.window, "hop": stft.hop},
-        "data": {kind: found.fingerprint for kind, found in data.recordings.items()},
+        "data": data.fingerprint,
     }
 
 
@@ -104,11 +122,7 @@ def find_or_train_assigner(
         resume: go on with a training that was interrupted.
     """
     if options.weights is not None:
-        network, record = load_weights(options.weights, "network")
-        if not isinstance(network, Assigner) or network.num_sources != len(data.kinds):
-            given = f"{options.weights}, {type(network).__name__}"
-            expected = f"an assigner of {len(data.kinds)} sources"
-            raise SpecError(mismatch("guide.weights", given=given, expected=expected))
+        network, record = load_assigner(options.weights, len(data.kinds), "guide.weights")
         return Trained(network.to(device), record, [], Path())
 
     def train(network: Assigner, checkpoints: Path) -> tuple[dict[str, Any], History]:
@@ -117,23 +131,17 @@ def find_or_train_assigner(
             for split in ("train", "valid")
         }
 
-        def loss(rows: Sequence[Tensor], weights: Weights) -> Tensor:
-            split = "train" if network.training else "valid"
-            sources = simulated(recordings[split], len(rows[0]), stft, options)
+        def loss(split: str, number: int) -> Tensor:
+            sources = simulated(recordings[split], number, stft, options)
             return distortion_db(network(sources.sum(1).abs().square()), sources)
 
-        drawn = torch.arange(options.steps_per_epoch * options.batch_size, device=device)
-        checked = torch.arange(8 * options.batch_size, device=device)
-        result = fit(
-            network, loss, (drawn,), (checked,), options=options.fit_options(seed),
-            folder=checkpoints, resume=resume, on_epoch=_say_epoch,
+        came_of_it, history = fit_drawn(
+            network, loss, options.fit_options(seed), steps_per_epoch=options.steps_per_epoch,
+            num_checked=8 * options.batch_size, device=device, folder=checkpoints, resume=resume,
+            on_epoch=_say_epoch,
         )
         network.load_state_dict({k: v.half().to(v) for k, v in network.state_dict().items()})
-        return {
-            "stopped": result.stopped, "best_epoch": result.best_epoch,
-            "validation_db": -result.best_loss,
-            "seconds": sum(r["seconds"] for r in result.history),
-        }, result.history
+        return came_of_it | {"validation_db": -came_of_it["best_loss"]}, history
 
     return find_or_train(made_by(data, options, seed, stft), train, seed=seed, device=device,
                          resume=resume)

@@ -78,7 +78,7 @@ def fit_error_law(
     """Return the law of maximum likelihood on loud bins of mixtures whose sources are known."""
     mixture = sources.sum(1)
     power, square = mixture.abs().square(), (sources - mask * mixture.unsqueeze(1)).abs().square()
-    loud = _loud(power).unsqueeze(1).expand_as(square)
+    loud = loud_bins(power).unsqueeze(1).expand_as(square)
     num = sources.shape[1]
     start = (torch.zeros(num), torch.full((num,), -4.0), torch.full((num,), 1.0))
     parameters = [p.to(power).requires_grad_() for p in start]
@@ -132,8 +132,9 @@ def _ratio(
     mixture = sources.sum(1)
     power = mixture.abs().square()
     square = (sources - mask * mixture.unsqueeze(1)).abs().square()
-    return square / law.scale(mask, power), _loud(power)
+    return square / law.scale(mask, power), loud_bins(power)
 
 
-def _loud(power: Tensor) -> Tensor:
+def loud_bins(power: Tensor) -> Tensor:  # shape: (*, T, F)
+    """Return which bins count: not those where recordings hold rounding."""
     return power > LOUD * power.mean((-2, -1), keepdim=True)

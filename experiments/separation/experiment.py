@@ -19,7 +19,7 @@ from pyromodels.experiments.harness.weights import load_weights
 from pyromodels.experiments.separation import figures
 from pyromodels.experiments.separation.assigner import AssignerOptions, find_or_train_assigner
 from pyromodels.experiments.separation.measures import check_packages
-from pyromodels.experiments.separation.model_spec import SeparationModelSpec, of_spectra
+from pyromodels.experiments.separation.model_spec import SeparationModelSpec, of_sources
 from pyromodels.experiments.separation.outcome import Fitted, Parts
 from pyromodels.experiments.separation.regions import calibrations, regions_of
 from pyromodels.experiments.separation.report import metrics_of, summary_of
@@ -84,7 +84,7 @@ class SeparationExperiment(Experiment):
         prior = None
         if model.inference.steps or model.inference.start == "encoders":
             models = model.model.trained(data, spec.seed, spec.device, resume=resume)
-            prior = of_spectra(models).to(spec.device)
+            prior = of_sources(models).to(spec.device)
         assigner = None
         if model.inference.start == "assigner":
             assigner = find_or_train_assigner(

@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pyromodels.audio.stft import STFT
 from pyromodels.dynamics.by_source import BySource
-from pyromodels.emissions.complex import Complex
-from pyromodels.emissions.spectral import Spectral
-from pyromodels.errors import SpecError, mismatch, unknown
+from pyromodels.errors import SpecError, unknown
 from pyromodels.experiments.datasets.mixtures.mixtures import MixtureData
 from pyromodels.experiments.harness.plain_tables import Plain
 from pyromodels.experiments.speech.model_spec import SpeechModelSpec
-from pyromodels.experiments.speech.trained_models import SpeechModel, load_model, trained_model
-from pyromodels.experiments.speech.training import SpeechInference, SpeechTraining
+from pyromodels.experiments.speech.trained_models import (
+    SpeechModel,
+    load_or_train,
+    of_spectra,
+)
+from pyromodels.experiments.speech.training import SpeechInference
 from pyromodels.registry import DYNAMICS
 
 
@@ -59,36 +60,23 @@ class SeparationModelSpec:
             raise SpecError(f"{where}: {unknown('prior', given=table.get('name'), known=DYNAMICS)}")
         return SpeechModelSpec(prior=table, size=self.size)
 
-    def training(self, kind: str, seed: int) -> SpeechTraining:
-        """Return how the prior of one kind is trained."""
+    def inference(self) -> SpeechInference:
+        """Return how the priors are trained."""
         longest = math.inf if self.max_seconds is None else self.max_seconds
-        options = SpeechInference(epochs=self.epochs, max_seconds=longest)
-        return SpeechTraining(self.of(kind), options, seed)
+        return SpeechInference(epochs=self.epochs, max_seconds=longest)
 
     def trained(
         self, data: MixtureData, seed: int, device: str, *, resume: bool
     ) -> dict[str, SpeechModel]:
         """Return the prior of every kind, loaded, found or trained."""
-        found = {}
-        for kind, recordings in data.recordings.items():
-            spec = self.of(kind)
-            if spec.weights is not None:
-                model = load_model(Path(spec.weights))
-                found[kind] = model._replace(prior=model.prior.to(device))
-            else:
-                found[kind] = trained_model(
-                    self.training(kind, seed), recordings, device=device, resume=resume
-                )
-        return found
+        return {
+            kind: load_or_train(
+                self.of(kind), recordings, self.inference(), seed, device, resume=resume
+            )
+            for kind, recordings in data.recordings.items()
+        }
 
 
-def of_spectra(models: Mapping[str, SpeechModel]) -> BySource:
+def of_sources(models: Mapping[str, SpeechModel]) -> BySource:
     """Return priors of powers as one prior of complex spectra, a source each."""
-    priors = []
-    for kind, model in models.items():
-        emission = model.prior.emission
-        if not isinstance(emission, Spectral):
-            given = type(emission).__name__
-            raise SpecError(mismatch(f"prior of {kind}", given=given, expected="one of powers"))
-        priors.append(model.prior.with_emission(Complex.of(emission)))
-    return BySource(priors).eval()
+    return BySource([of_spectra(model) for model in models.values()]).eval()

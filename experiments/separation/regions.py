@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyromodels.audio.stft import STFT
 from pyromodels.experiments.datasets.mixtures.mixtures import MixtureData
+from pyromodels.experiments.datasets.mixtures.simulate import Simulation, simulated
 from pyromodels.experiments.harness.experiment import Outcome
 from pyromodels.experiments.separation.calibration import (
     ErrorLaw,
@@ -18,7 +19,6 @@ from pyromodels.experiments.separation.calibration import (
     measured_radii,
 )
 from pyromodels.experiments.separation.outcome import Regions
-from pyromodels.experiments.separation.simulate import Simulation, simulated
 from pyromodels.networks.assigner import Assigner
 
 if TYPE_CHECKING:

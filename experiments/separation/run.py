@@ -14,8 +14,7 @@ from typing import Any
 
 from pyromodels.errors import SpecError, mismatch
 from pyromodels.experiments.datasets.mixtures.files import sound_files
-from pyromodels.experiments.harness.devices import add_device_argument
-from pyromodels.experiments.runs.runner import add_results, add_settings, report_run, run_each
+from pyromodels.experiments.runs.runner import add_changes, report_run, run_each
 from pyromodels.experiments.runs.spec import load_spec, read_table
 
 SPEC = "separation"
@@ -34,10 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--priors", metavar="KINDS", help="what --mix is made of (default: speech,flute)")
     add("--recordings", type=Path, metavar="DIR",
         help="a folder with a folder for each kind, with train and valid in it, to learn from")
-    add("--seed", type=int, help="in place of the spec's")
-    add_settings(parser)
-    add_device_argument(parser, of_spec=True)
-    add_results(parser)
+    add_changes(parser)
 
 
 def main(args: argparse.Namespace) -> int:

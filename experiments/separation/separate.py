@@ -12,6 +12,7 @@ from pyromodels.audio.blocks import in_blocks
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain
 from pyromodels.dynamics.by_source import BySource
+from pyromodels.emissions.complex import spectra_of
 from pyromodels.errors import SpecError, check_choice, mismatch
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.guides.wiener import Wiener
@@ -26,8 +27,6 @@ from pyromodels.models.mixdvae import MixDVAE
 from pyromodels.networks.assigner import Assigner
 from pyromodels.observations.spectra import ComplexSpectra, spectra_batch
 
-SILENCE = 1e-20
-"""Power of a bin of digital silence, for a network that takes logarithms."""
 Program = Literal["mixture", "additive"]
 Start = Literal["assigner", "encoders"]
 
@@ -122,10 +121,10 @@ def separate(
         engine.sweep(batch)
         bounds.append(engine.elbo(batch))
     law = guide.sources(batch) if isinstance(guide, Wiener) else guide.sources
-    draws = _complex(law.rsample(torch.Size([num_draws])))
+    draws = spectra_of(law.rsample(torch.Size([num_draws])))
     variance = law.variance.unflatten(-1, (-1, 2)).sum(-1)
     return Separated(
-        start, _complex(law.mean), variance, draws, torch.stack(bounds), model, guide, batch
+        start, spectra_of(law.mean), variance, draws, torch.stack(bounds), model, guide, batch
     )
 
 
@@ -136,11 +135,10 @@ def shares(
 ) -> Tensor:  # shape: (B, T, F, N)
     """Return what a network gives each source of every bin, block by block.
 
-    Every block is told at its own level, as training was. Digital silence is told as the faintest
-    of noise.
+    Every block is told at its own level, as training was.
     """
     def share(block: Tensor) -> Tensor:
-        return assigner(block.abs().square().clamp_min(SILENCE)).softmax(-1)
+        return assigner(block.abs().square()).softmax(-1)
 
     return in_blocks(
         share, mixture, options.block_frames, options.overlap_frames,
@@ -185,8 +183,3 @@ def _additive(
     parts = torch.view_as_real(start.contiguous()).flatten(-2)
     guide.variances = prior.gaussian_message(parts, anchor=None).covariance.flatten(-3)
     return model, guide, wiener_em(model, guide, damping=options.damping)
-
-
-def _complex(parts: Tensor) -> Tensor:
-    """Return spectra (*, F) of their parts, side by side (*, 2 F)."""
-    return torch.view_as_complex(parts.unflatten(-1, (-1, 2)).contiguous())

@@ -7,12 +7,15 @@ import torch
 
 from pyromodels.audio.stft import STFT
 from pyromodels.dynamics.dynamical_prior import DynamicalPrior
+from pyromodels.emissions.complex import Complex
+from pyromodels.emissions.spectral import Spectral
 from pyromodels.errors import SpecError, mismatch
 from pyromodels.experiments.datasets.speech.recordings import SpeechData
 from pyromodels.experiments.harness import store
 from pyromodels.experiments.harness.store import History, Trained
 from pyromodels.experiments.harness.weights import load_weights, read_prior
-from pyromodels.experiments.speech.training import SpeechTraining
+from pyromodels.experiments.speech.model_spec import SpeechModelSpec
+from pyromodels.experiments.speech.training import SpeechInference, SpeechTraining
 from pyromodels.published_weights.load import load_published
 
 
@@ -65,6 +68,43 @@ def find_model(
     """Return what this training has made of this data, None where it has not been done."""
     found = store.find(training.made_by(data))
     return found and of_trained(found._replace(prior=found.prior.to(device)))
+
+
+def load_or_train(
+    spec: SpeechModelSpec,
+    data: SpeechData | None,
+    inference: SpeechInference,
+    seed: int,
+    device: str | torch.device,
+    *,
+    resume: bool,
+) -> SpeechModel:
+    """Return the model of a spec: loaded where it names weights, else found or trained.
+
+    Raises:
+        SpecError: where it must be trained, and there is no data to do it on.
+    """
+    if spec.weights is not None:
+        found = load_model(Path(spec.weights))
+        return found._replace(prior=found.prior.to(device))
+    if data is None:
+        hint = "Or give a prior that is trained: {weights = PATH}."
+        expected = "recordings to train the prior on"
+        raise SpecError(mismatch("data.recordings", given="none", expected=expected, hint=hint))
+    training = SpeechTraining(spec, inference, seed)
+    return trained_model(training, data, device=device, resume=resume)
+
+
+def of_spectra(model: SpeechModel) -> DynamicalPrior:
+    """Return a prior of powers as one of complex spectra, on the same networks.
+
+    Raises:
+        SpecError: for a prior of anything else.
+    """
+    emission = model.prior.emission
+    if not isinstance(emission, Spectral):
+        raise SpecError(mismatch("prior", given=type(emission).__name__, expected="one of powers"))
+    return model.prior.with_emission(Complex.of(emission)).eval()
 
 
 def trained_model(training: SpeechTraining, data: SpeechData, **how: Any) -> SpeechModel:

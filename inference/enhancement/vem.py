@@ -12,23 +12,22 @@ from pyromodels.inference.enhancement.bound import EnhancementBound
 from pyromodels.models.enhancement import Enhancement
 from pyromodels.noise.nmf import LowRankNoise
 
+FLOOR = 1e-10
+"""Power that digital silence is taken to have: its noise would vanish, and what divides by it."""
+
 
 class LatentUpdate(Update):
-    """E step: a few steps of Adam on m and v of q(z), the noise held.
+    """E step: a step of Adam on m and v of q(z), the noise held.
 
     Args:
-        steps: of Adam.
         learning_rate: of Adam.
-        num_draws: of z, for each step.
+        num_draws: of z.
     """
 
     changes_model = False
 
-    def __init__(
-        self, *, steps: int = 1, learning_rate: float = 0.1, num_draws: int = 1
-    ) -> None:
-        self.steps, self.learning_rate = steps, learning_rate
-        self.bound = EnhancementBound(num_draws)
+    def __init__(self, *, learning_rate: float = 0.1, num_draws: int = 1) -> None:
+        self.learning_rate, self.bound = learning_rate, EnhancementBound(num_draws)
         self.adam: torch.optim.Adam | None = None
         self.moments: list[Tensor] = []
 
@@ -37,15 +36,15 @@ class LatentUpdate(Update):
         if self.adam is None:
             self.moments = [part.clone().requires_grad_() for part in guide.moments]
             self.adam = torch.optim.Adam(self.moments, lr=self.learning_rate)
+        for own, held in zip(self.moments, guide.moments, strict=True):
+            own.data.copy_(held)  # which damping, or whoever set it, may have moved
         with torch.enable_grad():
-            for _ in range(self.steps):
-                guide.moments = (self.moments[0], self.moments[1])
-                loss = -self.bound(model, guide, batch).sum()
-                for part, slope in zip(
-                    self.moments, torch.autograd.grad(loss, self.moments), strict=True
-                ):
-                    part.grad = slope
-                self.adam.step()
+            guide.moments = (self.moments[0], self.moments[1])
+            loss = -self.bound(model, guide, batch).sum()
+            slopes = torch.autograd.grad(loss, self.moments)
+        for own, slope in zip(self.moments, slopes, strict=True):
+            own.grad = slope
+        self.adam.step()
         guide.moments = (self.moments[0].detach().clone(), self.moments[1].detach().clone())
 
 
@@ -56,7 +55,7 @@ class NoiseUpdate(Update):
         g <- g * sqrt( \sum_rf |x|^2 v_s / v^2  /  \sum_rf v_s / v ),           v = g v_s + h w
 
     Reference: Leglaive, Alameda-Pineda, Girin and Horaud, 2020, A recurrent variational autoencoder
-    for speech enhancement, eq. 20-22.
+    for speech enhancement.
 
     Args:
         num_draws: r = 1..R of z.
@@ -70,7 +69,7 @@ class NoiseUpdate(Update):
         """Set the model's noise and gain."""
         z = guide.latents(batch).rsample(torch.Size([self.num_draws]))[..., 0, 0, :, :]
         speech, _ = model.variances(batch, z)  # as loud as the gain says
-        power = power_of(batch.x)
+        power = power_of(batch.x).clamp_min(FLOOR)
         for _ in range(self.times):
             speech = self.updated(model, speech, power, batch.mask)
 
@@ -85,7 +84,7 @@ class NoiseUpdate(Update):
         noise, present = model.noise, mask.unsqueeze(-1)
 
         def weights() -> tuple[Tensor, Tensor]:  # |x|^2 / v^2 and 1 / v, each (R, B, T, F)
-            v = (speech + noise.activations @ noise.spectra).clamp_min(1e-20)
+            v = (speech + noise.activations @ noise.spectra).clamp_min(FLOOR)
             one = present / v
             return power * one.square(), one
 
@@ -113,22 +112,18 @@ def enhancement_em(
     model: Enhancement,
     guide: FreeSpeech,
     *,
-    steps: int = 1,
     learning_rate: float = 0.1,
     num_draws: int = 1,
     noise_updates: int = 3,
-    damping: float = 1.0,
 ) -> CoordinateAscent:
     """Return the engine that alternates the two steps.
 
     Args:
         model: the program, its noise of low rank.
         guide: its guide.
-        steps: of Adam on q(z), a sweep.
-        learning_rate: of Adam.
+        learning_rate: of Adam, which makes a step on q(z) a sweep.
         num_draws: of z, in either step.
         noise_updates: of the noise, a sweep.
-        damping: how far a sweep goes, in (0, 1].
 
     Raises:
         SpecError: for noise that is not of low rank.
@@ -136,7 +131,7 @@ def enhancement_em(
     if not isinstance(model.noise, LowRankNoise):
         given = type(model.noise).__name__
         raise SpecError(mismatch("noise of variational EM", given=given, expected="nmf"))
-    latents = LatentUpdate(steps=steps, learning_rate=learning_rate)
+    latents = LatentUpdate(learning_rate=learning_rate, num_draws=num_draws)
     noise = NoiseUpdate(num_draws=num_draws, times=noise_updates)
     bound = EnhancementBound(num_draws)
-    return CoordinateAscent(model, guide, [latents, noise], bound=bound, damping=damping)
+    return CoordinateAscent(model, guide, [latents, noise], bound=bound)

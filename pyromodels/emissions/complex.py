@@ -89,6 +89,13 @@ class Complex(Spectral):
         return half.exp().repeat_interleave(2, -1)
 
 
+def spectra_of(
+    s: Tensor,  # parts side by side, shape: (*, 2 F)
+) -> Tensor:  # complex, shape: (*, F)
+    """Return s as complex numbers."""
+    return torch.view_as_complex(s.unflatten(-1, (-1, 2)).contiguous())
+
+
 def power_of(
     s: Tensor,  # parts side by side, shape: (*, 2 F)
 ) -> Tensor:  # shape: (*, F)

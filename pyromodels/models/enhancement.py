@@ -68,7 +68,8 @@ class Enhancement(nn.Module):
             expected = "a dynamical VAE of complex spectra"
             raise SpecError(mismatch("prior", given=type(prior).__name__, expected=expected))
         if prior.feeds_back or prior.global_dim:
-            given = f"{type(prior).__name__}, which is fed with its past"
+            reads = "is fed with its past" if prior.feeds_back else "has a latent of the sequence"
+            given = f"{type(prior).__name__}, which {reads}"
             expected = "one whose frames depend on each other through z alone: rvae, vae, dkf"
             raise SpecError(mismatch("prior", given=given, expected=expected))
         if isinstance(noise, Mapping):

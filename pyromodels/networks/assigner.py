@@ -9,6 +9,9 @@ from torch.nn import functional as F
 from pyromodels.errors import ShapeError, mismatch
 from pyromodels.registry import NETWORKS
 
+SILENCE = 1e-20
+"""The level that digital silence is taken to have."""
+
 
 @NETWORKS.register("assigner")
 class Assigner(nn.Module):
@@ -90,7 +93,7 @@ class Assigner(nn.Module):
         place = torch.arange(num_bands * band_width) / num_bins
         self.register_buffer("place", torch.stack((2 * place - 1, (place < 1).float())),
                              persistent=False)
-        self.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+        self.to(memory_format=torch.channels_last)  # which convolutions on a CPU are made for
 
     def forward(
         self,
@@ -114,7 +117,7 @@ class Assigner(nn.Module):
         power: Tensor,  # shape: (B, T, F)
     ) -> Tensor:  # x, shape: (B, 4, T, bands * band_width)
         """Return what the network is told of a spectrogram, of order one."""
-        level = power.mean((-2, -1), keepdim=True)
+        level = power.mean((-2, -1), keepdim=True).clamp_min(SILENCE)
         log_power = (power + self.floor * level).log() - (level * (1 + self.floor)).log()
         smooth = F.avg_pool1d(
             log_power, self.neighbourhood, stride=1,

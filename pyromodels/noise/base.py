@@ -1,5 +1,6 @@
 """What a noise model states: the variance of every bin of the noise."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
@@ -49,4 +50,4 @@ def quiet_level(
     """
     missing = torch.where(mask.unsqueeze(-1), power, torch.nan)
     level = missing.nanquantile(quantile, dim=1)
-    return level / -torch.log1p(torch.tensor(-quantile, device=power.device))
+    return level / -math.log1p(-quantile)

@@ -20,7 +20,7 @@ class LowRankNoise(NoiseModel):
     ======  ============  ===========  ============
 
     Reference: Leglaive, Alameda-Pineda, Girin and Horaud, 2020, A recurrent variational
-    autoencoder for speech enhancement, eq. 9.
+    autoencoder for speech enhancement.
 
     Args:
         sizes: B, T and F are read.

@@ -10,6 +10,7 @@ from pyromodels.audio.stft import STFT
 from pyromodels.errors import SpecError
 from pyromodels.experiments.command.cli import main
 from pyromodels.experiments.datasets.mixtures.mixtures import load_mixture_list
+from pyromodels.experiments.datasets.mixtures.simulate import Simulation, simulated
 from pyromodels.experiments.datasets.mixtures.synthetic import tones
 from pyromodels.experiments.datasets.speech.audio import write_wav
 from pyromodels.experiments.harness.weights import load_weights
@@ -30,7 +31,6 @@ from pyromodels.experiments.separation.calibration import (
     gaussian_law,
     measured_radii,
 )
-from pyromodels.experiments.separation.simulate import Simulation, simulated
 from pyromodels.networks.assigner import Assigner
 
 SMALL = STFT(window=64, hop=16)

@@ -64,6 +64,12 @@ class MixtureData:
         """Kinds without recordings: nothing can be trained on them."""
         return tuple(kind for kind, data in self.recordings.items() if data is None)
 
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What determines the recordings that networks learn from, for the store."""
+        files = {kind: data.fingerprint for kind, data in self.recordings.items()}
+        return files | ({"as_recorded": True} if self.as_recorded else {})
+
     def recorded(self, split: str) -> list[Tensor]:
         """Return all recordings of every kind, one after the other; shapes (n,)."""
         def read(path: Path) -> Tensor:

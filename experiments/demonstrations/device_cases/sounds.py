@@ -12,8 +12,8 @@ from pyromodels.dynamics.by_source import BySource
 from pyromodels.dynamics.rvae import RVAE
 from pyromodels.dynamics.srnn import SRNN
 from pyromodels.dynamics.vae import VAE
+from pyromodels.experiments.datasets.mixtures.simulate import Simulation, simulated
 from pyromodels.experiments.demonstrations.device_cases.registry import Device, case
-from pyromodels.experiments.separation.simulate import Simulation, simulated
 from pyromodels.guides.denoising import EncodedSpeech, FreeSpeech
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.guides.wiener import Wiener
