@@ -217,7 +217,7 @@ def fitted(
             heard = subtracted(batch)
         elif start == "network":
             heard = padded(alone)
-            rest = power_of(batch.x - heard.x)
+            rest = (power - power_of(heard.x)).clamp_min(0)
         noise = NOISES.build(recipe.noise, sizes).to(batch.x)
         noise.begin(rest, batch.mask)
         zero = nn.Parameter(torch.zeros_like(power[..., 0])) if recipe.gain else None

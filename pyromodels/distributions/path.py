@@ -177,7 +177,7 @@ class IndependentFrames(PathDistribution):
 
     def conditionals(self, value: Tensor) -> dist.TorchDistribution:
         """Return p(v_t)."""
-        return diagonal_normal(self.loc, self.scale)
+        return as_wide(diagonal_normal(self.loc, self.scale), value)
 
     def roll_out(self, noise: Tensor) -> Tensor:
         """Return the frames that the noise drives."""

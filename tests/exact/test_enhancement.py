@@ -8,6 +8,7 @@ import torch
 from pyro import poutine
 
 from pyromodels.batch import SequenceBatch
+from pyromodels.distributions.path import IndependentFrames
 from pyromodels.dynamics.dkf import DKF
 from pyromodels.dynamics.rvae import RVAE
 from pyromodels.dynamics.srnn import SRNN
@@ -22,6 +23,7 @@ from pyromodels.models.enhancement import Enhancement
 from pyromodels.noise.base import Sizes, quiet_level
 from pyromodels.noise.nmf import LowRankNoise
 from pyromodels.registry import NOISES
+from pyromodels.testing.paths import check_path
 
 B, T, F, L = 2, 6, 5, 3
 NETWORKS = ("lv", "no", "nolv")
@@ -185,6 +187,14 @@ def test_noise_reads_what_it_says(name):
     else:
         assert ((latents > 0) == (torch.ones(T, T) if name == "lv" else torch.ones(T, T).tril())
                 .bool()).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 3), (1, 2, 1)])
+def test_independent_frames_are_a_path(shape):
+    torch.manual_seed(0)
+    check_path(IndependentFrames(
+        torch.randn(shape, dtype=torch.float64), 0.5 + torch.rand(shape, dtype=torch.float64)
+    ))
 
 
 def test_the_quiet_level_is_that_of_steady_noise():
