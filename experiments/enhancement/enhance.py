@@ -47,6 +47,7 @@ class EnhancementInference:
             kept, sequence by sequence.
         network: weights of that network, of two sources, speech first: a name or a path; it is
             what `run separation` trains on recordings of speech and noise.
+        average: take the mean of what variational EM and that network say: they err elsewhere.
         num_draws: of z, that estimate and variance are averaged over.
         batch_size: sequences at once.
         block_frames: longer sequences are taken in blocks of so many, so that memory is bounded.
@@ -57,6 +58,7 @@ class EnhancementInference:
     learning_rate: float | None = None
     starts: tuple[Start, ...] = ("subtracted",)
     network: str | None = None
+    average: bool = False
     num_draws: int = 10
     batch_size: int = 12
     block_frames: int = 1000
@@ -70,6 +72,9 @@ class EnhancementInference:
             given = f"{self.network}, beside starts = {list(self.starts)}"
             expected = "weights where a start is \"network\", and only there"
             raise SpecError(mismatch("network", given=given, expected=expected))
+        if self.average and self.network is None:
+            expected = "a network, its start and weights, to take the mean with"
+            raise SpecError(mismatch("average", given="true without one", expected=expected))
         for name, least in (("steps", 0), ("num_draws", 1), ("batch_size", 1)):
             if getattr(self, name) < least:
                 expected = f"{least} or more"
@@ -96,6 +101,7 @@ class Enhanced(NamedTuple):
     bounds: Tensor  # of every start, nats a frame, shape: (starts,)
     estimates: Tensor  # of every start, complex, shape: (starts, T, F)
     alone: Tensor | None = None  # what a network makes of it alone, complex, shape: (T, F)
+    inferred: Tensor | None = None  # and inference, where the estimate is the mean of the two
 
 
 class Made(NamedTuple):
@@ -124,7 +130,9 @@ class Recipe(NamedTuple):
     network: Assigner | None = None  # of the start of that name
 
 
-def enhance(spectra: Sequence[Tensor], recipe: Recipe) -> list[Enhanced]:
+def enhance(
+    spectra: Sequence[Tensor], recipe: Recipe, *, what: str = "enhancing"
+) -> list[Enhanced]:
     """Make noisy spectra (T_i, F), complex, clean, in their order; a bar says how far it is."""
     options = recipe.options
     alone = isinstance(recipe.noise, NoiseModel) and options.steps > 0
@@ -132,7 +140,7 @@ def enhance(spectra: Sequence[Tensor], recipe: Recipe) -> list[Enhanced]:
     order = sorted(range(len(spectra)), key=lambda i: len(spectra[i]))
     short = [i for i in order if len(spectra[i]) <= options.block_frames]
     found: dict[int, Enhanced] = {}
-    with progress(total=len(order), desc="enhancing", unit="sequence") as bar:
+    with progress(total=len(order), desc=what, unit="sequence") as bar:
         for first in range(0, len(short), size):
             rows = short[first : first + size]
             found |= zip(rows, together([spectra[i] for i in rows], recipe), strict=True)
@@ -156,12 +164,32 @@ def together(spectra: Sequence[Tensor], recipe: Recipe) -> list[Enhanced]:
     found = []
     for row, (spectrum, best) in enumerate(zip(spectra, bounds.argmax(0).tolist(), strict=True)):
         length, said = len(spectrum), of_start[best]
-        found.append(Enhanced(
+        one = Enhanced(
             said.mean[row, :length], said.variance[row, :length], said.draws[:, row, :length],
             bounds[:, row], torch.stack([other.mean[row, :length] for other in of_start]),
             alone[row],
-        ))
+        )
+        found.append(averaged(one, spectrum) if recipe.options.average else one)
     return found
+
+
+def averaged(said: Enhanced, spectrum: Tensor) -> Enhanced:
+    r"""Return the mean of what inference and the network say, as a mixture of equal parts.
+
+        E[s] = (m + M x) / 2,   Var[s] = (V + M (1 - M) |x|^2) / 2 + |m - M x|^2 / 4
+
+    M is the network's share, V the posterior's variance. Every other draw is the network's.
+    """
+    share = (said.alone.abs() / spectrum.abs().clamp_min(1e-20)).clamp(0, 1)
+    own = share * (1 - share) * spectrum.abs().square()
+    draws = said.draws.clone()
+    chance = torch.randn_like(draws[1::2])
+    draws[1::2] = said.alone + own.sqrt() * chance
+    spread = (said.estimate - said.alone).abs().square() / 4
+    return said._replace(
+        estimate=(said.estimate + said.alone) / 2, variance=(said.variance + own) / 2 + spread,
+        draws=draws, inferred=said.estimate,
+    )
 
 
 @torch.no_grad()
@@ -178,21 +206,19 @@ def block_by_block(spectrum: Tensor, recipe: Recipe) -> Enhanced:
     def one(block: Tensor) -> Tensor:
         (said,) = together([block], recipe)
         bounds.append(said.bounds)
-        parts = [said.estimate, said.variance.to(block), *said.draws, *said.estimates]
-        return torch.stack(parts if said.alone is None else [*parts, said.alone], -1)
+        others = [part for part in (said.alone, said.inferred) if part is not None]
+        parts = [said.estimate, said.variance.to(block), *said.draws, *said.estimates, *others]
+        return torch.stack(parts, -1)
 
     each = partial(progress, desc="blocks", unit="block", leave=False)
-    parts = in_blocks(
+    estimate, variance, *parts = in_blocks(
         one, spectrum, options.block_frames, options.overlap_frames, each=each
     ).unbind(-1)
-    draws = parts[2 : 2 + recipe.keep_draws]
+    draws, parts = parts[: recipe.keep_draws], parts[recipe.keep_draws :]
     kept = torch.stack(draws) if draws else spectrum.new_zeros(0, *spectrum.shape)
-    bound, first = torch.stack(bounds).mean(0), 2 + recipe.keep_draws
-    last = first + len(bound)
-    return Enhanced(
-        parts[0], parts[1].real, kept, bound, torch.stack(parts[first:last]),
-        None if recipe.network is None else parts[last],
-    )
+    bound = torch.stack(bounds).mean(0)
+    estimates, others = parts[: len(bound)], [*parts[len(bound) :], None, None]
+    return Enhanced(estimate, variance.real, kept, bound, torch.stack(estimates), *others[:2])
 
 
 def fitted(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +11,7 @@ import torch
 
 from pyromodels.errors import SpecError, mismatch, unknown
 from pyromodels.experiments.datasets import DATASETS, build_data
-from pyromodels.experiments.datasets.mixtures.mixtures import Mixture, MixtureData
-from pyromodels.experiments.datasets.speech.audio import SAMPLE_RATE
+from pyromodels.experiments.datasets.mixtures.mixtures import MixtureData
 from pyromodels.experiments.enhancement import figures
 from pyromodels.experiments.enhancement.enhance import (
     Enhanced,
@@ -24,20 +22,16 @@ from pyromodels.experiments.enhancement.enhance import (
     fitted,
 )
 from pyromodels.experiments.enhancement.model_spec import EnhancementModelSpec
-from pyromodels.experiments.enhancement.scores import (
-    BASELINES,
-    ESTIMATE,
-    LEVELS,
-    Scores,
-    coverage,
-    heard,
-    of_starts,
-    scores_of,
-)
+from pyromodels.experiments.enhancement.regions import calibrations, regions_of, variance_of
+from pyromodels.experiments.enhancement.report import metrics_of, summary_of
+from pyromodels.experiments.enhancement.scores import BASELINES, Scores, heard, scores_of
 from pyromodels.experiments.enhancement.training import NoisyTraining, find_or_train_program
 from pyromodels.experiments.harness.experiment import EXPERIMENTS, Experiment, Outcome, Program
 from pyromodels.experiments.harness.spec_tables import ComponentTable, OptionsTable, Table
 from pyromodels.experiments.separation.assigner import load_assigner
+from pyromodels.experiments.separation.figures import calibration
+from pyromodels.experiments.separation.measures import FIGURES, check_packages
+from pyromodels.experiments.separation.outcome import Regions
 from pyromodels.experiments.separation.sounds import write_together
 from pyromodels.experiments.speech.trained_models import of_spectra
 from pyromodels.noise.base import Sizes
@@ -57,16 +51,25 @@ class EnhancementMetrics:
 
     Args:
         baselines: of `BASELINES`.
+        figures: of the speech, of `measures.FIGURES`; "estoi" and "pesq" need packages of their
+            names, and what these refuse to judge is left out of the mean.
         num_examples: signals that are written as sounds and drawn.
         num_draws: posterior draws of each of them.
+        checked: signals drawn from validation recordings that the law of errors is fitted to.
     """
 
     baselines: tuple[str, ...] = ("noisy", "decision_directed", "oracle_wiener")
+    figures: tuple[str, ...] = ("si_sdr",)
     num_examples: int = 2
     num_draws: int = 2
+    checked: int = 24
 
     def __post_init__(self) -> None:
-        """Refuse a baseline that is none."""
+        """Refuse a baseline, or figure, that is none."""
+        known = tuple(name for name in FIGURES if name != "si_sdr_improvement")
+        for name in self.figures:
+            if name not in known:
+                raise SpecError(unknown("figure", given=name, known=known))
         for name in self.baselines:
             if name not in BASELINES:
                 raise SpecError(unknown("baseline", given=name, known=BASELINES))
@@ -86,7 +89,8 @@ class Fitted(NamedTuple):
     made: list[Enhanced]
     stft: STFT
     seconds: float  # that it took, training left out
-    scores: Scores
+    scores: Scores  # empty where nobody knows the truth
+    regions: Regions | None  # of the posterior's errors, where recordings are there to draw from
 
 
 @EXPERIMENTS.register("enhancement")
@@ -129,6 +133,7 @@ class EnhancementExperiment(Experiment):
             given = f"steps = {spec.guide.steps} beside noise of low rank"
             expected = "model.noise = lv, no or nolv, a network that can be trained"
             raise SpecError(mismatch("guide", given=given, expected=expected))
+        check_packages(spec.metrics.figures)
         return Parts(spec.model, spec.guide, spec.inference)
 
     def fit(
@@ -155,58 +160,23 @@ class EnhancementExperiment(Experiment):
                         spec.metrics.num_draws, network)
         made = enhance(spectra, recipe)
         seconds = time.perf_counter() - began
-        scores: Scores = {}
+        scores, regions, asked = {}, None, spec.metrics
         if data.has_truth:
-            scores = scores_of(data.mixtures, made, speech.stft, spec.metrics.baselines)
-        return Fitted(made, speech.stft, seconds, scores)
+            scores = scores_of(
+                data.mixtures, made, speech.stft, asked.baselines, asked.figures
+            )
+            regions = regions_of(
+                data, speech.stft, recipe, asked.checked, spec.seed, spec.device
+            )
+        return Fitted(made, speech.stft, seconds, scores, regions)
 
     def metrics(self, outcome: Outcome) -> dict[str, float]:
-        """Return SI-SDR in the mean and median, by method; what regions hold; the speed."""
-        mixtures, found = outcome.data.mixtures, {}
-        made, stft = outcome.fitted.made, outcome.fitted.stft
-        groups = [mixture.group for mixture in mixtures]
-        for method, values in outcome.fitted.scores.items():
-            prefix = "" if method == ESTIMATE else f"{method}/"
-            found[f"{prefix}si_sdr"] = sum(values) / len(values)
-            found[f"{prefix}si_sdr_median"] = statistics.median(values)
-            for group in sorted(set(groups) - {""}):
-                some = [v for v, own in zip(values, groups, strict=True) if own == group]
-                found[f"{prefix}si_sdr/{group}"] = sum(some) / len(some)
-        if "noisy/si_sdr" in found:
-            found["improvement"] = found["si_sdr"] - found["noisy/si_sdr"]
-        heard_seconds = sum(len(m.signal) for m in mixtures) / SAMPLE_RATE
-        found["real_time_factor"] = outcome.fitted.seconds / heard_seconds
-        if not outcome.data.has_truth:
-            levels = [level_db(m, said, stft) for m, said in zip(mixtures, made, strict=True)]
-            return found | {"level_db": sum(levels) / len(levels)}
-        for level, share in zip(LEVELS, coverage(mixtures, made, stft).tolist(), strict=True):
-            found[f"held_{round(100 * level)}"] = share
-        return found | misled(outcome)
+        """Return figures by method; what regions hold; the speed."""
+        return metrics_of(outcome)
 
     def summary(self, outcome: Outcome) -> str:
-        """Return a table of methods, and what the regions hold."""
-        metrics = outcome.metrics
-        if not outcome.data.has_truth:
-            return (f"{outcome.data.name}: the speech lies {-metrics['level_db']:.1f} dB below "
-                    "what was heard; "
-                    f"real-time factor {metrics['real_time_factor']:.2f}")
-        lines = [f"{len(outcome.data.mixtures)} noisy signals of {outcome.data.name}, SI-SDR of "
-                 "the speech in dB", f"{'':22}{'mean':>8}{'median':>8}"]
-        for method in outcome.fitted.scores:
-            prefix = "" if method == ESTIMATE else f"{method}/"
-            lines.append(f"{method.replace('_', ' '):22}{metrics[f'{prefix}si_sdr']:8.2f}"
-                         f"{metrics[f'{prefix}si_sdr_median']:8.2f}")
-        lines.append(f"real-time factor {metrics['real_time_factor']:.2f}")
-        stated = " / ".join(f"{100 * level:g}" for level in LEVELS)
-        held = " / ".join(f"{100 * metrics[f'held_{round(100 * level)}']:.1f}" for level in LEVELS)
-        lines.append(f"regions of {stated} % hold {held} % of the loud bins")
-        if "misled" in metrics:
-            lines.append(
-                f"starts: the one with the best bound was not the one with the best SI-SDR in "
-                f"{100 * metrics['misled']:.0f} % of the signals; an oracle's choice has "
-                f"{metrics['best_start/si_sdr']:.2f} dB"
-            )
-        return "\n".join(lines)
+        """Return tables of methods, and what the regions hold."""
+        return summary_of(outcome)
 
     def keep(self, folder: RunFolder, outcome: Outcome) -> None:
         """Write sounds: noisy, enhanced, and draws of the posterior; at the level of the noisy."""
@@ -223,16 +193,25 @@ class EnhancementExperiment(Experiment):
         """Return scores against the noise, and spectrograms of the examples."""
         scores, stft = outcome.fitted.scores, outcome.fitted.stft
         drawn = {}
-        if "noisy" in scores:
-            others = {name: row for name, row in scores.items() if name != "noisy"}
-            drawn["scores"] = figures.scores(others, scores["noisy"])
+        if "noisy" in scores and "si_sdr" in scores["noisy"]:
+            reached = {name: row["si_sdr"] for name, row in scores.items()}
+            noisy = reached.pop("noisy")
+            drawn["scores"] = figures.scores(reached, noisy)
+        if scores:
+            covered = calibrations(
+                outcome.data.mixtures, outcome.fitted.made, stft, outcome.fitted.regions
+            )
+            drawn["calibration"] = calibration(
+                {name: held[:, None] for name, held in covered.items()}, outcome.data.kinds[:1]
+            )
         num = outcome.spec.metrics.num_examples
         pairs = zip(outcome.data.mixtures[:num], outcome.fitted.made[:num], strict=True)
         for mixture, said in pairs:
             clean = None if mixture.sources is None else stft.analyse(mixture.sources[0])
             drawn[mixture.name] = figures.enhancement(
                 mixture.name, stft.analyse(mixture.signal), said.estimate.cpu(),
-                said.variance.cpu(), clean, stft,
+                variance_of(said, stft.analyse(mixture.signal), outcome.fitted.regions), clean,
+                stft,
             )
         return drawn
 
@@ -247,19 +226,6 @@ class EnhancementExperiment(Experiment):
         return f"inference  {model.inference}"
 
 
-def misled(outcome: Outcome) -> dict[str, float]:
-    """Return how often the better bound was the worse speech, where there were several starts."""
-    made = outcome.fitted.made
-    if len(made[0].bounds) < 2:
-        return {}
-    reached = of_starts(outcome.data.mixtures, made, outcome.fitted.stft)
-    chosen = torch.stack([said.bounds.argmax() for said in made]).cpu()
-    return {
-        "misled": (reached.argmax(1) != chosen).double().mean().item(),
-        "best_start/si_sdr": reached.amax(1).mean().item(),
-    }
-
-
 def untrained(spec: Spec, data: MixtureData) -> Made:
     """Return model and guide of a short piece of a signal, with networks as they are made."""
     speech = spec.model.speech
@@ -270,11 +236,7 @@ def untrained(spec: Spec, data: MixtureData) -> Made:
     noise: Any = spec.model.noise
     if spec.model.noise_is_network:
         noise = NOISES.build(noise, Sizes(0, 0, prior.cell.source_dim, prior.latent_dim))
-    options = replace(spec.inference, steps=1, starts=("encoder",), network=None)
+    options = replace(
+        spec.inference, steps=1, starts=("encoder",), network=None, average=False
+    )
     return next(fitted([spectrum], [None], Recipe(prior, noise, options, bool(spec.model.gain))))
-
-
-def level_db(mixture: Mixture, said: Enhanced, stft: STFT) -> float:
-    """Return how loud the enhanced signal is beside the noisy one."""
-    power = heard(said.estimate.cpu(), stft, mixture).square().mean()
-    return (10 * (power / mixture.signal.square().mean()).log10()).item()

@@ -1,8 +1,7 @@
-"""How clean the speech is, and how often the posterior's regions hold the truth."""
+"""How clean the speech is, by method and figure."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -14,15 +13,17 @@ from pyromodels.experiments.enhancement.baselines import decision_directed
 from pyromodels.experiments.enhancement.enhance import Enhanced
 from pyromodels.experiments.metrics.audio.distortion import si_sdr
 from pyromodels.experiments.separation.baselines import oracle_wiener
-from pyromodels.experiments.separation.calibration import LEVELS, loud_bins
+from pyromodels.experiments.separation.measures import measured
 
 BASELINES = ("noisy", "decision_directed", "oracle_wiener")
 """Methods to compare with."""
 ESTIMATE = "enhanced"
 """What inference makes of the noisy signal, among the methods."""
+PARTS = ("variational_em", "network")
+"""What an average is made of, or what a network that inference started from says alone."""
 
-Scores = dict[str, list[float]]
-"""Method -> SI-SDR of every signal, dB; the estimate first."""
+Scores = dict[str, dict[str, list[float]]]
+"""Method -> figure -> one value a signal; the estimate first."""
 
 
 def heard(spectrum: Tensor, stft: STFT, like: Mixture) -> Tensor:
@@ -31,10 +32,13 @@ def heard(spectrum: Tensor, stft: STFT, like: Mixture) -> Tensor:
 
 
 def scores_of(
-    mixtures: Sequence[Mixture], made: Sequence[Enhanced], stft: STFT, baselines: Sequence[str]
+    mixtures: Sequence[Mixture],
+    made: Sequence[Enhanced],
+    stft: STFT,
+    baselines: Sequence[str],
+    figures: Sequence[str] = ("si_sdr",),
 ) -> Scores:
-    """Return SI-SDR of the speech by method; where a network started, its own and the mean of both.
-    """
+    """Return figures of the speech by method: of the estimate, its parts, and the baselines."""
     rows: Scores = {}
     for mixture, said in zip(mixtures, made, strict=True):
         sources = stft.analyse(mixture.sources)
@@ -44,14 +48,15 @@ def scores_of(
             "decision_directed": lambda noisy=noisy: decision_directed(noisy.abs().square()),
             "oracle_wiener": lambda sources=sources: oracle_wiener(sources[None])[0, 0],
         }
+        parts = zip(PARTS, (said.inferred, said.alone), strict=True)
         estimates = {ESTIMATE: said.estimate.cpu()}
-        if said.alone is not None:
-            estimates["network"] = said.alone.cpu()
-            estimates["mean_of_both"] = (said.alone + said.estimate).cpu() / 2
+        estimates |= {name: part.cpu() for name, part in parts if part is not None}
         estimates |= {name: gains[name]() * noisy for name in baselines}
+        truth = mixture.sources[:1][None]
         for method, estimate in estimates.items():
             signal = heard(estimate, stft, mixture)
-            rows.setdefault(method, []).append(si_sdr(mixture.sources[0], signal).item())
+            for figure, values in measured(truth, signal[None, None], figures).items():
+                rows.setdefault(method, {}).setdefault(figure, []).append(values.item())
     return rows
 
 
@@ -64,22 +69,3 @@ def of_starts(mixtures: Sequence[Mixture], made: Sequence[Enhanced], stft: STFT)
         ])
         for mixture, said in zip(mixtures, made, strict=True)
     ])
-
-
-def coverage(mixtures: Sequence[Mixture], made: Sequence[Enhanced], stft: STFT) -> Tensor:
-    r"""Return how often |s - E[s]|^2 <= -Var[s] log(1 - level), shape (levels,).
-
-    That is the region of a circular Gaussian, at loud bins (`loud_bins`).
-    """
-    held, counted = torch.zeros(len(LEVELS), dtype=torch.float64), 0
-    for mixture, said in zip(mixtures, made, strict=True):
-        speech, noise = stft.analyse(mixture.sources)
-        power = (speech + noise).abs().square()
-        loud = loud_bins(power)
-        square = (speech - said.estimate.cpu()).abs().square()[loud]
-        variance = said.variance.cpu()[loud]
-        held += torch.stack([
-            (square <= -variance * math.log(1 - level)).double().sum() for level in LEVELS
-        ])
-        counted += int(loud.sum())
-    return held / counted

@@ -73,11 +73,11 @@ def noisy(
     num_signals: int,
     stft: STFT,
     options: Simulation,
-) -> Tensor:  # complex, of a peak of one, shape: (B, T, F)
-    """Draw noisy speech from torch's global generator."""
-    spectra = simulated(recordings, num_signals, stft, options).sum(1)
-    peak = stft.synthesise(spectra).abs().amax(-1)
-    return spectra / peak.clamp_min(1e-6)[:, None, None]
+) -> Tensor:  # spectra of speech and of noise, complex, shape: (B, 2, T, F)
+    """Draw noisy speech, of a peak of one, from torch's global generator."""
+    spectra = simulated(recordings, num_signals, stft, options)
+    peak = stft.synthesise(spectra.sum(1)).abs().amax(-1)
+    return spectra / peak.clamp_min(1e-6)[:, None, None, None]
 
 
 def made_by(
@@ -147,7 +147,7 @@ def find_or_train_program(
         }
 
         def loss(split: str, number: int) -> Tensor:
-            heard = noisy(recordings[split], number, stft, options)
+            heard = noisy(recordings[split], number, stft, options).sum(1)
             x = torch.view_as_real(heard).flatten(-2)
             batch = SequenceBatch.of_checked(x, torch.ones_like(x[..., 0], dtype=torch.bool))
             return -bound(program, guide, batch) / options.num_frames

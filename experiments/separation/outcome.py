@@ -22,10 +22,11 @@ class Parts(NamedTuple):
 
 
 class Regions(NamedTuple):
-    """A law of errors, and discs that were measured to hold what they say."""
+    """A law of errors, and what was measured to hold what it says: discs, and intervals."""
 
     law: ErrorLaw
-    radii: Tensor  # shape: (levels, N)
+    radii: Tensor  # of coefficients, shape: (levels, N)
+    widths: Tensor  # of samples of the waveform, shape: (levels, N)
 
 
 class Fitted(NamedTuple):

@@ -13,10 +13,14 @@ from pyromodels.experiments.datasets.mixtures.simulate import Simulation, simula
 from pyromodels.experiments.harness.experiment import Outcome
 from pyromodels.experiments.separation.calibration import (
     ErrorLaw,
+    Errors,
     coverage,
+    errors_of_shares,
     fit_error_law,
     gaussian_law,
     measured_radii,
+    measured_widths,
+    waveform_coverage,
 )
 from pyromodels.experiments.separation.outcome import Regions
 from pyromodels.networks.assigner import Assigner
@@ -40,30 +44,36 @@ def regions_of(
     power = sources.sum(1).abs().square()
     with torch.no_grad():
         mask = assigner(power.to(spec.device)).softmax(-1).movedim(-1, 1).cpu()
-    law = fit_error_law(sources, mask)
-    return Regions(law, measured_radii(law, sources, mask))
+    return regions_from(errors_of_shares(sources, mask), stft)
+
+
+def regions_from(errors: Errors, stft: STFT) -> Regions:
+    """Return the law of these errors, and discs and intervals that held what they say."""
+    law = fit_error_law(errors)
+    return Regions(law, measured_radii(law, errors), measured_widths(law, errors, stft))
 
 
 def calibrations(outcome: Outcome) -> dict[str, Tensor]:
     """Return law -> how often its regions hold the truth of the test mixtures, (levels, N).
 
-    The law is that of the start's errors: of the mask, before variational EM. Nothing is returned
-    where there is none, or no truth.
+    The law is that of the start's errors: of the mask, before variational EM; "waveform" are its
+    intervals of samples, recalibrated. Nothing is returned where there is none, or no truth.
     """
     if outcome.fitted.regions is None or not outcome.data.has_truth:
         return {}
-    law, radii = outcome.fitted.regions
+    law, radii, widths = outcome.fitted.regions
     plain = gaussian_law(len(outcome.data.kinds), law.log_nu)
     laws = {"recalibrated": (law, radii), "student": (law, law.radii()),
             "gaussian": (plain, plain.radii())}
     stft, weights = outcome.model.model.stft, []
-    held: dict[str, list[Tensor]] = {name: [] for name in laws}
+    held: dict[str, list[Tensor]] = {name: [] for name in (*laws, "waveform")}
     for mixtures, made in outcome.fitted.groups:
         sources = stft.analyse(torch.stack([m.sources for m in mixtures]))
-        mask = share_of(made.start.cpu())
+        errors = errors_of_shares(sources, share_of(made.start.cpu()))
         weights.append(float(sources[:, 0].numel()))
         for name, each in laws.items():
-            held[name].append(coverage(*each, sources, mask))
+            held[name].append(coverage(*each, errors))
+        held["waveform"].append(waveform_coverage(law, widths, errors, stft))
     share = torch.tensor(weights) / sum(weights)
     return {name: (torch.stack(parts) * share[:, None, None]).sum(0)
             for name, parts in held.items()}

@@ -14,7 +14,11 @@ from torch import Tensor
 from pyromodels.experiments.datasets.mixtures.mixtures import Mixture
 from pyromodels.experiments.datasets.speech.audio import write_wav
 from pyromodels.experiments.harness.experiment import Outcome
-from pyromodels.experiments.separation.calibration import ErrorLaw
+from pyromodels.experiments.separation.calibration import (
+    ErrorLaw,
+    level_around,
+    variance_of_shares,
+)
 from pyromodels.experiments.separation.regions import law_of, share_of
 
 SHOWN_FRAMES = 1250
@@ -54,8 +58,8 @@ def examples(outcome: Outcome) -> Iterator[Example]:
 
 def scale_of(law: ErrorLaw, estimate: Tensor) -> Tensor:  # (N, T, F); returns the same
     """Return the scale of the errors of the sources of one mixture."""
-    power = estimate.sum(0).abs().square()
-    return law.scale(share_of(estimate[None]), power[None])[0]
+    level = level_around(estimate.sum(0).abs().square()[None])
+    return law.scale(variance_of_shares(share_of(estimate[None]), level), level)[0]
 
 
 def _drawn(law: ErrorLaw, estimate: Tensor) -> Tensor:  # (N, T, F); returns the same

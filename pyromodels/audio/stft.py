@@ -125,6 +125,32 @@ class STFT:
         )
         return signal.reshape(*spectrum.shape[:-2], length)
 
+    def signal_variance(
+        self,
+        variance: Tensor,             # E|e|^2 of every bin, shape: (*, T, F)
+    ) -> Tensor:                      # shape: (*, num_samples(T))
+        r"""Return the variance of a synthesised signal whose bins err independently of each other.
+
+        .. math:: v_n = \frac{\sum_t w_{n-tH}^2 u_t}{\big(\sum_t w_{n-tH}^2\big)^2},\quad
+                  u_t = \frac{1}{M^2} \Big(2 \sum_{f=1}^{F-2} v_{tf} + \frac{v_{t0} + v_{t,F-1}}{2}
+                  \Big)
+
+        e is circular; of the first and the last bin the signal has the real part alone.
+
+        Raises:
+            ShapeError: for another number of bins.
+        """
+        if variance.ndim < 2 or variance.shape[-1] != self.num_bins:
+            raise misshapen("variance", variance.shape, f"(*, T, {self.num_bins})")
+        ends = variance[..., 0] + variance[..., -1]
+        frames = (2 * variance.sum(-1) - 1.5 * ends) / self.window**2       # u, shape: (*, T)
+        window = self._sine(frames).square()
+        both = torch.stack((frames, torch.ones_like(frames)), -2).reshape(-1, 1, frames.shape[-1])
+        added = torch.nn.functional.conv_transpose1d(both, window[None, None], stride=self.hop)
+        inner = slice(self.window // 2, self.window // 2 + self.num_samples(frames.shape[-1]))
+        up, down = added[:, 0, inner].reshape(*frames.shape[:-1], 2, -1).unbind(-2)
+        return up / down.square()
+
     def _sine(self, like: Tensor) -> Tensor:                               # shape: (window,)
         ramp = torch.arange(self.window, dtype=torch.float64, device=like.device) + 0.5
         return torch.sin(torch.pi * ramp / self.window).to(like.dtype)

@@ -105,3 +105,15 @@ def test_errors_name_what_was_expected(call, words):
     with pytest.raises(ValueError, match=words) as caught:
         call()
     assert isinstance(caught.value, ShapeError) or "window" in words or "hop" in words
+
+
+def test_the_variance_of_a_signal_is_that_of_its_draws():
+    torch.manual_seed(0)
+    stft = STFT(window=16, hop=4)
+    variance = torch.rand(2, 6, 9) * torch.tensor([1.0, 9.0])[:, None, None]
+    variance[0, :, 1:8] = 0                             # the ends alone: real parts
+    errors = variance.sqrt() * torch.randn(20000, 2, 6, 9, dtype=torch.complex64)
+    found = stft.synthesise(errors).square().mean(0)
+    torch.testing.assert_close(stft.signal_variance(variance), found, atol=0.0, rtol=0.06)
+    with pytest.raises(ShapeError, match="variance"):
+        stft.signal_variance(variance[..., 1:])

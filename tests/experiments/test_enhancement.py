@@ -19,11 +19,13 @@ from pyromodels.experiments.enhancement.enhance import (
     Enhanced,
     EnhancementInference,
     Recipe,
+    averaged,
     enhance,
     padded,
     subtracted,
 )
-from pyromodels.experiments.enhancement.scores import LEVELS, coverage, of_starts, scores_of
+from pyromodels.experiments.enhancement.regions import calibrations, errors_of, variance_of
+from pyromodels.experiments.enhancement.scores import of_starts, scores_of
 from pyromodels.experiments.enhancement.training import (
     NoisyTraining,
     find_or_train_program,
@@ -31,8 +33,9 @@ from pyromodels.experiments.enhancement.training import (
 )
 from pyromodels.experiments.harness.experiment import experiment
 from pyromodels.experiments.harness.weights import save_prior
-from pyromodels.experiments.metrics.audio.distortion import si_sdr
 from pyromodels.experiments.runs.spec import Spec
+from pyromodels.experiments.separation.calibration import LEVELS
+from pyromodels.experiments.separation.regions import regions_from
 from pyromodels.experiments.speech.trained_models import SpeechModel
 from pyromodels.networks.assigner import Assigner
 from pyromodels.noise.base import Sizes
@@ -68,14 +71,29 @@ def test_scores_are_of_the_speech_and_the_noisy_row_is_the_mixture():
                     torch.stack((truth + noise, truth)))
     rows = scores_of([mixture], [said], SMALL, ("noisy", "oracle_wiener"))
     assert list(rows) == ["enhanced", "noisy", "oracle_wiener"]
-    assert rows["enhanced"][0] > 100 > rows["oracle_wiener"][0] > rows["noisy"][0]
-    both = scores_of([mixture], [said._replace(alone=truth + noise)], SMALL, ())
-    assert list(both) == ["enhanced", "network", "mean_of_both"]
-    assert both["network"][0] == pytest.approx(rows["noisy"][0], abs=1e-3)
-    half = si_sdr(mixture.sources[0], mixture.sources[0] + mixture.sources[1] / 2)
-    assert both["mean_of_both"][0] == pytest.approx(half.item(), abs=0.01)
+    reached = {method: row["si_sdr"][0] for method, row in rows.items()}
+    assert reached["enhanced"] > 100 > reached["oracle_wiener"] > reached["noisy"]
+    beside = said._replace(alone=truth + noise, inferred=truth)
+    both = scores_of([mixture], [beside], SMALL, (), ("si_sdr", "rmse"))
+    assert list(both) == ["enhanced", "variational_em", "network"]
+    assert both["network"]["si_sdr"][0] == pytest.approx(reached["noisy"], abs=1e-3)
+    assert both["variational_em"] == both["enhanced"] and both["enhanced"]["rmse"][0] < 1e-3
     starts = of_starts([mixture], [said], SMALL)
-    assert starts.shape == (1, 2) and starts[0, 0] == pytest.approx(rows["noisy"][0], abs=1e-3)
+    assert starts.shape == (1, 2) and starts[0, 0] == pytest.approx(reached["noisy"], abs=1e-3)
+
+
+def test_the_mean_of_two_posteriors_has_the_moments_of_their_mixture():
+    torch.manual_seed(0)
+    heard = torch.randn(3, 4, dtype=torch.complex64)
+    share, variance = torch.rand(3, 4), torch.rand(3, 4)
+    own = Enhanced(0.3 * heard, variance, torch.zeros(40000, 3, 4, dtype=torch.complex64),
+                   torch.zeros(1), heard[None], alone=share * heard)
+    draws = own.estimate + variance.sqrt() * torch.randn_like(own.draws)
+    both = averaged(own._replace(draws=draws), heard)
+    torch.testing.assert_close(both.estimate, both.draws.mean(0), atol=0.03, rtol=0.0)
+    spread = (both.draws - both.estimate).abs().square().mean(0)
+    torch.testing.assert_close(both.variance, spread, atol=0.03, rtol=0.03)
+    assert both.inferred is own.estimate
 
 
 def test_regions_of_a_gaussian_hold_what_they_say():
@@ -84,8 +102,27 @@ def test_regions_of_a_gaussian_hold_what_they_say():
     variance = torch.rand(truth.shape) + 0.5
     error = variance.sqrt() * torch.randn_like(truth)
     said = Enhanced(truth - error, variance, truth[None], torch.zeros(1), truth[None])
-    held = coverage([mixture], [said], SMALL)
-    torch.testing.assert_close(held, torch.tensor(LEVELS).double(), atol=0.02, rtol=0.0)
+    held = calibrations([mixture], [said], SMALL, None)
+    assert list(held) == ["posterior"]
+    torch.testing.assert_close(
+        held["posterior"], torch.tensor(LEVELS).double(), atol=0.02, rtol=0.0
+    )
+
+
+def test_a_posterior_that_is_too_sure_is_widened_to_what_it_holds():
+    mixture = a_mixture()
+    truth, noise = spectra = SMALL.analyse(mixture.sources)
+    variance = (truth + noise).abs().square() + 0.1
+    error = 3 * variance.sqrt() * torch.randn_like(truth)
+    said = Enhanced(truth - error, variance, truth[None], torch.zeros(1), truth[None])
+    regions = regions_from(errors_of(spectra, said), SMALL)
+    held = calibrations([mixture], [said], SMALL, regions)
+    stated = torch.tensor(LEVELS).double()
+    torch.testing.assert_close(held["recalibrated"], stated, atol=2e-3, rtol=0.0)
+    torch.testing.assert_close(held["student"], stated, atol=0.03, rtol=0.0)
+    assert (held["posterior"] < stated - 0.3).all()
+    wide = variance_of(said, truth + noise, regions)
+    assert (wide / variance).median() == pytest.approx(9, rel=0.25)
 
 
 def test_sequences_of_different_lengths_are_padded():
@@ -100,7 +137,7 @@ def test_drawn_noisy_speech_has_a_peak_of_one():
     torch.manual_seed(0)
     options = NoisyTraining(num_frames=20)
     made = noisy([torch.randn(9000), torch.randn(8000)], 5, STFT(), options)
-    peak = STFT().synthesise(made).abs().amax(-1)
+    peak = STFT().synthesise(made.sum(1)).abs().amax(-1)
     torch.testing.assert_close(peak, torch.ones(5), atol=1e-4, rtol=0.0)
 
 
@@ -184,7 +221,7 @@ def folder(tmp_path, monkeypatch):
 
 LITTLE = [
     "--set", "model.prior=vae", "--set", "model.epochs=1", "--set", "data.num_mixtures=2",
-    "--set", "data.num_frames=20", "--set", "inference.num_draws=2",
+    "--set", "data.num_frames=20", "--set", "inference.num_draws=2", "--set", "metrics.checked=2",
 ]
 
 
@@ -264,6 +301,8 @@ def test_show_draws_both_programs(folder, capsys):
         ({"inference": {"steps": -1}}, "0 or more"),
         ({"inference": {"starts": ["network"]}}, "weights where a start"),
         ({"inference": {"overlap_frames": 2000}}, "overlap_frames"),
+        ({"inference": {"average": True}}, "to take the mean with"),
+        ({"metrics": {"figures": ["si_sdr_improvement"]}}, "estoi"),
         ({"metrics": {"baselines": ["wiener"]}}, "oracle_wiener"),
     ],
 )

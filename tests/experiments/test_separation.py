@@ -26,10 +26,16 @@ from pyromodels.experiments.separation.baselines import (
 from pyromodels.experiments.separation.calibration import (
     LEVELS,
     ErrorLaw,
+    Errors,
     coverage,
+    errors_of_shares,
     fit_error_law,
     gaussian_law,
+    level_around,
     measured_radii,
+    measured_widths,
+    variance_of_shares,
+    waveform_coverage,
 )
 from pyromodels.networks.assigner import Assigner
 
@@ -131,7 +137,8 @@ def test_regions_of_the_law_hold_its_own_draws(spectra):
     sources = torch.randn(40, 2, 20, 33, dtype=torch.complex64)
     mask = torch.rand(40, 2, 20, 33)
     law = ErrorLaw(torch.tensor([0.3, -0.2]), torch.tensor([-3.0, -4.0]), torch.tensor([0.5, 1.5]))
-    scale = law.scale(mask, sources.sum(1).abs().square())
+    level = level_around(sources.sum(1).abs().square())
+    scale = law.scale(variance_of_shares(mask, level), level)
     square = law.draw(scale).abs().square()
     for level, radius in zip(LEVELS, law.radii(), strict=True):
         held = (square / scale <= radius[:, None, None]).float().mean((0, 2, 3))
@@ -160,22 +167,42 @@ def test_a_fitted_law_covers_what_it_says():
     mask = torch.rand(30, 2, 20, 33)
     mixture = torch.randn(30, 20, 33, dtype=torch.complex64)
     truth = ErrorLaw(torch.tensor([0.5, 0.5]), torch.tensor([-3.0, -3.0]), torch.tensor([0.6, 0.6]))
-    first = mask[:, 0] * mixture + truth.draw(truth.scale(mask, mixture.abs().square()))[:, 0]
+    level = level_around(mixture.abs().square())
+    errors = truth.draw(truth.scale(variance_of_shares(mask, level), level))
+    first = mask[:, 0] * mixture + errors[:, 0]
     sources = torch.stack((first, mixture - first), 1)
     masks = torch.stack((mask[:, 0], 1 - mask[:, 0]), 1)
-    law = fit_error_law(sources, masks)
-    held = coverage(law, law.radii(), sources, masks)
+    found = errors_of_shares(sources, masks)
+    law = fit_error_law(found)
+    held = coverage(law, law.radii(), found)
     torch.testing.assert_close(held[:, 0], torch.tensor(LEVELS), atol=0.02, rtol=0.0)
 
 
 def test_measured_discs_hold_what_they_say_even_of_a_wrong_law():
     torch.manual_seed(0)
     sources, masks = torch.randn(30, 2, 20, 33, dtype=torch.complex64), torch.rand(30, 2, 20, 33)
-    law = gaussian_law(2, torch.zeros(()))
-    held = coverage(law, measured_radii(law, sources, masks), sources, masks)
+    law, errors = gaussian_law(2, torch.zeros(())), errors_of_shares(sources, masks)
+    held = coverage(law, measured_radii(law, errors), errors)
     stated = torch.tensor(LEVELS)[:, None].expand(-1, 2)
     torch.testing.assert_close(held, stated, atol=1e-3, rtol=0.0)
-    assert (coverage(law, law.radii(), sources, masks) - stated).abs().max() > 0.1
+    assert (coverage(law, law.radii(), errors) - stated).abs().max() > 0.1
+
+
+def test_intervals_of_the_waveform_hold_what_they_say_and_no_more_at_twice_the_error():
+    torch.manual_seed(0)
+    stft = STFT(window=64, hop=16)
+    law, level = gaussian_law(1, torch.zeros(())), torch.ones(8, 1, 30, 33)
+    variance = torch.rand(8, 1, 30, 33)
+    error = variance.sqrt() * torch.randn(8, 1, 30, 33, dtype=torch.complex64)
+    errors = Errors(error, variance, level, level[:, 0] > 0)
+    widths = measured_widths(law, errors, stft)
+    stated = torch.tensor(LEVELS)[:, None].double()
+    held = waveform_coverage(law, widths, errors, stft)
+    torch.testing.assert_close(held, stated, atol=1e-3, rtol=0.0)
+    normal = torch.distributions.Normal(0, 1).icdf((1 + stated) / 2).square()
+    torch.testing.assert_close(widths.double(), normal, atol=0.0, rtol=0.1)
+    twice = errors._replace(error=2 * error)
+    assert (waveform_coverage(law, widths, twice, stft) < stated - 0.15).all()
 
 
 # ---- data
