@@ -45,9 +45,9 @@ class EnhancementInference:
             "subtracted", what it hears once the level of quiet frames is taken off; or "network",
             once a network has said whose each bin is. Of several the one with the best bound is
             kept, sequence by sequence.
-        network: weights of that network, of two sources, speech first: a name or a path; it is
-            what `run separation` trains on recordings of speech and noise.
-        average: take the mean of what variational EM and that network say: they err elsewhere.
+        network: weights of that network, of two sources, speech first: a name that ships with the
+            package, or a path; it is what `run separation` trains on recordings of both.
+        average: take the mean of what inference and that network say: they err elsewhere.
         num_draws: of z, that estimate and variance are averaged over.
         batch_size: sequences at once.
         block_frames: longer sequences are taken in blocks of so many, so that memory is bounded.
@@ -57,7 +57,7 @@ class EnhancementInference:
     steps: int = 40
     learning_rate: float | None = None
     starts: tuple[Start, ...] = ("subtracted",)
-    network: str | None = None
+    network: str = "assigner_speech_noise"
     average: bool = False
     num_draws: int = 10
     batch_size: int = 12
@@ -68,13 +68,6 @@ class EnhancementInference:
         """Refuse what is no choice."""
         for start in self.starts:
             check_choice("starts", start, "encoder", "subtracted", "network")
-        if ("network" in self.starts) != (self.network is not None):
-            given = f"{self.network}, beside starts = {list(self.starts)}"
-            expected = "weights where a start is \"network\", and only there"
-            raise SpecError(mismatch("network", given=given, expected=expected))
-        if self.average and self.network is None:
-            expected = "a network, its start and weights, to take the mean with"
-            raise SpecError(mismatch("average", given="true without one", expected=expected))
         for name, least in (("steps", 0), ("num_draws", 1), ("batch_size", 1)):
             if getattr(self, name) < least:
                 expected = f"{least} or more"
@@ -84,6 +77,11 @@ class EnhancementInference:
             raise SpecError(mismatch("overlap_frames", given=given, expected="fewer, 0 or more"))
         if not self.starts:
             raise SpecError(mismatch("starts", given="none", expected="one or more"))
+
+    @property
+    def asks_network(self) -> bool:
+        """Whether the network is asked at all."""
+        return self.average or "network" in self.starts
 
     def rate(self, *, alone: bool) -> float:
         """Return the learning rate: of variational EM, or of networks on one sequence alone."""
@@ -127,7 +125,7 @@ class Recipe(NamedTuple):
     options: EnhancementInference
     gain: bool  # whether speech is as loud as it is in every frame
     keep_draws: int = 0  # of the posterior, of every sequence
-    network: Assigner | None = None  # of the start of that name
+    network: Assigner | None = None  # where the options ask it
 
 
 def enhance(

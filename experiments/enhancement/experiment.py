@@ -151,7 +151,7 @@ class EnhancementExperiment(Experiment):
             prior, noise = program.prior, program.noise
         spectra = [speech.stft.analyse(m.signal.to(spec.device)) for m in data.mixtures]
         network = None
-        if model.inference.network is not None:
+        if model.inference.asks_network:
             network = load_assigner(model.inference.network, 2, "inference.network").prior
             network = network.to(spec.device)
         torch.manual_seed(spec.seed)
@@ -236,7 +236,5 @@ def untrained(spec: Spec, data: MixtureData) -> Made:
     noise: Any = spec.model.noise
     if spec.model.noise_is_network:
         noise = NOISES.build(noise, Sizes(0, 0, prior.cell.source_dim, prior.latent_dim))
-    options = replace(
-        spec.inference, steps=1, starts=("encoder",), network=None, average=False
-    )
+    options = replace(spec.inference, steps=1, starts=("encoder",), average=False)
     return next(fitted([spectrum], [None], Recipe(prior, noise, options, bool(spec.model.gain))))

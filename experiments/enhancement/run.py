@@ -1,7 +1,8 @@
 """`pyromodels run enhancement`: the shipped spec of that name, or noisy speech of your own.
 
 With `--noisy` files of any rate and number of channels are made clean, each into a folder of its
-own. A prior of clean speech ships with the package; the noise is each file's own.
+own. A prior of clean speech, and a network that tells speech from noise, ship with the package; the
+noise is each file's own.
 """
 
 from __future__ import annotations
@@ -40,6 +41,6 @@ def table_of(path: Path) -> dict[str, Any]:
     kinds = ["speech", "noise"]
     table["data"] = {"name": "mixture_files", "path": str(path), "kinds": kinds}
     table["model"] = {"prior": {"weights": SHIPPED}, "noise": "nmf"}
-    table["inference"] = {}
+    table["inference"] = {"starts": ["network"], "average": True}
     table["metrics"] = {"baselines": []}
     return table

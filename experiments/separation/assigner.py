@@ -23,7 +23,8 @@ from pyromodels.inference.training.options import FitOptions
 from pyromodels.networks.assigner import Assigner
 
 CEILING_DB = 30.0
-"""A source that comes out with more than this counts as perfect, lest silence govern training."""
+"""A source that comes out with more than this counts as perfect, and one that lies so far below its
+mixture as no quieter than that, lest silence govern training."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,13 @@ def distortion_db(
     sources: Tensor,  # their spectra, complex, shape: (B, N, T, F)
 ) -> Tensor:  # decibels, shape: (B,)
     """Return minus the signal-to-noise ratio of E_q[w] o, in the mean over sources."""
-    mask = logits.softmax(-1).movedim(-1, 1)
-    error = (sources - mask * sources.sum(1, keepdim=True)).abs().square().sum((-2, -1))
-    ratio = error / sources.abs().square().sum((-2, -1))
-    return 10 * (ratio + 10 ** (-CEILING_DB / 10)).log10().mean(-1)
+    mask, mixture = logits.softmax(-1).movedim(-1, 1), sources.sum(1, keepdim=True)
+    least = 10 ** (-CEILING_DB / 10)
+    error, power, whole = (
+        part.abs().square().sum((-2, -1)) for part in (sources - mask * mixture, sources, mixture)
+    )
+    ratio = error / power.maximum(least * whole).clamp_min(torch.finfo(power.dtype).tiny)
+    return 10 * (ratio + least).log10().mean(-1)
 
 
 def load_assigner(weights: str, num_sources: int, where: str) -> PriorWeights:

@@ -169,7 +169,7 @@ def test_a_network_says_its_own_beside_in_blocks_too():
     prior = RVAE(source_dim=9, latent_dim=2, emission="complex").eval()
     network = Assigner(9, 2, num_channels=4, hidden_dim=4).eval()
     options = EnhancementInference(
-        steps=1, starts=("network",), network="one.json", block_frames=20, overlap_frames=5,
+        steps=1, starts=("network",), block_frames=20, overlap_frames=5,
         num_draws=1,
     )
     recipe = Recipe(prior, {"name": "nmf", "rank": 2}, options, True, 1, network)
@@ -180,6 +180,11 @@ def test_a_network_says_its_own_beside_in_blocks_too():
     torch.testing.assert_close(short.alone, mask * spectrum, atol=1e-5, rtol=1e-4)
     (long,) = enhance([torch.cat((spectrum, spectrum))], recipe)
     assert long.alone.shape == (40, 9) and long.draws.shape == (1, 40, 9)
+    assert long.inferred is None
+    (mean,) = enhance([torch.cat((spectrum, spectrum))],
+                      recipe._replace(options=replace(options, average=True)))
+    assert mean.inferred.shape == (40, 9)
+    torch.testing.assert_close(mean.estimate, (mean.inferred + mean.alone) / 2)
     torch.testing.assert_close(long.alone[:15], short.alone[:15], atol=1e-5, rtol=1e-4)
 
 
@@ -202,7 +207,7 @@ def test_digital_silence_is_made_clean():
     prior = RVAE(source_dim=9, latent_dim=2, emission="complex").eval()
     network = Assigner(9, 2, num_channels=4, hidden_dim=4).eval()
     options = EnhancementInference(
-        steps=2, starts=("network", "subtracted", "encoder"), network="one.json", num_draws=1
+        steps=2, starts=("network", "subtracted", "encoder"), num_draws=1
     )
     recipe = Recipe(prior, {"name": "nmf", "rank": 2}, options, gain=True, network=network)
     (said,) = enhance([torch.zeros(12, 9, dtype=torch.complex64)], recipe)
@@ -284,7 +289,7 @@ def test_a_program_is_of_a_prior_and_a_noise_that_are_known(tmp_path):
 
 def test_show_draws_both_programs(folder, capsys):
     assert main(["show", "enhancement", *LITTLE]) == 0
-    network = ["--set", 'inference.starts=["network"]', "--set", "inference.network=x.json"]
+    network = ["--set", 'inference.starts=["network"]', "--set", "inference.average=true"]
     assert main(["show", "enhancement", *LITTLE, *network]) == 0
     printed = capsys.readouterr().out
     assert "model  Enhancement" in printed and "guide  FreeSpeech" in printed
@@ -299,9 +304,7 @@ def test_show_draws_both_programs(folder, capsys):
         ({"model": {"noise": "pink"}}, "nmf"),
         ({"inference": {"starts": ["zero"]}}, "starts"),
         ({"inference": {"steps": -1}}, "0 or more"),
-        ({"inference": {"starts": ["network"]}}, "weights where a start"),
         ({"inference": {"overlap_frames": 2000}}, "overlap_frames"),
-        ({"inference": {"average": True}}, "to take the mean with"),
         ({"metrics": {"figures": ["si_sdr_improvement"]}}, "estoi"),
         ({"metrics": {"baselines": ["wiener"]}}, "oracle_wiener"),
     ],

@@ -15,7 +15,11 @@ from pyromodels.experiments.datasets.mixtures.synthetic import tones
 from pyromodels.experiments.datasets.speech.audio import write_wav
 from pyromodels.experiments.harness.weights import load_weights
 from pyromodels.experiments.runs.spec import Spec, load_spec
-from pyromodels.experiments.separation.assigner import AssignerOptions, distortion_db
+from pyromodels.experiments.separation.assigner import (
+    CEILING_DB,
+    AssignerOptions,
+    distortion_db,
+)
 from pyromodels.experiments.separation.baselines import (
     NMF,
     divergence,
@@ -127,6 +131,17 @@ def test_distortion_is_that_of_the_masks(spectra):
     error = (spectra - mask * spectra.sum(1, keepdim=True)).abs().square().sum((-2, -1))
     expected = 10 * (error / spectra.abs().square().sum((-2, -1))).log10().mean(-1)
     torch.testing.assert_close(distortion_db(logits, spectra), expected, atol=0.1, rtol=0.0)
+
+
+def test_a_source_that_is_silent_has_a_finite_distortion_and_gradient(spectra):
+    silent = spectra.clone()
+    silent[:, 1] = 0
+    logits = torch.zeros(*silent[:, 0].shape, 2, requires_grad=True)
+    (slope,) = torch.autograd.grad(distortion_db(logits, silent).sum(), logits)
+    assert slope.isfinite().all() and (slope[..., 1] >= 0).all() and slope[..., 1].max() > 0
+    better = torch.tensor([9.0, 0.0]).expand_as(logits)
+    assert (distortion_db(better, silent) < distortion_db(logits, silent) - 10).all()
+    assert (distortion_db(logits.detach(), torch.zeros_like(silent)) == -CEILING_DB).all()
 
 
 # ---- the law of errors
