@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,6 +74,18 @@ class SpeechData:
         if split not in SPLITS:
             raise ValueError(f"{self.name}: {unknown('split', given=split, known=SPLITS)}")
         return getattr(self, split)
+
+    def part(self, fraction: float, seed: int) -> "SpeechData":
+        """Return the data with a share of the training files, at least one, chosen at random.
+
+        A smaller part of the same seed lies within a larger one.
+        """
+        if fraction == 1:
+            return self
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self.train), generator=generator).tolist()
+        kept = sorted(order[: max(1, round(fraction * len(order)))])
+        return replace(self, train=tuple(self.train[i] for i in kept))
 
     def utterances(self, split: str, *, threshold_db: float = 30.0) -> Iterator[Utterance]:
         """Read one file after the other and trim its ends; see ``trim_silence``."""
