@@ -111,6 +111,10 @@ COMMANDS: dict[tuple[str, str], Command] = {
     ("table", "tvnf-4"): Command(
         "classification.tables", "time-varying normalizing flows, Table IV, and ours"
     ),
+    **{
+        ("table", f"scass-{i}"): Command("separation.tables", f"thesis, Table 5.{i}: sounds")
+        for i in range(1, 7)
+    },
     ("table", "inference"): Command(
         "demonstrations.equivalence", "VEM, natural gradients and SVI: how far apart they end"
     ),

@@ -16,8 +16,8 @@ from pyromodels.inference.training.precision import Precision, allow_tf32
 COMPUTING = {
     ("run", "mot"), ("run", "resynthesis"), ("run", "swap"), ("run", "phones"), ("train", "dvae"),
     ("train", "srnn-mot"), ("table", "mot-1"), ("table", "speech-1"), ("table", "speech-3"),
-    ("table", "tvnf-4"), ("plot", "mot-iterations"), ("report", "speech"), ("bench", "elbo"),
-    ("bench", "dvae"), ("bench", "tvnf"), ("bench", "mot"), ("bench", "vem"),
+    ("table", "tvnf-4"), ("table", "scass-1"), ("plot", "mot-iterations"),
+    ("report", "speech"), ("bench", "elbo"), ("bench", "dvae"), ("bench", "tvnf"), ("bench", "mot"), ("bench", "vem"),
     ("bench", "mot-stopping"), ("bench", "gpu"),
 }
 OF_SPECS = {("run", "spec"), ("compare", ""), ("show", ""), ("report", "spec")}
