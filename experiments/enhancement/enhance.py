@@ -96,6 +96,7 @@ class Enhanced(NamedTuple):
     bounds: Tensor  # of every start, nats a frame, shape: (starts,)
     estimates: Tensor  # of every start, complex, shape: (starts, T, F)
     alone: Tensor | None = None  # what a network makes of it alone, complex, shape: (T, F)
+    noise: Tensor | None = None  # E_q[v_n], the variance of the noise, shape: (T, F)
 
 
 class Made(NamedTuple):
@@ -159,7 +160,7 @@ def together(spectra: Sequence[Tensor], recipe: Recipe) -> list[Enhanced]:
         found.append(Enhanced(
             said.mean[row, :length], said.variance[row, :length], said.draws[:, row, :length],
             bounds[:, row], torch.stack([other.mean[row, :length] for other in of_start]),
-            alone[row],
+            alone[row], said.noise[row, :length],
         ))
     return found
 
@@ -178,20 +179,22 @@ def block_by_block(spectrum: Tensor, recipe: Recipe) -> Enhanced:
     def one(block: Tensor) -> Tensor:
         (said,) = together([block], recipe)
         bounds.append(said.bounds)
-        parts = [said.estimate, said.variance.to(block), *said.draws, *said.estimates]
+        parts = [said.estimate, said.variance.to(block), said.noise.to(block), *said.draws,
+                 *said.estimates]
         return torch.stack(parts if said.alone is None else [*parts, said.alone], -1)
 
     each = partial(progress, desc="blocks", unit="block", leave=False)
     parts = in_blocks(
         one, spectrum, options.block_frames, options.overlap_frames, each=each
     ).unbind(-1)
-    draws = parts[2 : 2 + recipe.keep_draws]
+    first = 3 + recipe.keep_draws
+    draws = parts[3:first]
     kept = torch.stack(draws) if draws else spectrum.new_zeros(0, *spectrum.shape)
-    bound, first = torch.stack(bounds).mean(0), 2 + recipe.keep_draws
+    bound = torch.stack(bounds).mean(0)
     last = first + len(bound)
     return Enhanced(
         parts[0], parts[1].real, kept, bound, torch.stack(parts[first:last]),
-        None if recipe.network is None else parts[last],
+        None if recipe.network is None else parts[last], parts[2].real,
     )
 
 
@@ -270,6 +273,7 @@ class Said(NamedTuple):
     variance: Tensor  # shape: (B, T, F)
     draws: Tensor  # complex, shape: (draws, B, T, F)
     bound: Tensor  # nats a frame, shape: (B,)
+    noise: Tensor  # E_z[v_n], shape: (B, T, F)
 
 
 @torch.no_grad()
@@ -281,13 +285,14 @@ def posterior(made: Made, num_draws: int, keep_draws: int) -> Said:
     model, guide, batch = made
     x = spectra_of(batch.x)
     law = guide.latents(batch)
-    share = square = inner = torch.zeros_like(x.real)
+    share = square = inner = heard = torch.zeros_like(x.real)
     draws = []
     for number in range(max(num_draws, keep_draws)):
         speech, noise = model.variances(batch, law.rsample()[..., 0, 0, :, :])
         gain = speech / (speech + noise)
         if number < num_draws:
             share, square, inner = share + gain, square + gain**2, inner + gain * noise
+            heard = heard + noise
         if number < keep_draws:
             chance = torch.randn_like(x) * (gain * noise).sqrt()  # complex, of unit variance
             draws.append(gain * x + chance)
@@ -295,4 +300,4 @@ def posterior(made: Made, num_draws: int, keep_draws: int) -> Said:
     spread = inner + (square - share**2).clamp_min(0) * x.abs().square()
     bound = EnhancementBound(num_draws)(model, guide, batch) / batch.mask.sum(-1)
     kept = torch.stack(draws) if draws else x.new_zeros(0, *x.shape)
-    return Said(share * x, spread, kept, bound)
+    return Said(share * x, spread, kept, bound, heard / num_draws)
