@@ -12,10 +12,11 @@ import argparse
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pyromodels.errors import SpecError, mismatch
 from pyromodels.experiments.harness.devices import add_device_argument, use_device
+from pyromodels.experiments.harness.experiment import Outcome
 from pyromodels.experiments.harness.records import (
     environment,
     open_run,
@@ -43,7 +44,25 @@ class Row(NamedTuple):
     quoted: Mapping[str, Figures] = {}
     """Where the paper measured -> its figures."""
     settings: tuple[str, ...] = ()
-    """What the run changes in the spec."""
+    """What the run changes in the spec; `--set` may change it again."""
+    fixed: tuple[str, ...] = ()
+    """What it changes after `--set`: what the row is about."""
+
+    @property
+    def run(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What rows of the same run have in common."""
+        return self.settings, self.fixed
+
+    def spec(self, base: Mapping[str, Any], args: argparse.Namespace, offset: int = 0) -> Spec:
+        """Return the spec of its run.
+
+        Args:
+            base: the table that it changes.
+            args: those of `add_source`.
+            offset: to the seed.
+        """
+        settings = [*self.settings, *args.settings, *self.fixed]
+        return make_spec(base, settings, args.seed + offset, args.device)
 
 
 class PaperTable(NamedTuple):
@@ -65,44 +84,55 @@ class MixtureList(NamedTuple):
     """Of the list, below that folder."""
     kinds: tuple[str, ...]
 
-    def settings(
-        self, folder: Path | None, most: int | None = None, names: Sequence[str] = ()
-    ) -> tuple[str, ...]:
-        """Return what takes at most so many of them, or those of these names.
+    def settings(self, folder: Path | None, most: int | None = None) -> tuple[str, ...]:
+        """Return what takes the first so many of them.
 
         Args:
             folder: that of `--data`; None: what the spec generates.
             most: None: all of the list, or as many as the spec says.
-            names: of entries of the list; (): any.
         """
         if folder is None:
             return () if most is None else (f"data.num_mixtures={most}",)
         found = ["data.name=mixture_list", f"data.path={json.dumps(str(folder / self.path))}",
                  f"data.kinds={json.dumps(self.kinds)}"]
-        found += [] if most is None else [f"data.most={most}"]
-        return (*found, f"data.names={json.dumps(names)}") if names else tuple(found)
+        return (*found, *([] if most is None else [f"data.most={most}"]))
 
 
-def of_run(settings: Sequence[str], rows: Iterable[Row], baselines: Collection[str]) -> list[Row]:
+def of_run(
+    settings: Sequence[str],
+    rows: Iterable[Row],
+    baselines: Collection[str],
+    *,
+    always: Sequence[str] = (),
+    fixed: Sequence[str] = (),
+) -> list[Row]:
     """Return rows of one run, which measures those of their methods that are baselines.
 
     Args:
         settings: of the run.
         rows: without settings.
         baselines: names that the experiment knows.
+        always: those that are measured though no row shows them.
+        fixed: settings of the run, which `--set` does not change.
     """
     rows = list(rows)
-    asked = json.dumps([row.method for row in rows if row.method in baselines])
-    said = (*settings, f"metrics.baselines={asked}")
-    return [row._replace(settings=said) for row in rows]
+    asked = dict.fromkeys([*always, *(row.method for row in rows if row.method in baselines)])
+    said = (*settings, f"metrics.baselines={json.dumps(list(asked))}")
+    return [row._replace(settings=said, fixed=tuple(fixed)) for row in rows]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of a table."""
     add_source(parser)
+    add_runs(parser)
+    parser.add_argument("--seeds", type=int, default=1, metavar="N",
+                        help="runs of a row (default: 1)")
+
+
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    """Declare how many mixtures runs take, and whether those that are there serve."""
     add = parser.add_argument
     add("--most", type=int, metavar="N", help="take so many mixtures, to try it")
-    add("--seeds", type=int, default=1, metavar="N", help="runs of a row (default: 1)")
     add("--anew", action="store_true",
         help="make runs again that are there, e.g. once files of --data have changed")
     add("--resume", action="store_true", help="go on with trainings that ran out of time")
@@ -126,19 +156,16 @@ def print_table(name: str, table: PaperTable, args: argparse.Namespace) -> int:
     Raises:
         SpecError: for an option or a setting that no run can have; nothing is run then.
     """
-    for option in ("most", "seeds"):
-        value = getattr(args, option)
-        if value is not None and value < 1:
-            raise SpecError(mismatch(f"--{option}", given=value, expected="at least 1"))
+    check_counts(args)
     use_device(args.device)
     cells = _cells(table, args)
     folder = open_run(args.out, name, spec_of(args))
     asked = [(cell, spec) for cell, specs in cells.values() for spec in specs]
-    found, versions = 0, environment()["versions"]
+    found = 0
     with progress(total=len(asked), desc=name, unit="run") as bar:
         for cell, spec in asked:
             bar.set_postfix_str(cell.label["row"])
-            found += _run(cell, spec, versions, args)
+            found += _run(cell, spec, args)
             bar.update()
     print(f"{table.title}\n{data_line(args)}")
     lines, metrics = _lines(table, cells, seeds=args.seeds)
@@ -149,6 +176,14 @@ def print_table(name: str, table: PaperTable, args: argparse.Namespace) -> int:
     return 1 if any(cell.error for cell, _ in asked) else 0
 
 
+def check_counts(args: argparse.Namespace) -> None:
+    """Refuse no mixtures, and no runs."""
+    for option in ("most", "seeds"):
+        value = getattr(args, option, None)
+        if value is not None and value < 1:
+            raise SpecError(mismatch(f"--{option}", given=value, expected="at least 1"))
+
+
 def data_line(args: argparse.Namespace) -> str:
     """Return what is to be known of the data that figures are from."""
     if args.data is None:
@@ -157,56 +192,73 @@ def data_line(args: argparse.Namespace) -> str:
     return f"Data: {args.data.name}; the paper's figures are from other recordings."
 
 
-Cells = dict[tuple[str, ...], tuple[Cell, list[Spec]]]
-"""Settings of a run -> its cell, and a spec for each seed."""
+Cells = dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[Cell, list[Spec]]]
+"""`Row.run` -> its cell, and a spec for each seed."""
 
 
 def specs_of(table: PaperTable, args: argparse.Namespace) -> Iterator[tuple[Row, Spec]]:
     """Yield the first row of every run, and its spec with the first seed."""
     base, seen = read_table(table.spec), set()
     for row in table.rows:
-        if row.method is not None and row.settings not in seen:
-            seen.add(row.settings)
-            yield row, make_spec(base, [*row.settings, *args.settings], args.seed, args.device)
+        if row.method is not None and row.run not in seen:
+            seen.add(row.run)
+            yield row, row.spec(base, args)
+
+
+def outcomes(
+    table: PaperTable, args: argparse.Namespace, changes: Sequence[str]
+) -> Iterator[tuple[list[Row], Outcome]]:
+    """Run the rows of a table for a figure; yield those of each run, and what came of it.
+
+    Args:
+        table: its rows.
+        args: those of `add_source`.
+        changes: settings of all runs, before those of `--set`.
+    """
+    told = argparse.Namespace(**vars(args) | {"settings": [*changes, *args.settings]})
+    runs = list(specs_of(table, told))  # what is wrong is said before the first run
+    for first, spec in progress(runs, desc=args.name, unit="run"):
+        own = [row for row in table.rows
+               if row.method is not None and row.run == first.run]
+        yield own, run_spec(spec, draw=False)[1]
+
+
+def figures_of(
+    spec: Spec, args: argparse.Namespace
+) -> tuple[Mapping[str, float | None], bool]:
+    """Return the figures of one run, and whether it was there; `args` are those of `add_runs`."""
+    known = None if args.anew else finished(spec)
+    if known is not None:
+        return known, True
+    return run_spec(spec, resume=args.resume, draw=False)[1].metrics, False
 
 
 def _cells(table: PaperTable, args: argparse.Namespace) -> Cells:
     base, cells = read_table(table.spec), {}
     for row, first in specs_of(table, args):
-        others = [
-            make_spec(base, [*row.settings, *args.settings], args.seed + offset, args.device)
-            for offset in range(1, args.seeds)
-        ]
-        cells[row.settings] = (Cell({"row": row.label}, Path()), [first, *others])
+        others = [row.spec(base, args, offset) for offset in range(1, args.seeds)]
+        cells[row.run] = (Cell({"row": row.label}, Path()), [first, *others])
     return cells
 
 
-def _run(
-    cell: Cell, spec: Spec, versions: Mapping[str, str], args: argparse.Namespace
-) -> bool:
+def _run(cell: Cell, spec: Spec, args: argparse.Namespace) -> bool:
     """Find or make a run; return whether it was there. What goes wrong is kept in the cell."""
+    place, known = run_folder(spec.name, spec.to_table()), False
+    with cell.trying(spec.seed):
+        figures, known = figures_of(spec, args)
+        cell.add(spec.seed, place, figures)
+    return known
+
+
+def finished(spec: Spec) -> dict[str, float | None] | None:
+    """Return the figures of a finished run of this spec, by the versions installed; else None."""
     place = run_folder(spec.name, spec.to_table())
-    known = None if args.anew else finished(place, spec, versions)
-    if known is None:
-        with cell.trying(spec.seed):
-            known = run_spec(spec, resume=args.resume, draw=False)[1].metrics
-            cell.add(spec.seed, place, known)
-        return False
-    cell.add(spec.seed, place, known)
-    return True
-
-
-def finished(
-    place: Path, spec: Spec, versions: Mapping[str, str]
-) -> dict[str, float | None] | None:
-    """Return the figures of a finished run of this spec, by these versions; else None."""
     paths = [place / name for name in ("metrics.json", "spec.toml", "environment.json")]
     if not all(path.is_file() for path in paths):
         return None
     metrics, said, made = (path.read_text(encoding="utf-8") for path in paths)
-    if said != to_toml(spec.to_table()) or json.loads(made)["versions"] != versions:
-        return None
-    return json.loads(metrics)
+    same = json.loads(made)["versions"] == environment()["versions"]
+    return json.loads(metrics) if same and said == to_toml(spec.to_table()) else None
 
 
 def _lines(
@@ -214,7 +266,7 @@ def _lines(
 ) -> tuple[list[str], dict[str, float]]:
     """Return the lines of a table, and its figures by row."""
     ours = [
-        {} if row.method is None else _of_method(cells[row.settings][0].summary(), row.method)
+        {} if row.method is None else _of_method(cells[row.run][0].summary(), row.method)
         for row in table.rows
     ]
     shown = {key: said for key, said in table.columns.items()
@@ -223,7 +275,7 @@ def _lines(
     metrics: dict[str, float] = {}
     for row, figures in zip(table.rows, ours, strict=True):
         if row.method is not None:
-            labelled.append((row.label, figures, cells[row.settings][0].error))
+            labelled.append((row.label, figures, cells[row.run][0].error))
         before = f"{row.label}, " if row.method is None else "  "
         labelled += [(f"{before}{where}", said, "") for where, said in row.quoted.items()]
         metrics |= {f"{row.label}/{key}": value for key, value in figures.items()

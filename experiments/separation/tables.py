@@ -146,20 +146,22 @@ def base(args: argparse.Namespace, length: str, **data: object) -> tuple[str, ..
     )
 
 
-def published(args: argparse.Namespace, *changes: str) -> tuple[str, ...]:
-    """Return the settings of MixDVAE as published; small ones where data are generated."""
-    budget = (
-        ("model.epochs=3", "inference.steps=10", "metrics.nmf_atoms=16") if args.data is None
-        else ("model.prior=srnn", "model.epochs=20", "inference.steps=70")
-    )
-    return ("inference.start=encoders", *budget, *changes)
+PUBLISHED = ("inference.start=encoders",)
+"""What MixDVAE as published is, whatever its budget."""
+ALONE = ("inference.start=assigner", "inference.steps=0")
+"""What the network that says whose a bin is, is without variational EM."""
 
 
-def alone(args: argparse.Namespace) -> tuple[str, ...]:
-    """Return the settings of the network that says whose a bin is, without variational EM."""
-    network = ("guide.steps=50",) if args.data is None else (
-        "guide.weights=assigner_speech_flute",)
-    return ("inference.start=assigner", "inference.steps=0", *network)
+def published(args: argparse.Namespace) -> tuple[str, ...]:
+    """Return the budget of MixDVAE as published; a small one where data are generated."""
+    if args.data is None:
+        return ("model.epochs=3", "inference.steps=10", "metrics.nmf_atoms=16")
+    return ("model.prior=srnn", "model.epochs=20", "inference.steps=70")
+
+
+def network(args: argparse.Namespace) -> tuple[str, ...]:
+    """Return the settings of the network alone: the weights that ship, or a short training."""
+    return ("guide.steps=50" if args.data is None else "guide.weights=assigner_speech_flute",)
 
 
 def kinds_of(args: argparse.Namespace) -> tuple[str, str]:
@@ -199,8 +201,9 @@ def by_method(args: argparse.Namespace, length: str) -> list[Row]:
     ]
     rows.append(Row(f"{start} ideal binary mask", "ideal_binary_mask"))
     return [
-        *of_run((*shared, *published(args)), rows, BASELINES),
-        *of_run((*shared, *alone(args)), [Row(f"{start} network alone")], BASELINES),
+        *of_run((*shared, *published(args)), rows, BASELINES, fixed=PUBLISHED),
+        *of_run((*shared, *network(args)), [Row(f"{start} network alone")], BASELINES,
+                fixed=ALONE),
     ]
 
 
@@ -228,11 +231,11 @@ def by_size(
     args: argparse.Namespace, quoted: Callable[[str], dict[str, float]]
 ) -> Iterator[Row]:
     """Yield MixDVAE with priors that have learnt from all, half and a quarter of the files."""
-    shared = base(args, "short")
+    settings = (*base(args, "short"), *published(args))
     for label, fraction in FRACTIONS.items():
-        settings = (*shared, *published(args, f"model.fraction={fraction}"))
         row = Row(label, "", {quoted_of("short"): quoted(label)})
-        yield from of_run(settings, [row], BASELINES)
+        fixed = (*PUBLISHED, f"model.fraction={fraction}")
+        yield from of_run(settings, [row], BASELINES, fixed=fixed)
 
 
 def capacity(args: argparse.Namespace) -> PaperTable:
@@ -256,9 +259,10 @@ def tuning(args: argparse.Namespace) -> PaperTable:
     rows = []
     for length, cells in TUNED.items():
         start = title_of(args, length)
-        settings = (*base(args, length), *published(args, "inference.fine_tune=1e-3"))
+        settings = (*base(args, length), *published(args))
         said = {quoted_of(length): of_kinds(args, list(QUALITY), cells)}
-        rows += of_run(settings, [Row(f"{start} tuned", "", said)], BASELINES)
+        rows += of_run(settings, [Row(f"{start} tuned", "", said)], BASELINES,
+                       fixed=(*PUBLISHED, "inference.fine_tune=1e-3"))
         rows += [row._replace(label=f"{start} not tuned") for row in by_method(args, length)
                  if row.label == f"{start} MixDVAE"]
     note = f"{OTHER_LEVELS} Tuned: to all mixtures of a length together."
@@ -275,7 +279,7 @@ def seconds(args: argparse.Namespace) -> PaperTable:
                 ", ".join(f'"{kind}"' for kind in kinds))}
             label = f"{title_of(args, length)}, N={len(kinds or SOUNDS.kinds)}"
             settings = (*base(args, length, **named), *published(args))
-            rows += of_run(settings, [Row(label)], BASELINES)
+            rows += of_run(settings, [Row(label)], BASELINES, fixed=PUBLISHED)
     rows += [Row(f"tracking, T={frames}, N={sources}", None, {"thesis": {"seconds_each": value}})
              for (frames, sources), value in TRACKING_SECONDS.items()]
     note = ("Seconds of variational EM, all mixtures of a length together, training left out. The "
