@@ -11,11 +11,12 @@ import torch
 from pyromodels.errors import SpecError
 from pyromodels.experiments.command.cli import main
 from pyromodels.experiments.datasets.speech.audio import write_wav
+from pyromodels.experiments.enhancement import tables as enhancement
 from pyromodels.experiments.runs import paper_tables
 from pyromodels.experiments.runs.paper_tables import PaperTable, Row, of_run, specs_of
 from pyromodels.experiments.separation import tables as separation
 
-TABLES = separation.TABLES
+TABLES = separation.TABLES | enhancement.TABLES
 
 
 def asked(*words):
@@ -43,7 +44,7 @@ def test_every_row_is_a_spec_and_what_is_quoted_has_a_column(name, data):
         own = spec.to_table()
         assert own["metrics"]["num_examples"] == 0
         assert ("sounds" in own["data"].get("path", "")) == bool(data), row.label
-        others = [r.method for r in table.rows if r.settings == row.settings and r.method]
+        others = [r.method for r in table.rows if r.run == row.run and r.method]
         assert set(others) - {"start"} <= {*own["metrics"]["baselines"], "network",
                                            "mean_of_both"}
 
@@ -54,6 +55,16 @@ def test_a_run_of_one_table_is_that_of_another():
             for name in ("scass-1", "scass-2", "scass-3", "scass-4", "scass-6")}
     assert runs["scass-2"] == runs["scass-3"] == runs["scass-6"]
     assert len([run for run in runs["scass-4"] if run in runs["scass-1"]]) == 3
+
+
+def test_settings_change_budgets_and_not_what_a_row_is_about():
+    args = asked("--set", "guide.steps=4", "--set", "inference.steps=3")
+    made = {row.label: (spec.guide.steps, spec.inference.steps)
+            for row, spec in specs_of(TABLES["se-1"](args), args)}
+    assert made["RVAE-LV U-NA"] == (0, 3) and made["RVAE-LV U-ND"] == (4, 0)
+    assert made["RVAE-LV U-NDA"] == (4, 3) and made["Noisy mixture"] == (0, 3)
+    start = [spec.inference.steps for row, spec in specs_of(TABLES["scass-1"](args), args)]
+    assert start == [3, 0, 3, 0, 3, 0]
 
 
 # ---- how it is run and printed
@@ -158,3 +169,52 @@ def test_tables_share_runs_and_find_them_again(sounds, tmp_path, capsys):
     assert "SRNN-quarter/speech/prior_valid_loss" in kept
     assert run("table", "scass-6", "--data", str(sounds), "--anew") == 0
     assert "runs: 3, 0 of them found" in capsys.readouterr().out
+
+
+def test_figures_of_mixtures_are_drawn_of_the_one_that_is_named(sounds, tmp_path, capsys):
+    few = (*SMALL, "metrics.nmf_atoms=2", "guide.weights=assigner_speech_flute")
+    data = ("--data", str(sounds), "--length", "short")
+    assert run("plot", "scass-1", *data, "--mixture", "T50", "--out", str(tmp_path / "one"),
+               settings=few) == 0
+    assert "T50, SI-SDR in dB" in capsys.readouterr().out
+    reached = json.loads((tmp_path / "one" / "metrics.json").read_text())
+    assert reached["ideal binary mask/speech/si_sdr"] > reached["Mixture/speech/si_sdr"]
+    assert (tmp_path / "one" / "scass-1.png").is_file()
+    assert run("plot", "scass-1", *data, "--mixture", "T60", settings=few) == 2
+    assert "T60" in capsys.readouterr().err
+
+
+def test_sweeps_are_drawn_as_far_as_they_are_made(sounds, tmp_path):
+    out = tmp_path / "sweeps"
+    words = ("--data", str(sounds), "--length", "short", "--out", str(out))
+    assert run("plot", "scass-2", *words) == 0
+    reached = json.loads((out / "metrics.json").read_text())
+    assert list(reached) == [f"{kind}/si_sdr_after_{n}" for kind in ("speech", "flute")
+                             for n in (0, 1, 2)]
+    assert len(set(reached.values())) == 6 and (out / "scass-2.png").is_file()
+
+
+def test_a_prior_of_other_files_is_another_one(sounds, tmp_path, capsys):
+    settings = ("model.prior=vae", "model.epochs=1", "inference.steps=1", "inference.num_draws=1")
+    for files in ("*", "0*"):
+        name = "all" if files == "*" else "some"
+        words = [f"model.files={files}", f"data.path={sounds}/audio/mix_speech_noise_test.json",
+                 "data.kinds=[\"speech\",\"noise\"]", *settings]
+        assert run("run", "enhancement", "--no-plots", "--out", str(tmp_path / name),
+                   settings=words) == 0
+    reached = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in
+               ("all", "some")]
+    assert reached[0]["si_sdr"] != reached[1]["si_sdr"]
+    assert run("run", "enhancement", settings=("model.files=libri_*",)) == 2
+    assert "libri_*" in capsys.readouterr().err
+
+
+def test_noisy_speech_is_drawn_beside_the_variances_of_the_noise(sounds, tmp_path, capsys):
+    out = tmp_path / "noisy"
+    assert run("plot", "se-3", "--data", str(sounds), "--mixture", "T50", "--out", str(out),
+               settings=("inference.steps=1", "guide.steps=0", "inference.num_draws=1")) == 0
+    reached = json.loads((out / "metrics.json").read_text())
+    assert list(reached) == ["noisy/si_sdr", "RVAE-LV U-ND/si_sdr", "RVAE-LV U-NA/si_sdr",
+                             "RVAE-VEM U-NA/si_sdr"]
+    assert (out / "se-3.png").is_file()
+    assert "the thesis, on another signal" in capsys.readouterr().out
