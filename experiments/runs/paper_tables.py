@@ -189,7 +189,7 @@ def data_line(args: argparse.Namespace) -> str:
     if args.data is None:
         return ("Data: generated, with small budgets; these figures try the programs, and say "
                 "nothing of sound. Give --data DIR.")
-    return f"Data: {args.data.name}; the paper's figures are from other recordings."
+    return f"Data: {args.data}; the paper's figures are from other recordings."
 
 
 Cells = dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[Cell, list[Spec]]]

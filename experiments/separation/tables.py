@@ -241,8 +241,8 @@ def by_size(
 def capacity(args: argparse.Namespace) -> PaperTable:
     """Table 5.2: losses of priors that have learnt from fewer recordings."""
     rows = by_size(args, lambda label: of_kinds(args, list(LOSS), LOSSES[label]))
-    note = ("Ours: minus the bound in nats a frame at the best epoch; the thesis' loss leaves out "
-            "constants and weighs the divergence of the latents by 0.01.")
+    note = ("Ours: minus the bound in nats a frame at the best epoch; the published loss leaves "
+            "out constants, and its code weighs the divergence of the latents by 0.01.")
     return PaperTable("Table 5.2: capacity of the priors", "separation", columns_of(args, LOSS),
                       list(rows), note)
 
