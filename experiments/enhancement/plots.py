@@ -14,7 +14,14 @@ from pyromodels.experiments.harness.devices import use_device
 from pyromodels.experiments.harness.figures import save
 from pyromodels.experiments.harness.records import open_run, spec_of
 from pyromodels.experiments.metrics.audio.distortion import si_sdr
-from pyromodels.experiments.runs.paper_tables import PaperTable, add_source, data_line, outcomes
+from pyromodels.experiments.runs.paper_tables import (
+    PaperTable,
+    add_mixture,
+    add_source,
+    data_line,
+    named_mixture,
+    outcomes,
+)
 from pyromodels.experiments.separation.sounds import SHOWN_FRAMES
 from pyromodels.experiments.speech.figures import spectrogram_grid
 
@@ -43,20 +50,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_source(parser)
     parser.set_defaults(most=None)
-    parser.add_argument("--mixture", metavar="NAME", help="of the list of --data, another one")
+    add_mixture(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Run the methods on one signal, and draw their estimates and variances of the noise."""
     use_device(args.device)
     example = EXAMPLES[args.name]
-    chosen = (f'data.names=["{args.mixture or example.name}"]' if args.data is not None
-              else f"data.num_mixtures={example.place}")
+    chosen = named_mixture(args) or (
+        (f"data.num_mixtures={example.place}",) if args.data is None
+        else (f'data.names=["{example.name}"]',)
+    )
     known = {**by_network(args), **{row.label: row for row in by_sweeps(args)}}
     table = PaperTable("", "enhancement", {}, [known[label] for label in METHODS])
     folder = open_run(args.out, f"plot-{args.name}", spec_of(args))
     above, below, metrics = {}, {}, {}
-    for (row,), outcome in outcomes(table, args, [chosen]):
+    for (row,), outcome in outcomes(table, args, chosen):
         mixture, made, stft = (outcome.data.mixtures[-1], outcome.fitted.made[-1],
                                outcome.fitted.stft)
         speech = mixture.sources[0]

@@ -150,6 +150,25 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     add_device_argument(parser)
 
 
+def add_mixture(parser: argparse.ArgumentParser) -> None:
+    """Declare which mixture a figure shows."""
+    parser.add_argument("--mixture", metavar="NAME", help="of the list of --data, another one")
+
+
+def named_mixture(args: argparse.Namespace) -> tuple[str, ...]:
+    """Return the settings that take the mixture of `add_mixture`; () where none is named.
+
+    Raises:
+        SpecError: for a name without a list that it is in.
+    """
+    if args.mixture is None:
+        return ()
+    if args.data is None:
+        expected = "--data DIR beside it, whose list has that name"
+        raise SpecError(mismatch("--mixture", given=args.mixture, expected=expected))
+    return (f"data.names={json.dumps([args.mixture])}",)
+
+
 def print_table(name: str, table: PaperTable, args: argparse.Namespace) -> int:
     """Make the runs of a table, print it and keep its figures; 1 where a run failed, else 0.
 
@@ -218,8 +237,7 @@ def outcomes(
     told = argparse.Namespace(**vars(args) | {"settings": [*changes, *args.settings]})
     runs = list(specs_of(table, told))  # what is wrong is said before the first run
     for first, spec in progress(runs, desc=args.name, unit="run"):
-        own = [row for row in table.rows
-               if row.method is not None and row.run == first.run]
+        own = [row for row in table.rows if row.method is not None and row.run == first.run]
         yield own, run_spec(spec, draw=False)[1]
 
 

@@ -14,8 +14,10 @@ from pyromodels.experiments.harness.records import open_run, spec_of
 from pyromodels.experiments.runs.paper_tables import (
     PaperTable,
     Row,
+    add_mixture,
     add_source,
     data_line,
+    named_mixture,
     outcomes,
 )
 from pyromodels.experiments.separation.scores import ESTIMATE, estimates_of, masks_of
@@ -29,14 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(most=1)
     parser.add_argument("--length", choices=LENGTHS, default="long",
                         help="of the mixture (default: %(default)s)")
-    parser.add_argument("--mixture", metavar="NAME",
-                        help="of the list of --data (default: the first of its length)")
+    add_mixture(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Run the rows of Table 5.1 on one mixture, and draw what they make of it."""
     use_device(args.device)
-    chosen = () if args.mixture is None else (f'data.names=["{args.mixture}"]',)
+    chosen = named_mixture(args)
     table = PaperTable("", "separation", {}, by_method(args, args.length))
     folder = open_run(args.out, f"plot-{args.name}", spec_of(args))
     panels, metrics = {}, {}

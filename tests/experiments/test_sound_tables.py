@@ -182,6 +182,9 @@ def test_figures_of_mixtures_are_drawn_of_the_one_that_is_named(sounds, tmp_path
     assert (tmp_path / "one" / "scass-1.png").is_file()
     assert run("plot", "scass-1", *data, "--mixture", "T60", settings=few) == 2
     assert "T60" in capsys.readouterr().err
+    for name in ("scass-1", "se-2"):
+        assert run("plot", name, "--mixture", "T50", settings=()) == 2
+        assert "--mixture: given T50; expected --data DIR" in capsys.readouterr().err
 
 
 def test_sweeps_are_drawn_as_far_as_they_are_made(sounds, tmp_path):
