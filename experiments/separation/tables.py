@@ -153,7 +153,10 @@ ALONE = ("inference.start=assigner", "inference.steps=0")
 
 
 def published(args: argparse.Namespace) -> tuple[str, ...]:
-    """Return the budget of MixDVAE as published; a small one where data are generated."""
+    """Return the budget of MixDVAE as published; a small one where data are generated.
+
+    There the priors are those of the spec, VAEs, in place of SRNNs.
+    """
     if args.data is None:
         return ("model.epochs=3", "inference.steps=10", "metrics.nmf_atoms=16")
     return ("model.prior=srnn", "model.epochs=20", "inference.steps=70")
