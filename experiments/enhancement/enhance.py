@@ -100,6 +100,7 @@ class Enhanced(NamedTuple):
     estimates: Tensor  # of every start, complex, shape: (starts, T, F)
     alone: Tensor | None = None  # what a network makes of it alone, complex, shape: (T, F)
     inferred: Tensor | None = None  # and inference, where the estimate is the mean of the two
+    noise: Tensor | None = None  # E_q[v_n], the variance of the noise, shape: (T, F)
 
 
 class Made(NamedTuple):
@@ -165,7 +166,7 @@ def together(spectra: Sequence[Tensor], recipe: Recipe) -> list[Enhanced]:
         one = Enhanced(
             said.mean[row, :length], said.variance[row, :length], said.draws[:, row, :length],
             bounds[:, row], torch.stack([other.mean[row, :length] for other in of_start]),
-            alone[row],
+            alone[row], noise=said.noise[row, :length],
         )
         found.append(averaged(one, spectrum) if recipe.options.average else one)
     return found
@@ -205,18 +206,20 @@ def block_by_block(spectrum: Tensor, recipe: Recipe) -> Enhanced:
         (said,) = together([block], recipe)
         bounds.append(said.bounds)
         others = [part for part in (said.alone, said.inferred) if part is not None]
-        parts = [said.estimate, said.variance.to(block), *said.draws, *said.estimates, *others]
+        parts = [said.estimate, said.variance.to(block), said.noise.to(block), *said.draws,
+                 *said.estimates, *others]
         return torch.stack(parts, -1)
 
     each = partial(progress, desc="blocks", unit="block", leave=False)
-    estimate, variance, *parts = in_blocks(
+    estimate, variance, noise, *parts = in_blocks(
         one, spectrum, options.block_frames, options.overlap_frames, each=each
     ).unbind(-1)
     draws, parts = parts[: recipe.keep_draws], parts[recipe.keep_draws :]
     kept = torch.stack(draws) if draws else spectrum.new_zeros(0, *spectrum.shape)
     bound = torch.stack(bounds).mean(0)
-    estimates, others = parts[: len(bound)], [*parts[len(bound) :], None, None]
-    return Enhanced(estimate, variance.real, kept, bound, torch.stack(estimates), *others[:2])
+    estimates, (alone, inferred, *_) = parts[: len(bound)], [*parts[len(bound) :], None, None]
+    return Enhanced(estimate, variance.real, kept, bound, torch.stack(estimates), alone, inferred,
+                    noise.real)
 
 
 def fitted(
@@ -294,6 +297,7 @@ class Said(NamedTuple):
     variance: Tensor  # shape: (B, T, F)
     draws: Tensor  # complex, shape: (draws, B, T, F)
     bound: Tensor  # nats a frame, shape: (B,)
+    noise: Tensor  # E_z[v_n], shape: (B, T, F)
 
 
 @torch.no_grad()
@@ -305,13 +309,14 @@ def posterior(made: Made, num_draws: int, keep_draws: int) -> Said:
     model, guide, batch = made
     x = spectra_of(batch.x)
     law = guide.latents(batch)
-    share = square = inner = torch.zeros_like(x.real)
+    share = square = inner = heard = torch.zeros_like(x.real)
     draws = []
     for number in range(max(num_draws, keep_draws)):
         speech, noise = model.variances(batch, law.rsample()[..., 0, 0, :, :])
         gain = speech / (speech + noise)
         if number < num_draws:
             share, square, inner = share + gain, square + gain**2, inner + gain * noise
+            heard = heard + noise
         if number < keep_draws:
             chance = torch.randn_like(x) * (gain * noise).sqrt()  # complex, of unit variance
             draws.append(gain * x + chance)
@@ -319,4 +324,4 @@ def posterior(made: Made, num_draws: int, keep_draws: int) -> Said:
     spread = inner + (square - share**2).clamp_min(0) * x.abs().square()
     bound = EnhancementBound(num_draws)(model, guide, batch) / batch.mask.sum(-1)
     kept = torch.stack(draws) if draws else x.new_zeros(0, *x.shape)
-    return Said(share * x, spread, kept, bound)
+    return Said(share * x, spread, kept, bound, heard / num_draws)

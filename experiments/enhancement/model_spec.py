@@ -25,6 +25,8 @@ class EnhancementModelSpec:
         size: of its networks.
         epochs: most epochs of training; a prior that was trained before is found again.
         max_seconds: of that training; None: as long as it takes.
+        files: pattern of the names of the recordings of speech that it learns from, e.g.
+            "libri_*": those of one corpus, or one room.
         noise: nmf, each sequence its own; or a network: lv, no, nolv.
         gain: whether speech is as loud as it is in every frame; None: beside nmf.
     """
@@ -33,6 +35,7 @@ class EnhancementModelSpec:
     size: str = "small"
     epochs: int = 20
     max_seconds: float | None = None
+    files: str = "*"
     noise: Plain = field(default_factory=lambda: {"name": "nmf"})
     gain: bool | None = None
 
@@ -73,4 +76,5 @@ class EnhancementModelSpec:
         """Return the prior, loaded, found or trained."""
         longest = math.inf if self.max_seconds is None else self.max_seconds
         options = SpeechInference(epochs=self.epochs, max_seconds=longest)
+        data = data and data.named(self.files)
         return load_or_train(self.speech, data, options, seed, device, resume=resume)

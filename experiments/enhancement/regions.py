@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from pyromodels.experiments.separation.outcome import Regions
 from pyromodels.experiments.separation.regions import regions_from
 
 DRAWN = Simulation(num_frames=100, level_db=(-5.0, 5.0), speed=1.0, equalisation_db=0.0)
-"""Of what the law is fitted to."""
+"""Of what the law is fitted to; shorter where recordings are."""
 
 
 def regions_of(
@@ -37,7 +38,10 @@ def regions_of(
     if data.unheard or not num_checked:
         return None
     torch.manual_seed(seed)
-    sources = noisy(data.recorded("valid"), num_checked, stft, DRAWN).to(device)
+    recorded = data.recorded("valid")
+    longest = stft.num_frames(min(map(len, recorded)))
+    drawn = replace(DRAWN, num_frames=min(DRAWN.num_frames, longest))
+    sources = noisy(recorded, num_checked, stft, drawn).to(device)
     made = enhance(list(sources.sum(1)), recipe, what="checking")
     errors = zip(*map(errors_of, sources.cpu(), made), strict=True)
     return regions_from(Errors(*map(torch.cat, errors)), stft)

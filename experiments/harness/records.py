@@ -64,6 +64,11 @@ def runs_folder() -> Path:
     return Path(os.environ.get(RUNS, "runs"))
 
 
+def run_folder(name: str, spec: Mapping[str, Any]) -> Path:
+    """Return where a run lies of which nobody says where: `runs/<name>-<hash of the spec>`."""
+    return runs_folder() / f"{name}-{_digest(_plain(spec, name))}"
+
+
 def open_run(out: str | Path | None, name: str, spec: Mapping[str, Any]) -> RunFolder:
     """Make a run's folder and write its spec and environment.
 
@@ -79,7 +84,7 @@ def open_run(out: str | Path | None, name: str, spec: Mapping[str, Any]) -> RunF
         SpecError: the spec holds something that TOML cannot.
     """
     plain = _plain(spec, name)
-    path = Path(out) if out is not None else runs_folder() / f"{name}-{_digest(plain)}"
+    path = Path(out) if out is not None else run_folder(name, plain)
     path.mkdir(parents=True, exist_ok=True)
     (path / "metrics.json").unlink(missing_ok=True)
     with replacing(path / "spec.toml") as part:

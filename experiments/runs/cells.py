@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,21 @@ class Cell:
     def name(self) -> str:
         """What was varied, in a few words."""
         return ", ".join(map(value_label, self.label.values())) or "the spec itself"
+
+    def add(self, seed: int, folder: Path, metrics: Mapping[str, float | None]) -> None:
+        """Add the run of a seed; a figure that is not finite is none."""
+        kept = {k: v if v is not None and math.isfinite(v) else None for k, v in metrics.items()}
+        self.runs.append({"seed": seed, "folder": str(folder), "metrics": kept})
+
+    @contextmanager
+    def trying(self, seed: int) -> Iterator[None]:
+        """Keep the first thing that goes wrong within: it ends nothing else."""
+        try:
+            yield
+        except Exception as error:  # whatever it is, it is this cell's
+            kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
+            said = f"{kind}{' '.join(str(error).split())} (seed {seed})"
+            self.error = self.error or said
 
     def summary(self) -> dict[str, float]:
         """Return mean and, with `_se`, standard error of every finite figure over the seeds."""

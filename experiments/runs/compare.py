@@ -9,7 +9,6 @@ import argparse
 import hashlib
 import itertools
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -95,15 +94,9 @@ def _run(
     """Make one run of a cell; what goes wrong is kept in the cell and ends nothing else."""
     changes = [f"{key}={value}" for key, value in cell.label.items()]
     out = cell.folder / f"seed-{seed}"
-    try:
+    with cell.trying(seed):
         spec = make_spec(table, [*settings, *changes], seed, device)
-        outcome = run_spec(spec, out)[1]
-    except Exception as error:  # whatever it is, it is this cell's
-        kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
-        cell.error = cell.error or f"{kind}{' '.join(str(error).split())} (seed {seed})"
-        return
-    metrics = {k: v if math.isfinite(v) else None for k, v in outcome.metrics.items()}
-    cell.runs.append({"seed": seed, "folder": str(out), "metrics": metrics})
+        cell.add(seed, out, run_spec(spec, out)[1].metrics)
 
 
 def _write(path: Path, base: Spec, axes: Mapping[str, list[str]], cells: Sequence[Cell]) -> None:

@@ -19,7 +19,11 @@ from pyromodels.experiments.harness.weights import load_weights
 from pyromodels.experiments.separation import figures
 from pyromodels.experiments.separation.assigner import AssignerOptions, find_or_train_assigner
 from pyromodels.experiments.separation.measures import check_packages
-from pyromodels.experiments.separation.model_spec import SeparationModelSpec, of_sources
+from pyromodels.experiments.separation.model_spec import (
+    SeparationModelSpec,
+    of_sources,
+    training_figures,
+)
 from pyromodels.experiments.separation.outcome import Fitted, Parts
 from pyromodels.experiments.separation.regions import calibrations, regions_of
 from pyromodels.experiments.separation.report import metrics_of, summary_of
@@ -81,10 +85,11 @@ class SeparationExperiment(Experiment):
         self, spec: Spec, data: MixtureData, model: Parts, *, folder: Path | None, resume: bool
     ) -> Fitted:
         """Train what is not trained yet, and take all mixtures apart, equal lengths at once."""
-        prior = None
+        prior, training = None, {}
         if model.inference.steps or model.inference.start == "encoders":
             models = model.model.trained(data, spec.seed, spec.device, resume=resume)
             prior = of_sources(models).to(spec.device)
+            training = training_figures(models)
         assigner = None
         if model.inference.start == "assigner":
             assigner = find_or_train_assigner(
@@ -100,11 +105,11 @@ class SeparationExperiment(Experiment):
             signals = torch.stack([m.signal for m in mixtures]).to(spec.device)
             made.append((tuple(mixtures), separate(
                 stft.analyse(signals), prior, model.inference, assigner=assigner,
-                num_draws=spec.metrics.num_draws,
+                num_draws=spec.metrics.num_draws, after=spec.metrics.after,
             )))
         seconds = time.perf_counter() - began
         scores = scores_of(data, stft, made, spec.metrics)
-        return Fitted(made, regions_of(spec, data, stft, assigner), scores, seconds)
+        return Fitted(made, regions_of(spec, data, stft, assigner), scores, seconds, training)
 
     def metrics(self, outcome: Outcome) -> dict[str, float]:
         """Return figures by kind, of the estimate, its start and the baselines."""

@@ -39,12 +39,18 @@ def check_names(asked: Sequence[str]) -> None:
 def check_packages(asked: Sequence[str]) -> None:
     """Raise `ModuleNotFoundError` for a figure whose package is not installed."""
     for name in asked:
-        package, extra = PACKAGES.get(name, (None, None))
-        if package is not None and importlib.util.find_spec(package) is None:
+        if name not in installed(asked):
+            package, extra = PACKAGES[name]
             raise ModuleNotFoundError(
                 f"package {package} is not installed; the figure {name!r} of metrics.figures needs "
                 f"the extra `{extra}`: pip install 'pyromodels[{extra}]'"
             )
+
+
+def installed(asked: Sequence[str]) -> list[str]:
+    """Return those figures whose packages are there."""
+    return [name for name in asked
+            if name not in PACKAGES or importlib.util.find_spec(PACKAGES[name][0]) is not None]
 
 
 def measured(

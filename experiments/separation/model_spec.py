@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from pyromodels.audio.stft import STFT
 from pyromodels.dynamics.by_source import BySource
-from pyromodels.errors import SpecError, unknown
+from pyromodels.errors import SpecError, mismatch, unknown
 from pyromodels.experiments.datasets.mixtures.mixtures import MixtureData
 from pyromodels.experiments.harness.plain_tables import Plain
 from pyromodels.experiments.speech.model_spec import SpeechModelSpec
@@ -31,6 +31,8 @@ class SeparationModelSpec:
         size: of their networks.
         epochs: most epochs of training; priors that were trained before are found again.
         max_seconds: of the training of each; None: as long as it takes.
+        fraction: of the files of the recordings that they learn from, drawn at random by the seed
+            of the run, a smaller part within a larger one.
     """
 
     prior: Plain | str = "vae"
@@ -38,9 +40,13 @@ class SeparationModelSpec:
     size: str = "small"
     epochs: int = 20
     max_seconds: float | None = None
+    fraction: float = 1.0
 
     def __post_init__(self) -> None:
         """Check names now, before any data is read."""
+        if not 0 < self.fraction <= 1:
+            expected = "a number in (0, 1]"
+            raise SpecError(mismatch("model.fraction", given=self.fraction, expected=expected))
         for kind in ("any other", *self.priors):
             self.of(kind)
 
@@ -71,10 +77,28 @@ class SeparationModelSpec:
         """Return the prior of every kind, loaded, found or trained."""
         return {
             kind: load_or_train(
-                self.of(kind), recordings, self.inference(), seed, device, resume=resume
+                self.of(kind), recordings and recordings.part(self.fraction, seed),
+                self.inference(), seed, device, resume=resume,
             )
             for kind, recordings in data.recordings.items()
         }
+
+
+def training_figures(models: Mapping[str, SpeechModel]) -> dict[str, float]:
+    """Return the losses of every prior at its best epoch, nats a frame, and seconds an epoch.
+
+    Nothing is returned of priors whose training is not on record.
+    """
+    found = {}
+    for kind, model in models.items():
+        for epoch in model.history:
+            if epoch["epoch"] == model.record["best_epoch"]:
+                found[f"{kind}/prior_train_loss"] = epoch["train_loss"]
+                found[f"{kind}/prior_valid_loss"] = epoch["valid_loss"]
+        if model.history:
+            each = [epoch["seconds"] for epoch in model.history]
+            found[f"{kind}/prior_seconds_per_epoch"] = sum(each) / len(each)
+    return found
 
 
 def of_sources(models: Mapping[str, SpeechModel]) -> BySource:

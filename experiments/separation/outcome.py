@@ -36,3 +36,4 @@ class Fitted(NamedTuple):
     regions: Regions | None  # of the errors of the start, where a network says it
     scores: Scores  # empty where nobody knows the truth
     seconds: float  # that taking them apart took, training left out
+    training: dict[str, float]  # "kind/figure" of the training of its prior

@@ -37,13 +37,32 @@ def metrics_of(outcome: Outcome) -> dict[str, float]:
     if not outcome.data.has_truth:
         for kind, values in zip(kinds, zip(*levels(outcome).values(), strict=True), strict=True):
             found[f"{kind}/level_db"] = sum(values) / len(values)
+    found |= outcome.fitted.training
     found["sum/si_sdr"] = sum_fidelity(outcome)
     found["seconds_each"] = outcome.fitted.seconds / len(outcome.data.mixtures)
+    found |= along_sweeps(outcome)
     for name, held in calibrations(outcome).items():
         for level, row in zip(LEVELS, held, strict=True):
             for kind, share in zip(kinds, row.tolist(), strict=True):
                 found[f"{name}/{kind}/held_{round(100 * level)}"] = share
     return found
+
+
+def along_sweeps(outcome: Outcome) -> dict[str, float]:
+    """Return the SI-SDR of every kind after the sweeps that the spec names, in the mean."""
+    stft, found = outcome.model.model.stft, {}
+    if not outcome.data.has_truth:
+        return {}
+    for mixtures, made in outcome.fitted.groups:
+        truth = torch.stack([m.sources for m in mixtures])
+        for number, estimate in made.between.items():
+            reached = si_sdr(truth, stft.synthesise(estimate, truth.shape[-1]))
+            found.setdefault(number, []).append(reached)
+    return {
+        f"{kind}/si_sdr_after_{number}": value
+        for number, parts in found.items()
+        for kind, value in zip(outcome.data.kinds, torch.cat(parts).mean(0).tolist(), strict=True)
+    }
 
 
 def summary_of(outcome: Outcome) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +38,7 @@ class SeparationMetrics:
         num_examples: mixtures that are written as sounds and drawn; where nobody knows the truth,
             all estimates are written.
         num_draws: posterior draws of each of them.
+        after: sweeps of variational EM after which SI-SDR is measured as well.
         checked: mixtures of the validation recordings that the law of errors is fitted to.
     """
 
@@ -46,6 +47,7 @@ class SeparationMetrics:
     nmf_atoms: int = 128
     num_examples: int = 2
     num_draws: int = 2
+    after: tuple[int, ...] = ()
     checked: int = 64
 
     def __post_init__(self) -> None:
@@ -71,18 +73,26 @@ def scores_of(
     for mixtures, made in groups:
         truth = torch.stack([m.sources for m in mixtures])
         spectra = stft.analyse(truth)
-        mixture = spectra.sum(1, keepdim=True)
-        methods = {ESTIMATE: made.estimate.cpu()}
-        if made.program is not None:
-            methods[START] = made.start.cpu()
-        methods |= {name: mask(spectra) * mixture for name, mask in masks.items()}
-        for method, estimate in methods.items():
+        for method, estimate in estimates_of(made, spectra, masks).items():
             signals = stft.synthesise(estimate, truth.shape[-1])
             for key, values in measured(truth, signals, asked.figures).items():
                 for n, kind in enumerate(data.kinds):
                     row = rows.setdefault(method, {})
                     row.setdefault(f"{kind}/{key}", []).extend(values[:, n].tolist())
     return rows
+
+
+def estimates_of(
+    made: Separated,
+    spectra: Tensor,  # of the sources, complex, shape: (B, N, T, F)
+    masks: Mapping[str, Callable[[Tensor], Tensor]],  # those of `masks_of`
+) -> dict[str, Tensor]:
+    """Return method -> spectra of the sources, (B, N, T, F), the estimate first."""
+    found = {ESTIMATE: made.estimate.cpu()}
+    if made.program is not None:
+        found[START] = made.start.cpu()
+    mixture = spectra.sum(1, keepdim=True)
+    return found | {name: mask(spectra) * mixture for name, mask in masks.items()}
 
 
 def masks_of(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -19,7 +21,11 @@ from pyromodels.guides.wiener import Wiener
 from pyromodels.inference.additive.wiener import wiener_em
 from pyromodels.inference.engines.coordinate_ascent import CoordinateAscent, Update
 from pyromodels.inference.mixture.forward import ForwardSourceUpdate
-from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate
+from pyromodels.inference.mixture.updates import (
+    AssignmentUpdate,
+    FineTuneUpdate,
+    SourceUpdate,
+)
 from pyromodels.inference.mixture.vem import VEM
 from pyromodels.inference.training.progress import progress
 from pyromodels.models.additive import Additive
@@ -44,6 +50,9 @@ class SeparationInference:
             "whole", all frames given the sweep before.
         ratio: of the observation's variance to the power of a bin.
         damping: how far a sweep goes, in (0, 1].
+        fine_tune: learning rate of Adam, which moves the networks of the priors by a step on their
+            own bounds in every sweep of the mixture program, for all mixtures of one length
+            together; 0, as published for sound: they are held.
         block_frames: that the network is given at once; a longer mixture is read in blocks.
         overlap_frames: over which blocks are faded into each other.
     """
@@ -54,6 +63,7 @@ class SeparationInference:
     order: Literal["forward", "whole"] = "forward"
     ratio: float = 0.03
     damping: float = 1.0
+    fine_tune: float = 0.0
     block_frames: int = 300
     overlap_frames: int = 60
 
@@ -64,6 +74,10 @@ class SeparationInference:
         check_choice("order", self.order, "forward", "whole")
         if self.steps < 0:
             raise SpecError(mismatch("steps", given=self.steps, expected="0 or more"))
+        if self.fine_tune < 0 or (self.fine_tune and self.program != "mixture"):
+            given = f"{self.fine_tune} in the {self.program} program"
+            expected = "0, or a learning rate in the mixture program"
+            raise SpecError(mismatch("fine_tune", given=given, expected=expected))
         if not 0 <= self.overlap_frames < self.block_frames:
             expected = f"0 or more, less than block_frames={self.block_frames}"
             raise SpecError(
@@ -82,6 +96,7 @@ class Separated(NamedTuple):
     program: Any  # the model
     guide: Any
     batch: MixtureBatch | None
+    between: Mapping[int, Tensor] = {}  # the estimate after some of the sweeps, by number
 
 
 @torch.no_grad()
@@ -92,6 +107,7 @@ def separate(
     *,
     assigner: Assigner | None,
     num_draws: int = 0,
+    after: Collection[int] = (),
 ) -> Separated:
     """Take mixtures apart.
 
@@ -101,6 +117,8 @@ def separate(
         options: how.
         assigner: the network of the start "assigner".
         num_draws: of q(s).
+        after: sweeps whose estimates are kept, in the memory of the CPU; those that are not made
+            have none.
     """
     share = None
     if options.start == "assigner":
@@ -116,15 +134,18 @@ def separate(
         model, guide, engine = _additive(prior, batch, start, options)
     else:
         model, guide, engine = _mixture(prior, batch, start, share, options)
-    bounds = []
-    for _ in range(options.steps):
+    bounds, between = [], {}
+    for number in range(1, options.steps + 1):
         engine.sweep(batch)
         bounds.append(engine.elbo(batch))
-    law = guide.sources(batch) if isinstance(guide, Wiener) else guide.sources
+        law = guide.sources(batch) if isinstance(guide, Wiener) else guide.sources
+        if number in after:
+            between[number] = spectra_of(law.mean).cpu()
     draws = spectra_of(law.rsample(torch.Size([num_draws])))
     variance = law.variance.unflatten(-1, (-1, 2)).sum(-1)
     return Separated(
-        start, spectra_of(law.mean), variance, draws, torch.stack(bounds), model, guide, batch
+        start, spectra_of(law.mean), variance, draws, torch.stack(bounds), model, guide, batch,
+        between,
     )
 
 
@@ -164,6 +185,8 @@ def _mixture(
     share: Tensor | None,
     options: SeparationInference,
 ) -> tuple[MixDVAE, MeanField, CoordinateAscent]:
+    if options.fine_tune:
+        prior = copy.deepcopy(prior)
     model = MixDVAE(prior, ComplexSpectra(prior))
     guide = MeanField(model, batch)
     loc = torch.view_as_real(start.contiguous()).flatten(-2)
@@ -172,7 +195,10 @@ def _mixture(
     if share is not None:
         guide.responsibilities = share
     sources: Update = ForwardSourceUpdate() if options.order == "forward" else SourceUpdate()
-    return model, guide, VEM(model, guide, [sources, AssignmentUpdate()], damping=options.damping)
+    updates = [sources, AssignmentUpdate()]
+    if options.fine_tune:
+        updates.insert(1, FineTuneUpdate(prior, options.fine_tune))
+    return model, guide, VEM(model, guide, updates, damping=options.damping)
 
 
 def _additive(

@@ -127,6 +127,24 @@ def spectrograms(title: str, signals: Mapping[str, Tensor], stft: STFT) -> Figur
     return figure
 
 
+def spectrogram_grid(
+    title: str,
+    rows: Sequence[Mapping[str, Tensor]],  # title -> power, shape: (T, F); rows of equal length
+    stft: STFT,
+) -> Figure:
+    """Draw powers in rows and columns on one scale, whose top is the loudest bin of the first."""
+    figure = new_figure(title)
+    grid = figure.subplots(len(rows), len(rows[0]), squeeze=False, sharex=True, sharey=True)
+    top = float(decibels(next(iter(rows[0].values()))).max())
+    for places, panels in zip(grid, rows, strict=True):
+        for axes, (name, power) in zip(places, panels.items(), strict=True):
+            image = spectrogram(axes, decibels(power), stft, name, (top - DYNAMIC_RANGE, top))
+            axes.title.set_fontsize(10)
+            axes.label_outer()
+    figure.colorbar(image, ax=grid, label="dB")
+    return figure
+
+
 def loss_curves(history: Sequence[Mapping[str, float]]) -> Figure:
     """Draw the losses of training, and what the schedules did."""
     epochs = [record["epoch"] for record in history]

@@ -202,12 +202,15 @@ class FineTuneUpdate(Update):
 
     def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
         """Take one gradient step on the prior's networks."""
+        training = model.prior.training
+        model.prior.train()  # cuDNN knows no gradient of recurrent layers in evaluation
         with torch.enable_grad():
             s = guide.sources.rsample().detach()
             loss = -model.prior.elbo(s, anchor=batch.anchor).mean() / batch.num_frames
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
+        model.prior.train(training)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return Adam's moments."""

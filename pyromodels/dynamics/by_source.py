@@ -125,6 +125,17 @@ class BySource(SourcePrior):
         frames = all(isinstance(message, FrameMessage) for message in messages)
         return (FrameMessage if frames else GaussianMessage)(*parts)
 
+    def elbo(
+        self, s: Tensor, *, anchor: Anchor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Return the bound of every source, by its own prior: nats a sequence, shape (*batch)."""
+        self._check_sources(s.shape[:-2])
+        parts = [
+            prior.elbo(s[..., n, :, :], anchor=_of(anchor, n), mask=_row(mask, n))
+            for n, prior in enumerate(self.priors)
+        ]
+        return torch.stack(parts, -1)
+
     def _latents(self, z: Tensor) -> list[Tensor]:
         """Return the latents of every source, each (*batch, T, L_n)."""
         return [z[..., n, :, : prior.latent_dim] for n, prior in enumerate(self.priors)]

@@ -40,6 +40,16 @@ def test_its_density_is_the_sum_of_its_parts(prior):
             )
 
 
+def test_its_bound_is_that_of_each_part(prior):
+    s = torch.randn(*SHAPE, 6, 6, dtype=torch.float64)
+    torch.manual_seed(1)
+    bound = prior.elbo(s)
+    torch.manual_seed(1)
+    expected = [part.elbo(s[:, n]) for n, part in enumerate(prior.priors)]
+    torch.testing.assert_close(bound, torch.stack(expected, 1))
+    assert prior.has_elbo and bound.shape == SHAPE
+
+
 def test_the_guide_and_the_message_are_those_of_the_parts(prior):
     s = torch.randn(*SHAPE, 6, 6, dtype=torch.float64)
     trace = poutine.trace(prior.guide_sources).get_trace("s", s)

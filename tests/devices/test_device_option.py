@@ -16,9 +16,10 @@ from pyromodels.inference.training.precision import Precision, allow_tf32
 COMPUTING = {
     ("run", "mot"), ("run", "resynthesis"), ("run", "swap"), ("run", "phones"), ("train", "dvae"),
     ("train", "srnn-mot"), ("table", "mot-1"), ("table", "speech-1"), ("table", "speech-3"),
-    ("table", "tvnf-4"), ("plot", "mot-iterations"), ("report", "speech"), ("bench", "elbo"),
-    ("bench", "dvae"), ("bench", "tvnf"), ("bench", "mot"), ("bench", "vem"),
-    ("bench", "mot-stopping"), ("bench", "gpu"),
+    ("table", "tvnf-4"), ("table", "scass-1"), ("plot", "mot-iterations"),
+    ("report", "speech"), ("bench", "elbo"), ("bench", "dvae"), ("bench", "tvnf"),
+    ("bench", "mot"), ("bench", "vem"), ("bench", "mot-stopping"), ("bench", "gpu"),
+    ("table", "se-1"), ("plot", "scass-1"), ("plot", "scass-2"), ("plot", "se-2"),
 }
 OF_SPECS = {("run", "spec"), ("compare", ""), ("show", ""), ("report", "spec")}
 """Where the spec may say the device, and `--device` stands in place of that."""

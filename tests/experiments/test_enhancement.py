@@ -37,6 +37,7 @@ from pyromodels.experiments.runs.spec import Spec
 from pyromodels.experiments.separation.calibration import LEVELS
 from pyromodels.experiments.separation.regions import regions_from
 from pyromodels.experiments.speech.trained_models import SpeechModel
+from pyromodels.models.enhancement import Enhancement
 from pyromodels.networks.assigner import Assigner
 from pyromodels.noise.base import Sizes
 from pyromodels.registry import MODELS, NOISES
@@ -158,6 +159,10 @@ def test_long_sequences_are_taken_in_blocks():
     assert long.estimate.shape == (50, 9) and long.draws.shape == (2, 50, 9)
     assert long.bounds.shape == (1,) and long.estimates.shape == (1, 50, 9)
     assert short.estimate.shape == (7, 9) and (long.variance > 0).all()
+    batch = padded(spectra[1:])
+    _, expected = Enhancement(prior, noise).variances(batch, torch.zeros(1, 7, 2))
+    torch.testing.assert_close(short.noise, expected[0].detach())  # "no" asks for no latents
+    assert long.noise.shape == (50, 9) and (long.noise > 0).all()
     seen = []
     noise.register_forward_hook(lambda module, given, made: seen.append(given[0].shape[1]))
     enhance(spectra[:1], recipe)

@@ -7,12 +7,16 @@ import pytest
 import torch
 
 from pyromodels.audio.stft import STFT
+from pyromodels.dynamics.by_source import BySource
+from pyromodels.dynamics.srnn import SRNN
+from pyromodels.dynamics.vae import VAE
 from pyromodels.errors import SpecError
 from pyromodels.experiments.command.cli import main
 from pyromodels.experiments.datasets.mixtures.mixtures import load_mixture_list
 from pyromodels.experiments.datasets.mixtures.simulate import Simulation, simulated
 from pyromodels.experiments.datasets.mixtures.synthetic import tones
 from pyromodels.experiments.datasets.speech.audio import write_wav
+from pyromodels.experiments.datasets.speech.recordings import load_speech_folder
 from pyromodels.experiments.harness.weights import load_weights
 from pyromodels.experiments.runs.spec import Spec, load_spec
 from pyromodels.experiments.separation.assigner import (
@@ -41,6 +45,7 @@ from pyromodels.experiments.separation.calibration import (
     variance_of_shares,
     waveform_coverage,
 )
+from pyromodels.experiments.separation.separate import SeparationInference, separate
 from pyromodels.networks.assigner import Assigner
 
 SMALL = STFT(window=64, hop=16)
@@ -220,7 +225,56 @@ def test_intervals_of_the_waveform_hold_what_they_say_and_no_more_at_twice_the_e
     assert (waveform_coverage(law, widths, twice, stft) < stated - 0.15).all()
 
 
+# ---- variational EM
+
+
+@pytest.fixture
+def priors():
+    torch.manual_seed(2)
+    sizes = {"source_dim": 33, "emission": "complex"}
+    return BySource([SRNN(**sizes), VAE(**sizes)]).eval()
+
+
+def test_what_is_kept_between_sweeps_is_what_fewer_sweeps_end_with(spectra, priors):
+    def made(steps, after=()):
+        options = SeparationInference(start="encoders", steps=steps)
+        return separate(spectra.sum(1), priors, options, assigner=None, after=after)
+
+    kept = made(4, after=(1, 3, 9)).between
+    assert list(kept) == [1, 3]
+    for number, estimate in kept.items():
+        torch.testing.assert_close(estimate, made(number).estimate)
+
+
+def test_priors_are_tuned_as_copies_each_to_its_own_source(spectra, priors):
+    before = [p.clone() for p in priors.parameters()]
+    options = SeparationInference(start="encoders", steps=2, fine_tune=1e-2)
+    made = separate(spectra.sum(1), priors, options, assigner=None)
+    tuned = made.program.prior
+    assert all(torch.equal(a, b) for a, b in zip(before, priors.parameters(), strict=True))
+    for own, first in zip(tuned.priors, priors.priors, strict=True):
+        moved = [not torch.equal(a, b) for a, b in zip(own.parameters(), first.parameters(),
+                                                       strict=True)]
+        assert any(moved) and not own.training
+    held = separate(spectra.sum(1), priors, SeparationInference(start="encoders", steps=2),
+                    assigner=None)
+    assert (made.estimate - held.estimate).abs().max() > 1e-3
+
+
 # ---- data
+
+
+def test_a_part_of_the_recordings_lies_within_a_larger_one(tmp_path):
+    for split, count in (("train", 8), ("valid", 1), ("test", 1)):
+        (tmp_path / split).mkdir()
+        for number in range(count):
+            write_wav(tmp_path / split / f"{number}.wav", torch.rand(99) - 0.5)
+    data = load_speech_folder(tmp_path)
+    half, quarter = data.part(0.5, 3), data.part(0.25, 3)
+    assert len(half.train) == 4 and len(quarter.train) == 2
+    assert set(quarter.train) < set(half.train) < set(data.train)
+    assert half.valid == data.valid and half.fingerprint != data.fingerprint
+    assert data.part(0.5, 4).train != half.train and data.part(1.0, 3) is data
 
 
 def mixture_list(folder, **changes):
@@ -261,6 +315,16 @@ def test_a_list_that_does_not_fit_is_refused(tmp_path, changes, kinds, said):
         load_mixture_list(path, kinds)
 
 
+def test_entries_are_taken_by_name(tmp_path):
+    path = mixture_list(tmp_path)
+    path.write_text(json.dumps([entry | {"id": name} for entry in json.loads(path.read_text())
+                                for name in ("one", "two", "three")]))
+    data = load_mixture_list(path, ("speech", "tones"), names=("three", "one"))
+    assert [mixture.name for mixture in data.mixtures] == ["one", "three"]
+    with pytest.raises(SpecError, match="names: given four"):
+        load_mixture_list(path, ("speech", "tones"), names=("four",))
+
+
 def test_tones_are_the_same_for_a_seed_and_others_for_another():
     one, again, other = tones(1, 0)[0], tones(1, 0)[0], tones(1, 1)[0]
     assert torch.equal(one, again) and not torch.equal(one, other)
@@ -275,6 +339,8 @@ def test_tones_are_the_same_for_a_seed_and_others_for_another():
     [
         ("inference.program=product", "mixture.*additive"),
         ("inference.steps=-1", "0 or more"),
+        ("inference.fine_tune=-1e-3", "fine_tune.*learning rate"),
+        ("model.fraction=0.0", "model.fraction: given 0.0"),
         ("metrics.baselines=[\"magic\"]", "magic"),
         ("model.prior=gas", "gas"),
         ("model.priors.speech=gas", "model.priors.speech"),

@@ -81,7 +81,11 @@ class MixtureData:
 
 @DATASETS.register("mixture_list")
 def load_mixture_list(
-    path: str | Path, kinds: tuple[str, ...], num_frames: int = 0, most: int = 0
+    path: str | Path,
+    kinds: tuple[str, ...],
+    num_frames: int = 0,
+    most: int = 0,
+    names: tuple[str, ...] = (),
 ) -> MixtureData:
     """Mixtures that a JSON list describes, made of files beside it.
 
@@ -99,6 +103,7 @@ def load_mixture_list(
         kinds: of sources, in their order.
         num_frames: take entries with this "T" only; 0: all.
         most: take the first so many of these; 0: all.
+        names: take entries with these "id"s only; (): all.
 
     Raises:
         FileNotFoundError: for a list, or a file in it, that is not there.
@@ -106,6 +111,11 @@ def load_mixture_list(
     """
     path = Path(path)
     entries = list_entries(path)
+    if missing := set(names) - {str(entry.get("id")) for entry in entries}:
+        given, expected = sorted(missing)[0], f"an id that {path} has"
+        raise SpecError(mismatch("names", given=given, expected=expected))
+    if names:
+        entries = [entry for entry in entries if str(entry.get("id")) in names]
     if num_frames:
         entries = [entry for entry in entries if entry.get("T") == num_frames]
     entries = entries[: most or None]

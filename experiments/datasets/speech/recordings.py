@@ -12,7 +12,8 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,6 +75,35 @@ class SpeechData:
         if split not in SPLITS:
             raise ValueError(f"{self.name}: {unknown('split', given=split, known=SPLITS)}")
         return getattr(self, split)
+
+    def part(self, fraction: float, seed: int) -> "SpeechData":
+        """Return the data with a share of the training files, at least one, chosen at random.
+
+        A smaller part of the same seed lies within a larger one.
+        """
+        if fraction == 1:
+            return self
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self.train), generator=generator).tolist()
+        kept = sorted(order[: max(1, round(fraction * len(order)))])
+        return replace(self, train=tuple(self.train[i] for i in kept))
+
+    def named(self, pattern: str) -> "SpeechData":
+        """Return the data with those files of train and valid whose names match a pattern.
+
+        Raises:
+            ValueError: for a pattern that one of the two has no file of.
+        """
+        if pattern == "*":
+            return self
+        train, valid = (tuple(file for file in files if fnmatch(file.name, pattern))
+                        for files in (self.train, self.valid))
+        if not (train and valid):
+            expected = f"a pattern of files in {'valid' if train else 'train'}"
+            raise ValueError(
+                mismatch(f"files of {self.name}", given=repr(pattern), expected=expected)
+            )
+        return replace(self, train=train, valid=valid)
 
     def utterances(self, split: str, *, threshold_db: float = 30.0) -> Iterator[Utterance]:
         """Read one file after the other and trim its ends; see ``trim_silence``."""
