@@ -90,9 +90,26 @@ class NMF:
         updates: int = 150,
     ) -> Tensor:  # shape: (B, N, T, F)
         """Return the share of every source in the modelled power."""
+        _, h = self.activations(mixture, updates)
+        return self.shares(h, mixture.shape[:2])
+
+    def activations(
+        self,
+        mixture: Tensor,  # complex, shape: (B, T, F)
+        updates: int,
+    ) -> tuple[Tensor, Tensor]:  # W, shape: (F, N K); H, shape: (N K, B T)
+        """Return the dictionaries of all sources, and how much of each atom a mixture has."""
         magnitude = mixture.abs().flatten(0, 1).T
         start = magnitude.mean().expand(self.dictionary.shape[1], magnitude.shape[1])
-        w, h = factorise(magnitude, self.dictionary, start, updates, learn_dictionary=False)
+        return factorise(magnitude, self.dictionary, start, updates, learn_dictionary=False)
+
+    def shares(
+        self,
+        activations: Tensor,  # H, shape: (N K, B T)
+        batch_shape: torch.Size,  # (B, T)
+    ) -> Tensor:  # shape: (B, N, T, F)
+        """Return the share of every source in the power that the activations model."""
+        w, h = self.dictionary, activations
         parts = zip(w.split(self.num_atoms, 1), h.split(self.num_atoms, 0), strict=True)
-        models = torch.stack([(a @ b).T.unflatten(0, mixture.shape[:2]) for a, b in parts], 1)
+        models = torch.stack([(a @ b).T.unflatten(0, batch_shape) for a, b in parts], 1)
         return oracle_wiener(models)

@@ -66,8 +66,16 @@ class SeparationExperiment(Experiment):
 
     def data(self, spec: Spec) -> MixtureData:
         """Return the mixtures and the recordings of each kind."""
+        if spec.model.walks is not None and spec.inference.program == "additive":
+            expected = "mixture: with model.prior=linear frames depend on each other"
+            raise SpecError(mismatch("inference.program", given="additive", expected=expected))
+        if spec.model.walks is not None and spec.inference.fine_tune:
+            expected = "0: with model.prior=linear no network is there to move"
+            given = spec.inference.fine_tune
+            raise SpecError(mismatch("inference.fine_tune", given=given, expected=expected))
         expected = "mixtures, e.g. synthetic_mixtures or mixture_list"
         data = build_data(spec.data, MixtureData, expected)
+        _check_start(spec, data)
         _check_recordings(spec, data)
         if spec.inference.start == "assigner" and spec.guide.weights is not None:
             _check_order(spec.guide.weights, data)
@@ -85,11 +93,12 @@ class SeparationExperiment(Experiment):
         self, spec: Spec, data: MixtureData, model: Parts, *, folder: Path | None, resume: bool
     ) -> Fitted:
         """Train what is not trained yet, and take all mixtures apart, equal lengths at once."""
-        prior, training = None, {}
-        if model.inference.steps or model.inference.start == "encoders":
+        prior = model.model.walks if model.inference.steps else None
+        encoders, training = None, {}
+        if _has_networks(spec):
             models = model.model.trained(data, spec.seed, spec.device, resume=resume)
-            prior = of_sources(models).to(spec.device)
-            training = training_figures(models)
+            encoders, training = of_sources(models).to(spec.device), training_figures(models)
+            prior = encoders if prior is None else prior
         assigner = None
         if model.inference.start == "assigner":
             assigner = find_or_train_assigner(
@@ -103,9 +112,13 @@ class SeparationExperiment(Experiment):
         stft, made, began = model.model.stft, [], time.perf_counter()
         for mixtures in groups.values():
             signals = torch.stack([m.signal for m in mixtures]).to(spec.device)
+            truth = None
+            if model.inference.start == "oracle":
+                truth = stft.analyse(torch.stack([m.sources for m in mixtures])).to(spec.device)
             made.append((tuple(mixtures), separate(
                 stft.analyse(signals), prior, model.inference, assigner=assigner,
-                num_draws=spec.metrics.num_draws, after=spec.metrics.after,
+                encoders=encoders, truth=truth, num_draws=spec.metrics.num_draws,
+                after=spec.metrics.after,
             )))
         seconds = time.perf_counter() - began
         scores = scores_of(data, stft, made, spec.metrics)
@@ -162,12 +175,28 @@ class SeparationExperiment(Experiment):
         return f"inference  {model.inference}"
 
 
+def _has_networks(spec: Spec) -> bool:
+    """Whether sources have models that are trained."""
+    sweeps = spec.inference.steps > 0 and spec.model.walks is None
+    return sweeps or spec.inference.start == "encoders"
+
+
+def _check_start(spec: Spec, data: MixtureData) -> None:
+    """Refuse a start that needs what is not there."""
+    if spec.inference.start == "oracle" and not data.has_truth:
+        expected = f"assigner or encoders: the sources of {data.name} are not known"
+        raise SpecError(mismatch("inference.start", given="oracle", expected=expected))
+    if spec.inference.start == "encoders":
+        for kind in data.kinds:
+            spec.model.of(kind)
+
+
 def _check_recordings(spec: Spec, data: MixtureData) -> None:
     """Refuse to train on recordings that are not there."""
     wanted = []
     if spec.inference.start == "assigner" and spec.guide.weights is None:
         wanted.append("the network (or take one: guide.weights)")
-    if spec.inference.steps or spec.inference.start == "encoders":
+    if _has_networks(spec):
         wanted += [f"the prior of {kind} (or take one: model.priors.{kind}.weights)"
                    for kind in data.unheard if spec.model.of(kind).weights is None]
     if data.unheard and wanted:
@@ -186,9 +215,12 @@ def _check_order(weights: str, data: MixtureData) -> None:
 
 def untrained(spec: Spec, data: MixtureData) -> Separated:
     """Return model and guide of a short piece of a mixture, with priors as they are made."""
-    stft = spec.model.stft
-    tables = [spec.model.of(kind).prior_table() for kind in data.kinds]
-    priors = [DYNAMICS.build(table | {"emission": {"name": "complex"}}) for table in tables]
+    stft, prior = spec.model.stft, spec.model.walks
+    if prior is None:
+        tables = [spec.model.of(kind).prior_table() for kind in data.kinds]
+        priors = [DYNAMICS.build(table | {"emission": {"name": "complex"}}) for table in tables]
+        prior = BySource(priors).eval()
     piece = stft.analyse(data.mixtures[0].signal[: stft.num_samples(8)])[None]
-    options = replace(spec.inference, start="encoders", steps=1)
-    return separate(piece, BySource(priors).eval(), options, assigner=None)
+    options = replace(spec.inference, start="oracle", steps=1)
+    parts = piece.unsqueeze(1).expand(-1, len(data.kinds), -1, -1)
+    return separate(piece, prior, options, truth=parts)

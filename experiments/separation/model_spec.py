@@ -11,6 +11,7 @@ from pyromodels.dynamics.by_source import BySource
 from pyromodels.errors import SpecError, mismatch, unknown
 from pyromodels.experiments.datasets.mixtures.mixtures import MixtureData
 from pyromodels.experiments.harness.plain_tables import Plain
+from pyromodels.experiments.separation.vkf import Walks
 from pyromodels.experiments.speech.model_spec import SpeechModelSpec
 from pyromodels.experiments.speech.trained_models import (
     SpeechModel,
@@ -27,6 +28,8 @@ class SeparationModelSpec:
 
     Args:
         prior: of every kind that `priors` leaves out: a dynamical model with keyword arguments.
+            With "linear" all sources walk at random, see `Walks`, and nothing is trained.
+        start_prior: beside "linear", what the start "encoders" hears with in its place.
         priors: kind -> prior; a table {weights = PATH} takes trained ones, as `SpeechModelSpec`.
         size: of their networks.
         epochs: most epochs of training; priors that were trained before are found again.
@@ -36,6 +39,7 @@ class SeparationModelSpec:
     """
 
     prior: Plain | str = "vae"
+    start_prior: Plain | str | None = None
     priors: Plain = field(default_factory=dict)
     size: str = "small"
     epochs: int = 20
@@ -47,8 +51,26 @@ class SeparationModelSpec:
         if not 0 < self.fraction <= 1:
             expected = "a number in (0, 1]"
             raise SpecError(mismatch("model.fraction", given=self.fraction, expected=expected))
-        for kind in ("any other", *self.priors):
+        linear = self.walks is not None
+        if self.start_prior is not None and not linear:
+            expected = "none: model.prior is not linear, and hears the mixture itself"
+            given = self.start_prior
+            raise SpecError(mismatch("model.start_prior", given=given, expected=expected))
+        others = () if linear and self.start_prior is None else ("any other",)
+        for kind in (*others, *self.priors):
             self.of(kind)
+
+    @property
+    def walks(self) -> Walks | None:
+        """The walks of all sources, or None where each has networks of its own."""
+        table = _table(self.prior)
+        if table.get("name") != "linear":
+            return None
+        known = ("process_std",)
+        said = {key: value for key, value in table.items() if key != "name"}
+        if others := set(said) - set(known):
+            raise SpecError(f"model.prior: {unknown('key', given=min(others), known=known)}")
+        return Walks(**said)
 
     @property
     def stft(self) -> STFT:
@@ -56,13 +78,21 @@ class SeparationModelSpec:
         return STFT()
 
     def of(self, kind: str) -> SpeechModelSpec:
-        """Return the model of one kind of source."""
-        said = self.priors.get(kind, self.prior)
-        table = {"name": said} if isinstance(said, str) else dict(said)
+        """Return the model of one kind of source, or what it is heard with where sources walk.
+
+        Raises:
+            SpecError: for no prior, and where sources walk and nothing hears them.
+        """
+        field = "prior" if self.walks is None else "start_prior"
+        said = self.priors.get(kind, getattr(self, field))
+        if said is None:
+            expected = 'a model to hear the mixture with, e.g. "vae", for inference.start=encoders'
+            raise SpecError(mismatch("model.start_prior", given="none", expected=expected))
+        table = _table(said)
         if "weights" in table:
             return SpeechModelSpec(weights=table["weights"])
         if table.get("name") not in DYNAMICS.names():
-            where = f"model.priors.{kind}" if kind in self.priors else "model.prior"
+            where = f"model.priors.{kind}" if kind in self.priors else f"model.{field}"
             raise SpecError(f"{where}: {unknown('prior', given=table.get('name'), known=DYNAMICS)}")
         return SpeechModelSpec(prior=table, size=self.size)
 
@@ -99,6 +129,10 @@ def training_figures(models: Mapping[str, SpeechModel]) -> dict[str, float]:
             each = [epoch["seconds"] for epoch in model.history]
             found[f"{kind}/prior_seconds_per_epoch"] = sum(each) / len(each)
     return found
+
+
+def _table(said: Plain | str) -> Plain:
+    return {"name": said} if isinstance(said, str) else dict(said)
 
 
 def of_sources(models: Mapping[str, SpeechModel]) -> BySource:

@@ -14,8 +14,9 @@ from pyromodels.experiments.datasets.mixtures.mixtures import Mixture, MixtureDa
 from pyromodels.experiments.separation.baselines import NMF, ideal_binary_mask, oracle_wiener
 from pyromodels.experiments.separation.measures import check_names, measured
 from pyromodels.experiments.separation.separate import Separated
+from pyromodels.experiments.separation.temporal_nmf import TemporalNMF
 
-BASELINES = ("mixture", "ideal_binary_mask", "oracle_wiener", "nmf")
+BASELINES = ("mixture", "ideal_binary_mask", "oracle_wiener", "nmf", "temporal_nmf")
 """Methods to compare with."""
 ESTIMATE, START = "estimate", "start"
 """What inference ends with, and what it began with, among the methods."""
@@ -34,7 +35,8 @@ class SeparationMetrics:
         baselines: of `BASELINES`.
         figures: of every source, of `measures.FIGURES`; "estoi" and "pesq" need packages of their
             names, and what these refuse to judge is left out of the mean.
-        nmf_atoms: of the dictionary of each kind of source, of the baseline "nmf".
+        nmf_atoms: of the dictionary of each kind of source, of the baselines "nmf" and
+            "temporal_nmf".
         num_examples: mixtures that are written as sounds and drawn; where nobody knows the truth,
             all estimates are written.
         num_draws: posterior draws of each of them.
@@ -104,8 +106,9 @@ def masks_of(
         "ideal_binary_mask": ideal_binary_mask,
         "oracle_wiener": oracle_wiener,
     }
-    if "nmf" in asked.baselines:
+    if {"nmf", "temporal_nmf"} & set(asked.baselines):
         recordings = [stft.analyse(signal) for signal in data.recorded("train")]
         learnt = NMF(recordings, num_atoms=asked.nmf_atoms)
         found["nmf"] = lambda spectra: learnt.masks(spectra.sum(1))
+        found["temporal_nmf"] = lambda spectra: TemporalNMF(learnt).masks(spectra.sum(1))
     return {name: found[name] for name in asked.baselines}

@@ -16,6 +16,8 @@ from pyromodels.distributions.chain import GaussianChain
 from pyromodels.dynamics.by_source import BySource
 from pyromodels.emissions.complex import spectra_of
 from pyromodels.errors import SpecError, check_choice, mismatch
+from pyromodels.experiments.separation.baselines import ideal_binary_mask
+from pyromodels.experiments.separation.vkf import Walks, kalman_em
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.guides.wiener import Wiener
 from pyromodels.inference.additive.wiener import wiener_em
@@ -34,7 +36,7 @@ from pyromodels.networks.assigner import Assigner
 from pyromodels.observations.spectra import ComplexSpectra, spectra_batch
 
 Program = Literal["mixture", "additive"]
-Start = Literal["assigner", "encoders"]
+Start = Literal["assigner", "encoders", "oracle"]
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,13 @@ class SeparationInference:
     Args:
         program: "mixture" gives every bin to one source (`MixDVAE`), "additive" adds the sources.
         start: "assigner", a network that has learnt to tell the sources apart on mixtures of their
-            recordings; or "encoders", as published: each source as its own model hears the mixture.
+            recordings; "encoders", as published: each source as its own model hears the mixture; or
+            "oracle", the ideal binary mask, which mixtures of known truth have.
         steps: sweeps of variational EM from there; 0 leaves the start as it is.
         order: of E-S in the mixture program: "forward", frame after frame as published, or
-            "whole", all frames given the sweep before.
-        ratio: of the observation's variance to the power of a bin.
+            "whole", all frames given the sweep before. Walks (`vkf`) have a smoother of their own.
+        ratio: of the observation's variance to the power of a bin; 0.03 in the published code, 1e-4
+            in the thesis, which walks need.
         damping: how far a sweep goes, in (0, 1].
         fine_tune: learning rate of Adam, which moves the networks of the priors by a step on their
             own bounds in every sweep of the mixture program, for all mixtures of one length
@@ -70,7 +74,7 @@ class SeparationInference:
     def __post_init__(self) -> None:
         """Refuse what is no choice."""
         check_choice("program", self.program, "mixture", "additive")
-        check_choice("start", self.start, "assigner", "encoders")
+        check_choice("start", self.start, "assigner", "encoders", "oracle")
         check_choice("order", self.order, "forward", "whole")
         if self.steps < 0:
             raise SpecError(mismatch("steps", given=self.steps, expected="0 or more"))
@@ -102,10 +106,12 @@ class Separated(NamedTuple):
 @torch.no_grad()
 def separate(
     mixture: Tensor,  # complex, shape: (B, T, F)
-    prior: BySource | None,
+    prior: BySource | Walks | None,
     options: SeparationInference,
     *,
-    assigner: Assigner | None,
+    assigner: Assigner | None = None,
+    encoders: BySource | None = None,
+    truth: Tensor | None = None,  # complex, shape: (B, N, T, F)
     num_draws: int = 0,
     after: Collection[int] = (),
 ) -> Separated:
@@ -113,27 +119,39 @@ def separate(
 
     Args:
         mixture: their spectra.
-        prior: of each source, of complex spectra; None where no sweep is made.
+        prior: of each source, of complex spectra, or of all of them; None where no sweep is made.
         options: how.
         assigner: the network of the start "assigner".
+        encoders: the models of the start "encoders".
+        truth: the sources, of the start "oracle".
         num_draws: of q(s).
         after: sweeps whose estimates are kept, in the memory of the CPU; those that are not made
             have none.
     """
     share = None
-    if options.start == "assigner":
-        share = shares(assigner, mixture, options)
-        start = share.movedim(-1, 1) * mixture.unsqueeze(1)
+    if options.start == "encoders":
+        start = heard(encoders, mixture)
+        if isinstance(prior, Walks):  # of the start these are told q(w) alone
+            share = ideal_binary_mask(start).movedim(1, -1).to(mixture.real)
     else:
-        start = heard(prior, mixture)
+        if options.start == "assigner":
+            share = shares(assigner, mixture, options)
+        else:
+            share = ideal_binary_mask(truth).movedim(1, -1).to(mixture.real)
+        start = share.movedim(-1, 1) * mixture.unsqueeze(1)
     if not options.steps:
         nothing = mixture.real.new_zeros(0, len(mixture))
         return Separated(start, start, None, None, nothing, None, None, None)
-    batch = spectra_batch(mixture, start.shape[1], ratio=options.ratio)
-    if options.program == "additive":
-        model, guide, engine = _additive(prior, batch, start, options)
+    if isinstance(prior, Walks):
+        how = {"ratio": options.ratio, "damping": options.damping}
+        engine, batch = kalman_em(prior, mixture, share, **how)
     else:
-        model, guide, engine = _mixture(prior, batch, start, share, options)
+        batch = spectra_batch(mixture, start.shape[1], ratio=options.ratio)
+        if options.program == "additive":
+            engine = _additive(prior, batch, start, options)
+        else:
+            engine = _mixture(prior, batch, start, share, options)
+    guide = engine.guide
     bounds, between = [], {}
     for number in range(1, options.steps + 1):
         engine.sweep(batch)
@@ -144,8 +162,8 @@ def separate(
     draws = spectra_of(law.rsample(torch.Size([num_draws])))
     variance = law.variance.unflatten(-1, (-1, 2)).sum(-1)
     return Separated(
-        start, spectra_of(law.mean), variance, draws, torch.stack(bounds), model, guide, batch,
-        between,
+        start, spectra_of(law.mean), variance, draws, torch.stack(bounds), engine.model, guide,
+        batch, between,
     )
 
 
@@ -184,7 +202,7 @@ def _mixture(
     start: Tensor,
     share: Tensor | None,
     options: SeparationInference,
-) -> tuple[MixDVAE, MeanField, CoordinateAscent]:
+) -> CoordinateAscent:
     if options.fine_tune:
         prior = copy.deepcopy(prior)
     model = MixDVAE(prior, ComplexSpectra(prior))
@@ -198,14 +216,14 @@ def _mixture(
     updates = [sources, AssignmentUpdate()]
     if options.fine_tune:
         updates.insert(1, FineTuneUpdate(prior, options.fine_tune))
-    return model, guide, VEM(model, guide, updates, damping=options.damping)
+    return VEM(model, guide, updates, damping=options.damping)
 
 
 def _additive(
     prior: BySource, batch: MixtureBatch, start: Tensor, options: SeparationInference
-) -> tuple[Additive, Wiener, CoordinateAscent]:
+) -> CoordinateAscent:
     model = Additive(prior)
     guide = Wiener(model, batch)
     parts = torch.view_as_real(start.contiguous()).flatten(-2)
     guide.variances = prior.gaussian_message(parts, anchor=None).covariance.flatten(-3)
-    return model, guide, wiener_em(model, guide, damping=options.damping)
+    return wiener_em(model, guide, damping=options.damping)

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyromodels.batch import SequenceBatch
+from pyromodels.dynamics.dynamical_prior import DynamicalPrior
+from pyromodels.errors import SpecError, mismatch
 from pyromodels.experiments.datasets import DATASETS, build_data
 from pyromodels.experiments.datasets.speech.audio import peak_normalise, write_wav
 from pyromodels.experiments.datasets.speech.corpora import with_tests
@@ -69,7 +71,12 @@ class SpeechExperiment(Experiment):
         return build_data(spec.data, SpeechData, expected)
 
     def model(self, spec: Spec, data: SpeechData) -> SpeechTraining:
-        """Return the training, with all numbers said and checked."""
+        """Return the training, with all numbers said and checked.
+
+        Raises:
+            SpecError: for a model without latents, which has nothing to analyse a signal by.
+        """
+        _check_latents(spec.model)
         training = training_of(spec)
         if spec.model.weights is None:
             training.made_by(data)
@@ -124,6 +131,7 @@ class SpeechExperiment(Experiment):
 
     def python(self, spec: Spec) -> str:
         """Return the script of the training."""
+        _check_latents(spec.model)
         return script.to_python(spec, training_of(spec))
 
     def judged(self, spec: Spec, data: SpeechData, model: SpeechTraining) -> Judged:
@@ -134,6 +142,13 @@ class SpeechExperiment(Experiment):
         x = loudest_pieces(utterances, trained.stft, count, REPORT_FRAMES).to(spec.device)
         batch = SequenceBatch(x, torch.ones_like(x[..., 0], dtype=torch.bool))
         return Judged(encoder_fit(program_of(trained, None)), batch)
+
+
+def _check_latents(model: SpeechModelSpec) -> None:
+    """Refuse a model that has no encoder; weights say of what they are where they are loaded."""
+    if model.weights is None and not issubclass(DYNAMICS[model.prior_name], DynamicalPrior):
+        expected = "a model with latents, e.g. srnn: others have no encoder"
+        raise SpecError(mismatch("model.prior", given=model.prior_name, expected=expected))
 
 
 @dataclass(frozen=True)

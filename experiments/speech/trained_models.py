@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 
 from pyromodels.audio.stft import STFT
+from pyromodels.dynamics.autoregressive import Autoregressive
+from pyromodels.dynamics.base import EmittingPrior
 from pyromodels.dynamics.dynamical_prior import DynamicalPrior
 from pyromodels.emissions.complex import Complex
 from pyromodels.emissions.spectral import Spectral
@@ -22,7 +24,7 @@ from pyromodels.published_weights.load import load_published
 class SpeechModel(NamedTuple):
     """A model with the transform it was trained on, and its record."""
 
-    prior: DynamicalPrior
+    prior: EmittingPrior
     stft: STFT
     record: dict[str, Any]
     history: History = []
@@ -34,14 +36,19 @@ class SpeechModel(NamedTuple):
         return bool(self.record.get("options", {}).get("sampling"))
 
 
-def load_model(path: Path) -> SpeechModel:
+def load_model(path: Path, *, latents: bool = True) -> SpeechModel:
     """Load a trained model: the folder of its run, its `.safetensors`, or published weights (.pt).
 
     A name that is no path is that of weights that ship with the package.
 
+    Args:
+        path: of one of these.
+        latents: whether it must have latents, as a model that signals are analysed by.
+
     Raises:
         FileNotFoundError: where the file, or its other half, is missing.
-        SpecError: for weights that are not those of a model of spectrograms.
+        SpecError: for weights that are not those of a model of spectrograms, or of one without
+            latents where it must have them.
     """
     if path.suffix in (".pt", ".pth"):
         prior = load_published(path).eval()
@@ -49,10 +56,10 @@ def load_model(path: Path) -> SpeechModel:
         return SpeechModel(prior, stft, {"published": path.name})
     bare = not path.suffix and path.parent == Path() and not path.exists()
     prior, record = load_weights(path.name) if bare else read_prior(path)
-    if not isinstance(prior, DynamicalPrior) or "training" not in record:
-        raise SpecError(
-            mismatch(str(path), given=type(prior).__name__, expected="a model of `train dvae`")
-        )
+    kinds = DynamicalPrior if latents else DynamicalPrior | Autoregressive
+    if not isinstance(prior, kinds) or "window" not in record.get("training", {}):
+        expected = "a model of `train dvae`" + latents * ", with latents"
+        raise SpecError(mismatch(str(path), given=type(prior).__name__, expected=expected))
     return of_trained(Trained(prior, record, [], path if path.is_dir() else path.parent))
 
 
@@ -85,7 +92,7 @@ def load_or_train(
         SpecError: where it must be trained, and there is no data to do it on.
     """
     if spec.weights is not None:
-        found = load_model(Path(spec.weights))
+        found = load_model(Path(spec.weights), latents=False)
         return found._replace(prior=found.prior.to(device))
     if data is None:
         hint = "Or give a prior that is trained: {weights = PATH}."
@@ -95,7 +102,7 @@ def load_or_train(
     return trained_model(training, data, device=device, resume=resume)
 
 
-def of_spectra(model: SpeechModel) -> DynamicalPrior:
+def of_spectra(model: SpeechModel) -> EmittingPrior:
     """Return a prior of powers as one of complex spectra, on the same networks.
 
     Raises:

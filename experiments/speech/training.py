@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyromodels.batch import SequenceBatch
-from pyromodels.dynamics.dynamical_prior import DynamicalPrior
+from pyromodels.dynamics.base import EmittingPrior
 from pyromodels.experiments.datasets.speech.recordings import (
     SpeechData,
     padded_segments,
@@ -56,11 +56,16 @@ TRANSFORMER_PAPER = Recipe(
 )
 """Those of the paper's size count frames, and know those they were trained on."""
 
+AUTOREGRESSIVE = RECURRENT._replace(hops=0)
+"""Predictions that a model without latents is fed with are detached."""
+
 TRANSFORMERS = ("hit", "light")
 
 
 def recipe_of(prior: str, size: str) -> Recipe:
     """Return the recipe of a model, by its registry key."""
+    if prior == "deep_ar":
+        return AUTOREGRESSIVE
     if prior not in TRANSFORMERS:
         return RECURRENT
     return TRANSFORMER_PAPER if size == "paper" else TRANSFORMER
@@ -163,17 +168,18 @@ class SpeechTraining(NamedTuple):
         A training says a line an epoch.
         """
 
-        def train(prior: DynamicalPrior, checkpoints: Path) -> tuple[dict[str, Any], History]:
-            guide = Amortised(DynamicalVAE(prior))
+        def train(prior: EmittingPrior, checkpoints: Path) -> tuple[dict[str, Any], History]:
+            program = DynamicalVAE(prior)
+            networks = Amortised(program) if prior.latent_dim else program
             segments = [
                 tuple(part.to(device) for part in self.segments(data, split))
                 for split in ("train", "valid")
             ]
             for power, *masks in segments:  # checked once, and not in every step
                 mask = masks[0] if masks else torch.ones_like(power[..., 0], dtype=torch.bool)
-                guide.model.trajectories(SequenceBatch(power, mask))
+                program.trajectories(SequenceBatch(power, mask))
             result = fit(
-                guide, SpeechLoss(guide, judge_generating=self.own_history), *segments,
+                networks, SpeechLoss(networks, judge_generating=self.own_history), *segments,
                 options=self.options(), folder=checkpoints, resume=resume,
                 max_seconds=self.inference.max_seconds, on_epoch=say_epoch,
             )
@@ -191,17 +197,17 @@ class SpeechTraining(NamedTuple):
 
 
 class SpeechLoss:
-    """Negative ELBO, nats a frame, of every segment.
+    """Negative ELBO, nats a frame, of every segment; without latents it is -log p(x) itself.
 
     It counts the frames that are there. In training the weights say how many frames are the model's
     own predictions; in validation a model that learns from its predictions is judged by them alone.
 
     Args:
-        guide: the guide, which knows its model.
+        guide: the guide, which knows its model; or the model, where its prior has no latents.
         judge_generating: whether validation feeds the model with its own predictions.
     """
 
-    def __init__(self, guide: Amortised, *, judge_generating: bool) -> None:
+    def __init__(self, guide: Amortised | DynamicalVAE, *, judge_generating: bool) -> None:
         self.guide, self.elbo = guide, PathELBO()
         self.judged_with = 1.0 if judge_generating else 0.0
 
@@ -209,8 +215,12 @@ class SpeechLoss:
         """Return the loss of every segment; batch: power (B, T, F) and, if padded, mask (B, T)."""
         power, *masks = batch
         mask = masks[0] if masks else torch.ones_like(power[..., 0], dtype=torch.bool)
-        model, training = self.guide.model, self.guide.training
-        model.use_prediction = weights.use_prediction if training else self.judged_with
+        own = weights.use_prediction if self.guide.training else self.judged_with
+        if isinstance(self.guide, DynamicalVAE):
+            prior: Any = self.guide.prior
+            return -prior.elbo(power, mask=mask, use_prediction=own) / mask.sum(-1)
+        model = self.guide.model
+        model.use_prediction = own
         model.prediction_hops = weights.prediction_hops
         self.elbo.kl_weight = weights.kl
         loss = self.elbo.per_sequence(model, self.guide, SequenceBatch.of_checked(power, mask))

@@ -1,5 +1,6 @@
 """E-S in the order of time: a frame's posterior is what the networks see of it afterwards."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +9,12 @@ from torch import Tensor
 
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain
+from pyromodels.dynamics.autoregressive import Autoregressive
+from pyromodels.dynamics.base import EmittingPrior
 from pyromodels.dynamics.by_source import BySource
 from pyromodels.dynamics.cell import unroll
 from pyromodels.dynamics.dynamical_prior import DynamicalPrior
-from pyromodels.emissions.base import DecodedEmission, FrameLaw, Outputs
+from pyromodels.emissions.base import FrameLaw, Said
 from pyromodels.errors import SpecError, mismatch
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.inference.engines.coordinate_ascent import Update
@@ -37,8 +40,9 @@ class ForwardSourceUpdate(Update):
             published with noise off.
 
     Raises:
-        SpecError: for a prior that is no dynamical VAE of Gaussian frames, that has transitions
-            from frame to frame or a latent of the whole sequence, or starts at an anchor.
+        SpecError: for a prior that is neither a dynamical VAE nor an autoregressive model, whose
+            frames are not Gaussian or have transitions, that has a latent of the whole sequence, or
+            starts at an anchor.
     """
 
     with_variance: bool = True
@@ -62,43 +66,49 @@ class ForwardSourceUpdate(Update):
         guide.sources = GaussianChain(loc, covariance, None, covariance=covariance)
 
     def _run(
-        self, prior: DynamicalPrior, loc: Tensor, precision: Tensor, information: Tensor
+        self, prior: EmittingPrior, loc: Tensor, precision: Tensor, information: Tensor
     ) -> tuple[Tensor, Tensor]:  # m and V, each (B, N_own, T, D)
-        z = prior.infer(loc, noise=None).z
-        cell, shape = prior.cell, loc.shape[:-2]
-        state = cell.foresee(cell.start(shape, loc), z)
-        posterior = FramePosterior(prior.emission, self.with_variance)
-        frames = list(unroll(
-            cell, posterior, state, loc.shape[-2], z=rows(z),
-            s_noise=rows(torch.cat((precision, information), -1)),
-        ))
-        mean, variance = torch.stack([f.s for f in frames], 1), torch.stack(posterior.variances, 1)
+        evidence, num_steps = torch.cat((precision, information), -1), loc.shape[-2]
+        law = prior.head if isinstance(prior, Autoregressive) else prior.emission
+        posterior = FramePosterior(law, prior.iterate if self.with_variance else None)
+        if isinstance(prior, Autoregressive):
+            run = prior.unroll(evidence, num_steps, law=posterior, s_noise=evidence)
+        else:
+            z, cell = prior.infer(loc, noise=None).z, prior.cell
+            state = cell.foresee(cell.start(loc.shape[:-2], loc), z)
+            run = unroll(cell, posterior, state, num_steps, z=rows(z), s_noise=rows(evidence))
+        means = [frame.s for frame in run]
+        mean, variance = (torch.stack(part, -2) for part in (means, posterior.variances))
         return mean.reshape(loc.shape), variance.reshape(loc.shape)
 
 
 class FramePosterior(FrameLaw):
-    """What a frame is, given networks and observations, in the place of an emission's draw.
+    """What a frame is, given networks and observations, in the place of a law's draw.
 
     Args:
-        emission: Gaussian frames without a transition.
-        with_variance: see `ForwardSourceUpdate`.
+        law: Gaussian frames without a transition: an emission, or a head.
+        iterate: of the prior, what networks see of mean and variance; None: they see the mean.
     """
 
-    def __init__(self, emission: DecodedEmission, with_variance: bool) -> None:
-        self.emission, self.with_variance = emission, with_variance
+    def __init__(
+        self, law: FrameLaw, iterate: Callable[[Tensor, Tensor], Tensor] | None
+    ) -> None:
+        self.law, self.iterate = law, iterate
         self.variances: list[Tensor] = []
 
     def relative(self, s: Tensor, previous: Tensor | None) -> Tensor:
         """Return what networks see of the frame that was drawn last."""
-        if self.with_variance:
-            s = self.emission.iterate(s, self.variances[-1])
-        return self.emission.relative(s, previous)
+        if self.iterate is not None:
+            s = self.iterate(s, self.variances[-1])
+        return self.law.relative(s, previous)
 
-    def draw(self, outputs: Outputs, noise: Tensor, previous: Tensor | None) -> Tensor:
+    def draw(self, said: Said, noise: Tensor, previous: Tensor | None) -> Tensor:
         """Return the posterior mean; `noise` holds precision and information of the frame."""
         precision, information = noise.chunk(2, -1)
-        framed = tuple(output.unsqueeze(-2) for output in outputs)
-        message = self.emission.message(framed, None, None)
+        framed = (
+            said.unsqueeze(-2) if isinstance(said, Tensor) else tuple(o.unsqueeze(-2) for o in said)
+        )
+        message = self.law.message(framed, None, None)
         own = 1 / message.covariance.flatten(-4)
         variance = 1 / (own + precision)
         self.variances.append(variance)
@@ -109,15 +119,15 @@ class FramePosterior(FrameLaw):
         raise NotImplementedError("the posterior of a frame needs that of the frame before")
 
 
-def _each_source(prior: Any, batch: MixtureBatch) -> list[tuple[DynamicalPrior, slice]]:
+def _each_source(prior: Any, batch: MixtureBatch) -> list[tuple[EmittingPrior, slice]]:
     """Return which prior is that of which sources."""
     if isinstance(prior, BySource):
         found = [(p, slice(n, n + 1)) for n, p in enumerate(prior.priors)]
     else:
         found = [(prior, slice(0, batch.num_sources))]
     for own, _ in found:
-        fits = isinstance(own, DynamicalPrior) and own.has_gaussian_message
+        fits = isinstance(own, DynamicalPrior | Autoregressive) and own.has_gaussian_message
         if not fits or own.needs_anchor or own.global_dim or batch.anchor is not None:
-            expected = "a dynamical VAE whose frames have no transition, e.g. of complex spectra"
+            expected = "a deep prior whose frames have no transition, e.g. of complex spectra"
             raise SpecError(mismatch("prior", given=type(own).__name__, expected=expected))
     return found

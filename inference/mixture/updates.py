@@ -15,7 +15,7 @@ from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.kalman import smooth_and_compare
 from pyromodels.distributions.visibility import posterior_chain
 from pyromodels.dynamics.linear import LinearGaussian
-from pyromodels.errors import check_choice
+from pyromodels.errors import check_choice, mismatch
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.inference.engines.coordinate_ascent import Update
 from pyromodels.inference.mixture.bound import assignment_part, expected_log_joint
@@ -137,10 +137,21 @@ class ProcessNoiseUpdate(Update):
     r_t the residual of frame t; std_0 the prior's value when the update is made, `strength` its
     worth in frames. This is the Lambda of the variational Kalman filter (thesis 4.4.5), shared over
     a sequence.
+
+    Args:
+        centre: std_0; shape (G, d), (B, 1, G, d), or by source (B, N, G, d).
+        strength: of the centre, frames; 0 is the maximum of the bound.
+        by_source: each source has a noise of its own: no sum over n, and 1 in place of N.
+
+    Raises:
+        TypeError: when called, for another prior.
+        ValueError: when called, for a minibatch, or for sequences of one frame at strength 0, which
+            say nothing of a step.
     """
 
-    centre: Tensor  # std_0, shape: (G, d) or (B, 1, G, d)
+    centre: Tensor
     strength: float = 20.0
+    by_source: bool = False
 
     def __call__(self, model: MixDVAE, guide: MeanField, batch: MixtureBatch) -> None:
         """Set the prior's process noise."""
@@ -157,8 +168,15 @@ class ProcessNoiseUpdate(Update):
         message = prior.gaussian_message(guide.sources.loc, anchor=batch.anchor)
         moment = step_second_moment(message.transition, message.offset, guide.sources)
         square = moment.diagonal(dim1=-2, dim2=-1) / prior.unit(batch.anchor).unsqueeze(-3).square()
-        total = square.sum((1, 2)).unsqueeze(1) + self.strength * self.centre.square()
-        weight = batch.num_sources * (batch.num_frames - 1) + self.strength
+        summed = square.sum(2) if self.by_source else square.sum((1, 2)).unsqueeze(1)
+        total = summed + self.strength * self.centre.square()
+        num_sources = 1 if self.by_source else batch.num_sources
+        weight = num_sources * (batch.num_frames - 1) + self.strength
+        if not weight:
+            expected = "2 or more, or strength above 0"
+            raise ValueError(
+                mismatch("frames of ProcessNoiseUpdate", given=batch.num_frames, expected=expected)
+            )
         prior.process_std = (total / weight).sqrt()
 
 

@@ -14,7 +14,13 @@ from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution
 from pyromodels.dynamics.base import EmittingPrior, Statement
 from pyromodels.dynamics.cell import Frame, frames_of_its_own, unroll
-from pyromodels.emissions.base import Emission, make_emission
+from pyromodels.emissions.base import (
+    DecodedEmission,
+    DecoderHead,
+    Emission,
+    FrameLaw,
+    make_emission,
+)
 from pyromodels.errors import SpecError, mismatch
 from pyromodels.networks.memory import Kind, Memory, make_memory
 from pyromodels.networks.side_by_side import check_members, from_members, to_members
@@ -95,6 +101,27 @@ class Autoregressive(EmittingPrior):
             source_dim, self.memory.dim + tied_dim, dims=decoder_dims, num_members=self.num_networks
         )
 
+    @property
+    def feeds_back(self) -> bool:
+        """Whether anything depends on s_{<t}: it is all there is."""
+        return True
+
+    def with_emission(self, emission: str | Mapping[str, Any] | Emission) -> Autoregressive:
+        """Return the same networks with another emission, of the same outputs: a law of spectra in
+        place of that of powers.
+
+        Raises:
+            SpecError: where there are several members, or the head is no decoder.
+        """
+        if self.num_members > 1 or not isinstance(self.head, DecoderHead):
+            given = f"{type(self.head).__name__}, num_members={self.num_members}"
+            expected = "one model with a decoder, e.g. of spectral frames"
+            raise SpecError(mismatch("head of with_emission", given=given, expected=expected))
+        law = make_emission(emission, DecodedEmission)
+        other = Autoregressive(source_dim=self.memory.in_dim, past=self.memory, emission=law)
+        other.head = DecoderHead(law, self.head.decoder)
+        return other
+
     # ---- all frames at once
 
     def summary(
@@ -144,13 +171,14 @@ class Autoregressive(EmittingPrior):
         num_steps: int,
         *,
         first: Tensor | None = None,  # s_1, shape: (*batch, D)
+        law: FrameLaw | None = None,  # of a frame, given what is known before it; None: the head
         **given: Tensor,  # of `unroll`; shape: (*batch, T, X)
     ) -> Iterator[Frame]:
         """Yield frames, members first and rows flat."""
         rows = to_members(like, self.num_networks, 2)
         given = {name: to_members(v, self.num_networks, 2) for name, v in given.items()}
         return unroll(
-            self, self.head, self.start(rows, like.shape[:-2]), num_steps,
+            self, law or self.head, self.start(rows, like.shape[:-2]), num_steps,
             z=rows.new_zeros(*rows.shape[:2], num_steps, 0),
             first=None if first is None else to_members(first, self.num_networks, 1), **given,
         )

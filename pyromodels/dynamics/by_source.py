@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
@@ -12,26 +12,30 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from pyromodels.distributions.message import Anchor, FrameMessage, GaussianMessage
-from pyromodels.distributions.path import PathDistribution
+from pyromodels.distributions.path import IndependentFrames, PathDistribution
+from pyromodels.dynamics.autoregressive import Autoregressive, AutoregressivePath
 from pyromodels.dynamics.base import SourcePrior, Statement
 from pyromodels.dynamics.dynamical_prior import DynamicalPrior
+from pyromodels.dynamics.latent_paths import LatentPaths
 from pyromodels.errors import ShapeError, SpecError, mismatch
 from pyromodels.registry import DYNAMICS
 
 
 class BySource(SourcePrior):
-    r"""p(s_1) ... p(s_N), source n by the n-th of several dynamical VAEs: speech and a flute.
+    r"""p(s_1) ... p(s_N), source n by the n-th of several deep priors: speech and a flute.
 
         p(s, z) = \prod_n p_n(s_n, z_n),        q(z | s) = \prod_n q_n(z_n | s_n)
 
     The sources are the last batch dimension of a trajectory, and of its sites as they are with one
-    prior for all; latents of a smaller model are filled up with zeros that have no density.
+    prior for all; latents of a smaller model are filled up with zeros that have no density. An
+    autoregressive prior has none of its own; where no source has any there is no site of z.
 
     Args:
         priors: one for each source, objects or tables of registered ones; of equal D.
 
     Raises:
-        SpecError: for a prior that is no dynamical VAE, or has a latent of the whole sequence.
+        SpecError: for a prior that is neither a dynamical VAE nor one autoregressive model, or has
+            a latent of the whole sequence.
         ShapeError: for frames of different sizes, or another number of sources.
 
     Example:
@@ -50,8 +54,12 @@ class BySource(SourcePrior):
         super().__init__()
         made = [DYNAMICS.build(p) if isinstance(p, Mapping) else p for p in priors]
         for prior in made:
-            if not isinstance(prior, DynamicalPrior) or prior.global_dim:
-                expected = "dynamical VAEs without a latent of the whole sequence, e.g. srnn"
+            alone = isinstance(prior, Autoregressive) and prior.num_members == 1
+            if not (alone or isinstance(prior, DynamicalPrior)) or prior.global_dim:
+                expected = (
+                    "dynamical VAEs without a latent of the whole sequence, e.g. srnn, or single "
+                    "autoregressive models, e.g. deep_ar"
+                )
                 raise SpecError(mismatch("priors", given=type(prior).__name__, expected=expected))
         if len({prior.source_dim for prior in made}) != 1:
             given = [prior.source_dim for prior in made]
@@ -78,12 +86,13 @@ class BySource(SourcePrior):
             batch_shape = torch.Size() if anchor is None else anchor.loc.shape[:-1]
         self._check_sources(batch_shape)
         pairs = [
-            prior.pair(num_steps, anchor=_of(anchor, n), mask=_row(mask, n),
-                       batch_shape=batch_shape[:-1])
+            _pair(prior, num_steps, anchor=_of(anchor, n), mask=_row(mask, n),
+                  batch_shape=batch_shape[:-1])
             for n, prior in enumerate(self.priors)
         ]
-        z = pyro.sample(f"{name}_z", Paths([pair.latent for pair in pairs]))
-        own = self._latents(z)
+        own = [None] * len(pairs)
+        if self.latent_dim:
+            own = self._latents(pyro.sample(f"{name}_z", Paths([pair.latent for pair in pairs])))
         s = sample(name, Paths([pair.source(z_n) for pair, z_n in zip(pairs, own, strict=True)]))
         for n, pair in enumerate(pairs):
             pair.teach(s[..., n, :, :])
@@ -99,8 +108,13 @@ class BySource(SourcePrior):
     ) -> None:
         """z ~ q(z | s), each source by its own encoder: site `name + "_z"`."""
         self._check_sources(s.shape[:-2])
-        paths = [prior.posterior(s[..., n, :, :], mask=_row(mask, n))
-                 for n, prior in enumerate(self.priors)]
+        if not self.latent_dim:
+            return
+        paths = [
+            no_latents(s[..., n, :, :]) if isinstance(prior, Autoregressive)
+            else prior.posterior(s[..., n, :, :], mask=_row(mask, n))
+            for n, prior in enumerate(self.priors)
+        ]
         pyro.sample(f"{name}_z", Paths(paths))
 
     def iterate(self, mean: Tensor, variance: Tensor) -> Tensor:
@@ -145,6 +159,39 @@ class BySource(SourcePrior):
             given = f"a batch of shape {tuple(batch_shape)}"
             expected = f"one that ends with {len(self.priors)} sources"
             raise ShapeError(mismatch("sources of BySource", given=given, expected=expected))
+
+
+class WithoutLatents(NamedTuple):
+    """The sites of a prior that has no latents, asked as `LatentPaths` are."""
+
+    path: AutoregressivePath
+
+    @property
+    def latent(self) -> PathDistribution:
+        """A trajectory without coordinates."""
+        path = self.path
+        return no_latents(path.like.new_empty(()).expand(*path.batch_shape, *path.event_shape))
+
+    def source(self, z: Tensor | None) -> PathDistribution:
+        """Return p(s)."""
+        return self.path
+
+    def teach(self, s: Tensor) -> None:
+        """Nothing depends on s."""
+
+
+def no_latents(
+    s: Tensor,  # for batch shape, dtype and device; shape: (*batch, T, D)
+) -> PathDistribution:  # batch (*batch), event (T, 0)
+    """Return the law of a trajectory without coordinates."""
+    nothing = s.new_zeros(*s.shape[:-1], 0)
+    return IndependentFrames(nothing, nothing)
+
+
+def _pair(prior: SourcePrior, num_steps: int, **options: Any) -> LatentPaths | WithoutLatents:
+    if isinstance(prior, Autoregressive):
+        return WithoutLatents(prior.path(num_steps, **options))
+    return prior.pair(num_steps, **options)
 
 
 class Paths(PathDistribution):

@@ -1,7 +1,7 @@
 """Deep AR: a recurrent network predicts the next frame, with no latent variable."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from pyromodels.dynamics.autoregressive import Autoregressive
 from pyromodels.emissions.base import Emission
@@ -21,7 +21,8 @@ class DeepAR(Autoregressive):
 
     Symbols are those of `DynamicalPrior`.
 
-    Reference: Lin, 2024 (thesis), section 4.4.5: an LSTM with hidden size 8.
+    Reference: Lin, 2024 (thesis), section 4.4.5: an LSTM with hidden size 8, which the defaults
+    are; 5.4.5: of spectra, one as large as that of the dynamical VAE, which `sizes` have.
 
     Args:
         input_dims: tanh layers before the LSTM; none as published.
@@ -47,6 +48,10 @@ class DeepAR(Autoregressive):
         {"input_dims": (5,), "decoder_dims": (6,)},
         {"emission": {"name": "gaussian", "predicts": "increment"}},
     )
+    sizes: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper": {"hidden_dim": 128},
+        "small": {"hidden_dim": 128, "decoder_dims": (128,)},
+    }
 
     def __init__(
         self,

@@ -89,14 +89,15 @@ class LinearGaussian(SourcePrior):
     symbol        name         shape                    unit
     ============  ===========  =======================  =============================
     s             s            (*batch, N, T, D)        as the data; velocity: a frame
-    sqrt(q)/unit  process_std  (G, d), (*, 1, G, d)     the unit of `scale`
+    sqrt(q)/unit  process_std  (G, d), (*, N, G, d)     the unit of `scale`
     ============  ===========  =======================  =============================
 
     Args:
         num_coordinates: G, the coordinates that are observed.
         order: 1 or 2, the block size d.
         process_std: standard deviation of the noise of one frame in the unit of `scale`; d numbers,
-            G rows of d numbers, or a tensor (*batch, 1, G, d) that gives every sequence its own.
+            G rows of d numbers, or a tensor that gives every sequence (*batch, 1, G, d) or source
+            (*batch, N, G, d) its own.
         velocity_decay: one number or G of them; read with `order=2`.
         scale: the unit of the process noise: 1 ("unit"), (width, height, width, height) of an
             anchor [left, top, right, bottom] ("box"), or (height, height, width, height) of an
@@ -147,7 +148,7 @@ class LinearGaussian(SourcePrior):
                 mismatch(
                     "process_std",
                     given=f"shape {tuple(std.shape)}",
-                    expected=f"({order},), {rows} or (*batch, 1, {rows[1:]}",
+                    expected=f"({order},), {rows} or (*batch, 1 or N, {rows[1:]}",
                 )
             )
         if not (std > 0).all():
@@ -170,7 +171,7 @@ class LinearGaussian(SourcePrior):
 
     @property
     def process_std(self) -> Tensor:
-        """Standard deviation of the noise in the unit of `scale`, (G, d) or (*batch, 1, G, d)."""
+        """Standard deviation of the noise in the unit of `scale`, shape as it was given."""
         return self.log_process_std.exp()
 
     @process_std.setter

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from pyromodels.batch import MixtureBatch
 from pyromodels.distributions.chain import GaussianChain
+from pyromodels.distributions.message import Anchor
 from pyromodels.dynamics.base import SourcePrior
 from pyromodels.errors import ShapeError, mismatch
 from pyromodels.observations.base import ObservationLaw
@@ -73,6 +74,7 @@ def spectra_batch(
     *,
     ratio: float = 0.03,
     floor: float = 1e-12,
+    anchor: Anchor | None = None,
 ) -> MixtureBatch:
     r"""Return complex spectra as observations, phi_tf = ratio |o_tf|^2 + floor.
 
@@ -81,9 +83,10 @@ def spectra_batch(
         num_sources: N.
         ratio: of phi to the power of a bin; the published code has 0.03, the thesis 1e-4.
         floor: of phi, in units of power, for digital silence.
+        anchor: p(s_1), fields of shape (B, N, 2 F), for priors that need one.
     """
     observations = torch.view_as_real(mixture)
     phi = ratio * observations.square().sum(-1, keepdim=True) + floor
     mask = torch.ones(mixture.shape, dtype=torch.bool, device=mixture.device)
     variance = (phi / 2).expand_as(observations)
-    return MixtureBatch(observations, mask, variance, None, num_sources=num_sources)
+    return MixtureBatch(observations, mask, variance, anchor, num_sources=num_sources)

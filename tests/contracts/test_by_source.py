@@ -6,10 +6,13 @@ import torch
 from pyro import poutine
 
 from pyromodels.distributions.message import FrameMessage
+from pyromodels.dynamics.autoregressive import Autoregressive
 from pyromodels.dynamics.by_source import BySource
+from pyromodels.dynamics.deep_ar import DeepAR
 from pyromodels.dynamics.hit import HiT
 from pyromodels.dynamics.srnn import SRNN
 from pyromodels.dynamics.vae import VAE
+from pyromodels.emissions.complex import Complex
 from pyromodels.errors import ShapeError, SpecError
 
 SIZES = {"source_dim": 3, "emission": "complex"}
@@ -68,6 +71,47 @@ def test_the_guide_and_the_message_are_those_of_the_parts(prior):
     assert isinstance(message, FrameMessage) and not message.transition.any()
 
 
+def test_a_prior_without_latents_stands_beside_one_with_them():
+    torch.manual_seed(0)
+    parts = [DeepAR(**SIZES), VAE(**SIZES, latent_dim=5)]
+    prior = BySource(parts).double()
+    trace = poutine.trace(prior.sample_sources).get_trace("s", 6, batch_shape=SHAPE)
+    trace.compute_log_prob()
+    s, z = (trace.nodes[name]["value"] for name in ("s", "s_z"))
+    assert z.shape == (*SHAPE, 6, 5) and not z[:, 0].any() and z[:, 1].all()
+    assert not trace.nodes["s_z"]["log_prob"][:, 0].any()
+    torch.testing.assert_close(trace.nodes["s"]["log_prob"][:, 0], parts[0].elbo(s[:, 0]))
+    guide = poutine.trace(prior.guide_sources).get_trace("s", s)
+    guide.compute_log_prob()
+    assert guide.nodes["s_z"]["value"].shape == z.shape
+    message = prior.gaussian_message(s, anchor=None)
+    for n, part in enumerate(parts):
+        alone = part.gaussian_message(s[:, n], anchor=None)
+        torch.testing.assert_close(message.covariance[:, n], alone.covariance)
+
+
+def test_where_no_source_has_latents_there_is_no_site_of_them():
+    prior = BySource([DeepAR(**SIZES), DeepAR(**SIZES)])
+    trace = poutine.trace(prior.sample_sources).get_trace("s", 6, batch_shape=SHAPE)
+    assert [n for n, node in trace.nodes.items() if node["type"] == "sample"] == ["s"]
+    guide = poutine.trace(prior.guide_sources).get_trace("s", trace.nodes["s"]["value"])
+    assert "s_z" not in guide.nodes and prior.latent_dim == 0
+
+
+def test_autoregressive_powers_are_those_of_the_spectra():
+    torch.manual_seed(0)
+    powers = DeepAR(source_dim=3, emission="spectral")
+    spectra = powers.with_emission(Complex.of(powers.emission))
+    s = torch.randn(2, 5, 6)
+    power = s.unflatten(-1, (-1, 2)).square().sum(-1)
+    torch.testing.assert_close(
+        spectra.elbo(s), powers.elbo(power) - 15 * torch.tensor(torch.pi).log()
+    )  # the phase of each of three bins in five frames is uniform
+    assert {id(p) for p in spectra.parameters()} == {id(p) for p in powers.parameters()}
+    with pytest.raises(SpecError, match="with_emission.*decoder"):
+        Autoregressive(emission="mixture").with_emission("spectral")
+
+
 def test_masked_frames_have_no_density(prior):
     mask = torch.ones(4, 2, 6, dtype=torch.bool)
     mask[:, 1, 4:] = False
@@ -93,6 +137,8 @@ def test_what_does_not_fit_is_refused_by_name(prior):
         BySource([SRNN(**SIZES), VAE(source_dim=4, emission="complex")])
     with pytest.raises(SpecError, match="latent of the whole sequence"):
         BySource([HiT(source_dim=4), HiT(source_dim=4)])
+    with pytest.raises(SpecError, match="given Autoregressive.*single autoregressive"):
+        BySource([Autoregressive(emission="mixture", num_members=2)])
 
 
 def test_weights_of_powers_are_weights_of_spectra():

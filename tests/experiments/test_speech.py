@@ -14,7 +14,9 @@ from pyromodels.experiments.datasets.speech.audio import read_audio
 from pyromodels.experiments.datasets.speech.corpora import synthetic_speech, with_tests
 from pyromodels.experiments.datasets.speech.recordings import Utterance
 from pyromodels.experiments.generation.generate import pieces
+from pyromodels.experiments.harness.experiment import experiment
 from pyromodels.experiments.harness.store import find
+from pyromodels.experiments.runs.spec import load_spec
 from pyromodels.experiments.speech import swap as swap_command
 from pyromodels.experiments.speech.model_spec import SpeechModelSpec
 from pyromodels.experiments.speech.resynthesis import (
@@ -26,7 +28,12 @@ from pyromodels.experiments.speech.resynthesis import (
 )
 from pyromodels.experiments.speech.swap import Swapped
 from pyromodels.experiments.speech.table_models import VARIANTS
-from pyromodels.experiments.speech.trained_models import load_model, trained_model
+from pyromodels.experiments.speech.trained_models import (
+    load_model,
+    load_or_train,
+    of_spectra,
+    trained_model,
+)
 from pyromodels.experiments.speech.training import SpeechInference, SpeechLoss, SpeechTraining
 from pyromodels.guides.amortised import Amortised
 from pyromodels.inference.training.options import Weights
@@ -38,6 +45,7 @@ FEW = [word for key, value in SIZES.items() for word in ("--set", f"data.{key}={
 TRAINING = ["--window", "128", "--hop", "64", "--num-frames", "20", "--epochs", "1",
             "--batch-size", "16", *FEW]
 SMALL = [*TRAINING, "--judged-frames", "150"]
+AUTOREGRESSIVE = SpeechModelSpec({"name": "deep_ar", "hidden_dim": 16}, window=128, hop=64)
 
 
 @pytest.fixture
@@ -92,6 +100,40 @@ def test_loss_in_training_follows_the_schedule_and_in_validation_does_not():
     assert not torch.allclose(taught, own)
     guide.eval()
     torch.testing.assert_close(value(Weights()), own)
+
+
+@pytest.mark.parametrize("own", [0.0, 1.0])
+def test_without_latents_the_loss_is_that_of_the_density(own):
+    torch.manual_seed(0)
+    prior = DYNAMICS.build({**AUTOREGRESSIVE.prior_table(), "decoder_dims": (8,)})
+    program = DynamicalVAE(prior).train()
+    power = torch.rand(3, 8, 65) + 1e-3
+    mask = torch.arange(8) < torch.tensor([[8], [5], [1]])
+    loss = SpeechLoss(program, judge_generating=True)
+    made = loss((power, mask), Weights(use_prediction=own))
+    history = prior.own_history(power) if own else power
+    per_frame = prior.laws(history, history, None).log_prob(power)
+    torch.testing.assert_close(made, -(per_frame * mask).sum(-1) / mask.sum(-1))
+    program.eval()
+    judged = loss((power, mask), Weights())
+    torch.testing.assert_close(judged, loss((power, mask), Weights(use_prediction=1.0)))
+
+
+def test_an_autoregressive_model_is_trained_and_found_but_analyses_nothing(data):
+    inference = SpeechInference(num_frames=20, epochs=2, scheduled_sampling=True)
+    asked = SpeechTraining(AUTOREGRESSIVE, inference, 0)
+    assert asked.own_history and asked.options().sampling.hops == 0
+    trained = load_or_train(AUTOREGRESSIVE, data, inference, 0, "cpu", resume=False)
+    assert trained.history[1]["valid_loss"] < trained.history[0]["valid_loss"]
+    spec = SpeechModelSpec(weights=str(find(asked.made_by(data)).folder))
+    loaded = load_or_train(spec, None, inference, 0, "cpu", resume=False)
+    s = torch.randn(2, 5, 130)
+    torch.testing.assert_close(of_spectra(loaded).elbo(s), of_spectra(trained).elbo(s))
+    with pytest.raises(SpecError, match="given DeepAR.*with latents"):
+        load_model(loaded.folder)
+    spec = load_spec("resynthesis", settings=["model.prior=deep_ar"])
+    with pytest.raises(SpecError, match="model.prior: given deep_ar.*no encoder"):
+        experiment("resynthesis").model(spec, data)
 
 
 @pytest.mark.parametrize("name", ["vae", "srnn_tf", "light"])

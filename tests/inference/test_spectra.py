@@ -12,6 +12,7 @@ from pyro.infer import TraceEnum_ELBO
 from pyromodels.distributions.kalman import smooth_and_compare
 from pyromodels.distributions.message import GaussianMessage
 from pyromodels.dynamics.by_source import BySource
+from pyromodels.dynamics.deep_ar import DeepAR
 from pyromodels.dynamics.srnn import SRNN, SRNNCell, SRNNState
 from pyromodels.dynamics.vae import VAE
 from pyromodels.emissions.complex import Complex
@@ -71,6 +72,33 @@ def test_a_sweep_is_the_published_closed_forms(prior, batch):
     AssignmentUpdate()(model, guide, batch)
     eta = (-((o - mean).abs().square() + spread) / phi).softmax(-1)
     torch.testing.assert_close(guide.responsibilities, eta)
+
+
+@pytest.mark.parametrize("with_variance", [True, False])
+def test_forward_updates_of_an_autoregressive_model_feed_it_with_the_posterior(
+    batch, with_variance
+):
+    torch.manual_seed(0)
+    prior = BySource([DeepAR(**SIZES), VAE(**SIZES)]).double().eval()
+    model = MixDVAE(prior, ComplexSpectra(prior))
+    guide = MeanField(model, batch)
+    guide.responsibilities = torch.rand_like(guide.responsibilities).softmax(-1)
+    precision, information = (
+        part.flatten(3)[:, 0]
+        for part in model.observation.pseudo_observations(batch, guide.assigned)
+    )
+    part, mean, variance = prior.priors[0], [], []
+    fed = torch.zeros(2, 5, 6, dtype=torch.float64)
+    for t in range(5):  # every frame anew from the posteriors of those before it
+        own = 1 / part.gaussian_message(fed, anchor=None).covariance[:, t].flatten(1)
+        variance.append(1 / (own + precision[:, t]))
+        mean.append(variance[-1] * information[:, t])
+        fed[:, t] = mean[-1]
+        if with_variance:
+            fed[:, t] = (mean[-1].square() + variance[-1]).sqrt()
+    ForwardSourceUpdate(with_variance)(model, guide, batch)
+    torch.testing.assert_close(guide.sources.loc[:, 0], torch.stack(mean, 1))
+    torch.testing.assert_close(guide.sources.variance[:, 0], torch.stack(variance, 1))
 
 
 def test_forward_updates_of_a_model_that_reads_no_past_are_the_whole_ones(batch):

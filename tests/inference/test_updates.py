@@ -298,6 +298,26 @@ def test_process_noise_is_a_stationary_point_of_the_bound_plus_its_prior(
     assert slope.abs().max() < 1e-8
 
 
+def test_process_noise_by_source_is_the_maximum_of_the_bound_over_one_for_each(
+    mixture, randomised
+):
+    model, batch = mixture(num_coordinates=2)
+    guide = randomised(model, batch)
+    centre = torch.rand(2, 2, 2, 2) + 0.1
+    ProcessNoiseUpdate(centre, 0.0, by_source=True)(model, guide, batch)
+    log_std = model.prior.log_process_std
+    assert log_std.shape == (2, batch.num_sources, 2, 2)
+    (slope,) = torch.autograd.grad(closed_form_elbo(model, guide, batch).sum(), log_std)
+    assert slope.abs().max() < 1e-8
+
+
+def test_a_single_frame_says_nothing_of_process_noise(randomised, mixture):
+    model, batch = mixture(num_frames=1)
+    guide = randomised(model, batch)
+    with pytest.raises(ValueError, match="frames of ProcessNoiseUpdate: given 1.*strength"):
+        ProcessNoiseUpdate(torch.ones(2, 2), 0.0)(model, guide, batch)
+
+
 def test_process_noise_is_in_the_unit_of_the_prior(randomised, mixture):
     model, batch = mixture(detector=DETECTOR)
     guide = randomised(model, batch)
