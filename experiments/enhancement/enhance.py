@@ -25,7 +25,7 @@ from pyromodels.inference.enhancement.vem import enhancement_em
 from pyromodels.inference.training.progress import progress
 from pyromodels.models.enhancement import Enhancement
 from pyromodels.networks.assigner import Assigner
-from pyromodels.noise.base import NoiseModel, Sizes, quiet_level
+from pyromodels.noise.base import NoiseModel, Sizes, subtracted
 from pyromodels.registry import NOISES
 
 Start = Literal["encoder", "subtracted", "network"]
@@ -280,14 +280,6 @@ def hold_decoder(prior: DynamicalPrior) -> None:
     """Let gradients move the encoder alone: p(s | z) is what is known of clean speech."""
     prior.requires_grad_(False)
     prior.encoder.requires_grad_(True)
-
-
-def subtracted(batch: SequenceBatch) -> SequenceBatch:
-    """Return what is left once the level of quiet frames is taken off, at least a hundredth."""
-    power = power_of(batch.x)
-    level = 1.5 * quiet_level(power, batch.mask).unsqueeze(1)
-    share = (1 - level / power.clamp_min(1e-12)).clamp(0.01, 1)
-    return SequenceBatch(batch.x * share.sqrt().repeat_interleave(2, -1), batch.mask)
 
 
 class Said(NamedTuple):

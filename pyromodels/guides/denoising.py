@@ -15,6 +15,7 @@ from pyromodels.errors import misshapen
 from pyromodels.guides.base import Guide
 from pyromodels.guides.free_form import FreeForm
 from pyromodels.models.enhancement import Enhancement
+from pyromodels.noise.base import subtracted
 from pyromodels.pyro_support.param_store import register
 from pyromodels.pyro_support.plates import batch_plate, source_plate
 from pyromodels.registry import GUIDES
@@ -68,7 +69,8 @@ class Denoising(Guide, ABC):
 class EncodedSpeech(Denoising):
     """q(z | x) of the prior's own encoder, which hears the noise too and has to learn to (6.14).
 
-    Its parameters are the model's.
+    Beside noise that is told relative to the level of quiet frames it hears what is left once that
+    is taken off. Its parameters are the model's.
 
     Args:
         model: the program.
@@ -76,8 +78,8 @@ class EncodedSpeech(Denoising):
 
     def latents(self, batch: SequenceBatch) -> PathDistribution:
         """Return q(z | x)."""
-        heard, mask = batch.x[:, None, None], batch.mask[:, None, None]
-        return self.model.prior.posterior(heard, mask=mask)
+        heard = subtracted(batch) if self.model.noise.relative else batch
+        return self.model.prior.posterior(heard.x[:, None, None], mask=batch.mask[:, None, None])
 
 
 @GUIDES.register("free_speech")

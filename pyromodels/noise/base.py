@@ -7,6 +7,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pyromodels.batch import SequenceBatch
+from pyromodels.emissions.complex import power_of
+
 
 class Sizes(NamedTuple):
     """What a noise model is made for."""
@@ -25,6 +28,8 @@ class NoiseModel(nn.Module, ABC):
 
     of_sequences: ClassVar[bool] = False
     """Whether it has parameters for every sequence of its data, rather than a network for any."""
+    relative: bool = False
+    """Whether v_n is told relative to the level of quiet frames, and an encoder spared that."""
 
     @abstractmethod
     def forward(
@@ -51,3 +56,11 @@ def quiet_level(
     missing = torch.where(mask.unsqueeze(-1), power, torch.nan)
     level = missing.nanquantile(quantile, dim=1)
     return level / -math.log1p(-quantile)
+
+
+def subtracted(batch: SequenceBatch) -> SequenceBatch:
+    """Return what is left once the level of quiet frames is taken off, at least a hundredth."""
+    power = power_of(batch.x)
+    level = 1.5 * quiet_level(power, batch.mask).unsqueeze(1)
+    share = (1 - level / power.clamp_min(1e-12)).clamp(0.01, 1)
+    return SequenceBatch(batch.x * share.sqrt().repeat_interleave(2, -1), batch.mask)

@@ -2,18 +2,26 @@
 
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from pyromodels.emissions.spectral import Spectral
 from pyromodels.networks.mlp import Heads, before, run_lstm, run_lstm_backward
-from pyromodels.noise.base import NoiseModel, Sizes
+from pyromodels.noise.base import NoiseModel, Sizes, quiet_level
 from pyromodels.registry import NOISES
+
+FLOOR = 1e-10
+"""Power that digital silence is taken to have."""
 
 
 class RecurrentNoise(NoiseModel):
-    r"""v_n,t = head(h_t), h_t of LSTMs over what the noise model reads.
+    r"""v_n,t = q exp(head(h_t)), h_t of LSTMs over what the noise model reads.
 
-    Networks see x and say log v_n as a `Spectral` emission does.
+    q is the level of quiet frames of the sequence, bin by bin (`quiet_level`), which v_n begins
+    with; networks see the logarithm of x relative to it. With `relative=False` q is 1.
+
+    Departure: that is how the thesis has it. An encoder that was taught by clean speech hears noise
+    as speech; where the noise model knows nothing either, both learn to leave it so.
 
     Reference: Lin, 2024 (thesis), sections 6.2.2 and 6.3.2.
 
@@ -21,6 +29,7 @@ class RecurrentNoise(NoiseModel):
         sizes: F and L are read.
         hidden_dim: of an LSTM, and of the dense layer after them.
         sees: "log_power" or "power", see `Spectral`.
+        relative: whether v_n is told relative to the level of quiet frames.
     """
 
     reads_past: ClassVar[bool] = True
@@ -32,8 +41,10 @@ class RecurrentNoise(NoiseModel):
         *,
         hidden_dim: int = 128,
         sees: Literal["power", "log_power"] = "log_power",
+        relative: bool = True,
     ) -> None:
         super().__init__()
+        self.relative = relative
         self.emission = Spectral(sees)
         read: dict[str, int] = {}
         if self.reads_past:
@@ -47,10 +58,18 @@ class RecurrentNoise(NoiseModel):
         )
         dims = (hidden_dim,) * len(read)
         self.head = Heads(dims, (hidden_dim,), sizes.num_bins, ("log_variance",))
+        if relative:
+            with torch.no_grad():  # v_n begins near q
+                for output in self.head.heads():
+                    output.weight.mul_(0.1)
+                    output.bias.zero_()
 
     def forward(self, power: Tensor, z: Tensor, mask: Tensor) -> Tensor:
         """Return v_n; with latents, of every draw of them."""
-        h = []
+        h, level = [], power.new_ones(())
+        if self.relative:
+            level = quiet_level(power, mask).unsqueeze(1).clamp_min(FLOOR)
+            power = power / level
         for name, lstm in self.lstms.items():
             if name == "past":
                 h.append(run_lstm(lstm, before(self.emission.see(power))))
@@ -58,7 +77,7 @@ class RecurrentNoise(NoiseModel):
                 h.append(run_lstm(lstm, z))
             else:
                 h.append(run_lstm_backward(lstm, z, mask))
-        return self.emission.log_variance(self.head(*h)).exp()
+        return level * self.emission.log_variance(self.head(*h)).exp()
 
 
 @NOISES.register("lv")
@@ -66,7 +85,6 @@ class FromLatents(RecurrentNoise):
     """Noise by latents of the speech: h_t = [LSTM(z_{1:t}), LSTM(z_{T:t})], LV of the thesis.
 
     Example:
-        >>> import torch
         >>> noise = FromLatents(Sizes(2, 5, 9, 3), hidden_dim=4)
         >>> noise(torch.ones(2, 5, 9), torch.zeros(2, 5, 3), torch.ones(2, 5).bool()).shape
         torch.Size([2, 5, 9])

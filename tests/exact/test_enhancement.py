@@ -20,7 +20,7 @@ from pyromodels.inference.engines.svi import SVI
 from pyromodels.inference.enhancement.bound import EnhancementBound, log_density
 from pyromodels.inference.enhancement.vem import LatentUpdate, NoiseUpdate, enhancement_em
 from pyromodels.models.enhancement import Enhancement
-from pyromodels.noise.base import Sizes, quiet_level
+from pyromodels.noise.base import Sizes, quiet_level, subtracted
 from pyromodels.noise.nmf import LowRankNoise
 from pyromodels.registry import NOISES
 from pyromodels.testing.paths import check_path
@@ -42,8 +42,8 @@ def prior_of(kind=RVAE, **options):
     return kind(**sizes, **options).double().eval()
 
 
-def noise_of(name):
-    noise = NOISES.build({"name": name}, Sizes(B, T, F, L)).double()
+def noise_of(name, **options):
+    noise = NOISES.build({"name": name, **options}, Sizes(B, T, F, L)).double()
     torch.manual_seed(2)
     for parameter in noise.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -171,7 +171,7 @@ def test_mean_and_variance_are_those_of_its_draws():
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_noise_reads_what_it_says(name):
-    noise, power = noise_of(name), torch.rand(1, T, F, dtype=torch.float64)
+    noise, power = noise_of(name, relative=False), torch.rand(1, T, F, dtype=torch.float64)
     z, mask = torch.randn(1, T, L, dtype=torch.float64), torch.ones(1, T, dtype=torch.bool)
 
     def reach(of, at):  # whether v of a frame moves with what is read at another
@@ -187,6 +187,30 @@ def test_noise_reads_what_it_says(name):
     else:
         assert ((latents > 0) == (torch.ones(T, T) if name == "lv" else torch.ones(T, T).tril())
                 .bool()).all()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_noise_begins_near_the_level_of_quiet_frames_and_goes_with_it(name):
+    batch, z = batch_of(), torch.randn(B, T, L, dtype=torch.float64)
+    noise = NOISES.build({"name": name}, Sizes(B, T, F, L)).double()
+    power = power_of(batch.x)
+    found = noise(power, z, batch.mask)
+    level = quiet_level(power, batch.mask).unsqueeze(1)
+    assert (found / level).log().abs().max() < 0.7
+    torch.testing.assert_close(noise(100 * power, z, batch.mask), 100 * found)
+    as_published = NOISES.build({"name": name, "relative": False}, Sizes(B, T, F, L)).double()
+    moved = as_published(100 * power, z, batch.mask) / as_published(power, z, batch.mask)
+    assert (moved - 100).abs().min() > 1
+
+
+def test_beside_such_noise_the_encoder_is_spared_the_level_of_quiet_frames():
+    batch, model = batch_of(), model_of("lv")
+    published = Enhancement(model.prior, noise_of("lv", relative=False))
+    loc, heard = (EncodedSpeech(m).latents(b).conditionals(torch.zeros(B, 1, 1, T, L).double()).mean
+                  for m, b in ((model, batch), (published, subtracted(batch))))
+    torch.testing.assert_close(loc, heard)
+    other = EncodedSpeech(published).latents(batch)
+    assert (other.conditionals(torch.zeros(B, 1, 1, T, L).double()).mean - loc).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 3), (1, 2, 1)])

@@ -22,7 +22,6 @@ from pyromodels.experiments.enhancement.enhance import (
     averaged,
     enhance,
     padded,
-    subtracted,
 )
 from pyromodels.experiments.enhancement.regions import calibrations, errors_of, variance_of
 from pyromodels.experiments.enhancement.scores import of_starts, scores_of
@@ -39,7 +38,7 @@ from pyromodels.experiments.separation.regions import regions_from
 from pyromodels.experiments.speech.trained_models import SpeechModel
 from pyromodels.models.enhancement import Enhancement
 from pyromodels.networks.assigner import Assigner
-from pyromodels.noise.base import Sizes
+from pyromodels.noise.base import Sizes, subtracted
 from pyromodels.registry import MODELS, NOISES
 
 SMALL = STFT(window=64, hop=16)
