@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from pyromodels.audio.stft import STFT
 from pyromodels.errors import SpecError, mismatch
-from pyromodels.experiments.datasets.mixtures.mixtures import MixtureData
+from pyromodels.experiments.datasets.mixtures.mixtures import AS_RECORDED, MixtureData
 from pyromodels.experiments.datasets.mixtures.simulate import Simulation, simulated
 from pyromodels.experiments.harness.drawn import fit_drawn
 from pyromodels.experiments.harness.store import History, MadeBy, Trained, find_or_train
@@ -91,6 +92,11 @@ def load_assigner(weights: str, num_sources: int, where: str) -> PriorWeights:
         expected = f"an assigner of {num_sources} sources"
         raise SpecError(mismatch(where, given=given, expected=expected))
     return found
+
+
+def kinds_of(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the kinds that a network was trained on, in the order that it says them."""
+    return tuple(key for key in record.get("data", ()) if key != AS_RECORDED)
 
 
 def made_by(data: MixtureData, options: AssignerOptions, seed: int, stft: STFT) -> MadeBy:

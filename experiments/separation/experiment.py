@@ -17,7 +17,11 @@ from pyromodels.experiments.harness.experiment import EXPERIMENTS, Experiment, O
 from pyromodels.experiments.harness.spec_tables import ComponentTable, OptionsTable, Table
 from pyromodels.experiments.harness.weights import load_weights
 from pyromodels.experiments.separation import figures
-from pyromodels.experiments.separation.assigner import AssignerOptions, find_or_train_assigner
+from pyromodels.experiments.separation.assigner import (
+    AssignerOptions,
+    find_or_train_assigner,
+    kinds_of,
+)
 from pyromodels.experiments.separation.measures import check_packages
 from pyromodels.experiments.separation.model_spec import (
     SeparationModelSpec,
@@ -207,7 +211,7 @@ def _check_recordings(spec: Spec, data: MixtureData) -> None:
 
 def _check_order(weights: str, data: MixtureData) -> None:
     """Refuse kinds in another order than that of the network's training."""
-    known = tuple(load_weights(weights, "network").record.get("data", ()))
+    known = kinds_of(load_weights(weights, "network").record)
     if set(known) == set(data.kinds) and known != data.kinds:
         expected = f"{', '.join(known)}, the order of {weights}"
         raise SpecError(mismatch("data.kinds", given=", ".join(data.kinds), expected=expected))

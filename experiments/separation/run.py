@@ -21,6 +21,7 @@ SPEC = "separation"
 SHIPPED = {
     ("speech", "flute"): "assigner_speech_flute",
     ("speech", "noise"): "assigner_speech_noise",
+    ("bass", "drums", "other"): "assigner_bass_drums_other",
 }
 """Kinds, in the order that a network says them, and its weights, which ship with the package."""
 

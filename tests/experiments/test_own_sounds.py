@@ -18,6 +18,8 @@ from pyromodels.experiments.harness.weights import load_weights
 from pyromodels.experiments.metrics.audio.distortion import si_sdr
 from pyromodels.experiments.runs.runner import build
 from pyromodels.experiments.runs.spec import load_spec
+from pyromodels.experiments.separation.assigner import kinds_of, load_assigner
+from pyromodels.experiments.separation.run import SHIPPED
 from pyromodels.experiments.separation.separate import SeparationInference, shares
 from pyromodels.experiments.separation.sounds import write_together
 
@@ -230,3 +232,8 @@ def test_kinds_in_another_order_than_the_network_says_them_are_refused(tone):
                 "guide.weights=assigner_speech_flute", "inference.steps=0"]
     with pytest.raises(SpecError, match="data.kinds: given flute, speech; expected speech, flute"):
         build(load_spec("separation", settings=settings))
+
+
+@pytest.mark.parametrize("kinds", SHIPPED)
+def test_a_network_that_ships_tells_what_it_is_listed_for(kinds):
+    assert kinds_of(load_assigner(SHIPPED[kinds], len(kinds), "guide.weights").record) == kinds

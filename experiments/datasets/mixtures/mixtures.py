@@ -16,6 +16,9 @@ from pyromodels.experiments.datasets import DATASETS
 from pyromodels.experiments.datasets.speech.audio import peak_normalise, read_audio
 from pyromodels.experiments.datasets.speech.recordings import SpeechData, load_speech_folder
 
+AS_RECORDED = "as_recorded"
+"""Key of a fingerprint, beside those of the kinds."""
+
 
 class Mixture(NamedTuple):
     """Sources that add up, or what was heard of sources that nobody knows."""
@@ -68,7 +71,7 @@ class MixtureData:
     def fingerprint(self) -> dict[str, Any]:
         """What determines the recordings that networks learn from, for the store."""
         files = {kind: data.fingerprint for kind, data in self.recordings.items()}
-        return files | ({"as_recorded": True} if self.as_recorded else {})
+        return files | ({AS_RECORDED: True} if self.as_recorded else {})
 
     def recorded(self, split: str) -> list[Tensor]:
         """Return all recordings of every kind, one after the other; shapes (n,)."""
