@@ -112,21 +112,31 @@ COMMANDS: dict[tuple[str, str], Command] = {
         "classification.tables", "time-varying normalizing flows, Table IV, and ours"
     ),
     **{
-        ("table", f"scass-{i}"): Command("separation.tables", f"thesis, Table 5.{i}: sounds")
+        ("table", f"scass-{i}"): Command(
+            "separation.tables.thesis", f"thesis, Table 5.{i}: sounds"
+        )
         for i in range(1, 7)
     },
     **{
-        ("table", f"se-{i}"): Command("enhancement.tables", f"thesis, Table 6.{i}: noisy speech")
+        ("table", f"se-{i}"): Command(
+            "enhancement.tables.thesis", f"thesis, Table 6.{i}: noisy speech"
+        )
         for i in range(1, 5)
     },
     ("table", "inference"): Command(
         "demonstrations.equivalence", "VEM, natural gradients and SVI: how far apart they end"
     ),
     ("plot", "mot-iterations"): Command("tracking.tables.iterations", "thesis, Figure 4.3"),
-    ("plot", "scass-1"): Command("separation.plots", "thesis, Figure 5.1: a mixture, by method"),
-    ("plot", "scass-2"): Command("separation.sweeps", "thesis, Figure 5.2: SI-SDR over sweeps"),
+    ("plot", "scass-1"): Command(
+        "separation.tables.spectrograms", "thesis, Figure 5.1: a mixture, by method"
+    ),
+    ("plot", "scass-2"): Command(
+        "separation.tables.sweeps", "thesis, Figure 5.2: SI-SDR over sweeps"
+    ),
     **{
-        ("plot", f"se-{i}"): Command("enhancement.plots", f"thesis, Figure 6.{i}: noisy speech")
+        ("plot", f"se-{i}"): Command(
+            "enhancement.tables.spectrograms", f"thesis, Figure 6.{i}: noisy speech"
+        )
         for i in (2, 3)
     },
     **{

@@ -11,11 +11,11 @@ import torch
 from pyromodels.errors import SpecError
 from pyromodels.experiments.command.cli import main
 from pyromodels.experiments.datasets.speech.audio import write_wav
-from pyromodels.experiments.enhancement import tables as enhancement
 from pyromodels.experiments.enhancement.scores import PARTS
+from pyromodels.experiments.enhancement.tables import thesis as enhancement
 from pyromodels.experiments.runs import paper_tables
 from pyromodels.experiments.runs.paper_tables import PaperTable, Row, of_run, specs_of
-from pyromodels.experiments.separation import tables as separation
+from pyromodels.experiments.separation.tables import thesis as separation
 
 TABLES = separation.TABLES | enhancement.TABLES
 

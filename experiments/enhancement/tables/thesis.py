@@ -236,7 +236,7 @@ def conditions(args: argparse.Namespace) -> PaperTable:
 
 
 NOTE = ("PESQ, ESTOI of ours: where their packages are installed. Gained: SI-SDR above the noisy "
-        "signal's.")
+        "signal's. Networks of the noise are told the level of quiet frames; the thesis' are not.")
 
 TABLES: dict[str, Callable[[argparse.Namespace], PaperTable]] = {
     "se-1": variants, "se-2": compared, "se-3": speeds, "se-4": conditions,

@@ -9,7 +9,7 @@ import argparse
 from typing import NamedTuple
 
 from pyromodels.experiments.enhancement.scores import heard
-from pyromodels.experiments.enhancement.tables import by_network, by_sweeps
+from pyromodels.experiments.enhancement.tables.thesis import by_network, by_sweeps
 from pyromodels.experiments.harness.devices import use_device
 from pyromodels.experiments.harness.figures import save
 from pyromodels.experiments.harness.records import open_run, spec_of

@@ -21,7 +21,7 @@ from pyromodels.experiments.runs.paper_tables import (
     outcomes,
 )
 from pyromodels.experiments.separation.scores import ESTIMATE, estimates_of, masks_of
-from pyromodels.experiments.separation.tables import LENGTHS, by_method
+from pyromodels.experiments.separation.tables.thesis import LENGTHS, by_method
 from pyromodels.experiments.speech.figures import spectrogram_grid
 
 

@@ -22,7 +22,7 @@ from pyromodels.experiments.runs.paper_tables import (
     specs_of,
 )
 from pyromodels.experiments.separation.scores import BASELINES
-from pyromodels.experiments.separation.tables import (
+from pyromodels.experiments.separation.tables.thesis import (
     LENGTHS,
     PUBLISHED,
     base,

@@ -1,0 +1,1 @@
+"""The tables and figures of the thesis on noisy speech, beside ours."""
