@@ -46,6 +46,9 @@ class EnhancementModelSpec:
             raise SpecError(
                 f"model.prior: {unknown('prior', given=table.get('name'), known=DYNAMICS)}"
             )
+        if "weights" in table and self.files != "*":
+            given = f"{self.files!r} beside weights, which have learnt already"
+            raise SpecError(mismatch("model.files", given=given, expected="'*'"))
         if self.gain is None:
             object.__setattr__(self, "gain", not self.noise_is_network)
         if self.gain and self.noise_is_network:

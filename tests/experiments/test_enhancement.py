@@ -306,6 +306,7 @@ def test_show_draws_both_programs(folder, capsys):
         ({"model": {"prior": "rvea"}}, "rvae"),
         ({"model": {"noise": "lv", "gain": True}}, "nmf"),
         ({"model": {"noise": "pink"}}, "nmf"),
+        ({"model": {"prior": {"weights": "rvae_speech"}, "files": "a*"}}, "learnt already"),
         ({"inference": {"starts": ["zero"]}}, "starts"),
         ({"inference": {"steps": -1}}, "0 or more"),
         ({"inference": {"overlap_frames": 2000}}, "overlap_frames"),
