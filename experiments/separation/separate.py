@@ -154,8 +154,7 @@ def separate(
     guide = engine.guide
     bounds, between = [], {}
     for number in range(1, options.steps + 1):
-        engine.sweep(batch)
-        bounds.append(engine.elbo(batch))
+        bounds.append(engine.elbo(batch, known=engine.sweep(batch)))
         law = guide.sources(batch) if isinstance(guide, Wiener) else guide.sources
         if number in after:
             between[number] = spectra_of(law.mean).cpu()

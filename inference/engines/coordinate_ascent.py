@@ -138,14 +138,17 @@ class CoordinateAscent:
 
     def step(self, batch: Any) -> float:
         """Apply every update once; return the loss as `evaluate_loss` does."""
-        known = self.sweep(batch)
-        with torch.no_grad():
-            return -self.bound(self.model, self.guide, batch, known=known).sum().item()
+        return -self.elbo(batch, known=self.sweep(batch)).sum().item()
 
     @torch.no_grad()
-    def elbo(self, batch: Any) -> Tensor:
-        """Return the bound of every sequence, nats, shape (B,)."""
-        return self.bound(self.model, self.guide, batch)
+    def elbo(self, batch: Any, *, known: BoundParts | None = None) -> Tensor:
+        """Return the bound of every sequence, nats, shape (B,).
+
+        Args:
+            batch: the data.
+            known: what a sweep has just returned: parts that need not be computed again.
+        """
+        return self.bound(self.model, self.guide, batch, known=known)
 
     def evaluate_loss(self, batch: Any) -> float:
         """Return minus the bound, nats, summed over sequences."""
