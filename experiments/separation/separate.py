@@ -122,7 +122,7 @@ def separate(
         prior: of each source, of complex spectra, or of all of them; None where no sweep is made.
         options: how.
         assigner: the network of the start "assigner".
-        encoders: the models of the start "encoders".
+        encoders: the models of the start "encoders", where they are others than the prior's.
         truth: the sources, of the start "oracle".
         num_draws: of q(s).
         after: sweeps whose estimates are kept, in the memory of the CPU; those that are not made
@@ -130,6 +130,8 @@ def separate(
     """
     share = None
     if options.start == "encoders":
+        if encoders is None and isinstance(prior, BySource):
+            encoders = prior
         start = heard(encoders, mixture)
         if isinstance(prior, Walks):  # of the start these are told q(w) alone
             share = ideal_binary_mask(start).movedim(1, -1).to(mixture.real)
