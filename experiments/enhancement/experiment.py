@@ -30,7 +30,7 @@ from pyromodels.experiments.harness.experiment import EXPERIMENTS, Experiment, O
 from pyromodels.experiments.harness.spec_tables import ComponentTable, OptionsTable, Table
 from pyromodels.experiments.separation.assigner import load_assigner
 from pyromodels.experiments.separation.figures import calibration
-from pyromodels.experiments.separation.measures import FIGURES, check_packages
+from pyromodels.experiments.separation.measures import FIGURES, check_names, check_packages
 from pyromodels.experiments.separation.outcome import Regions
 from pyromodels.experiments.separation.sounds import write_together
 from pyromodels.experiments.speech.trained_models import of_spectra
@@ -66,10 +66,7 @@ class EnhancementMetrics:
 
     def __post_init__(self) -> None:
         """Refuse a baseline, or figure, that is none."""
-        known = tuple(name for name in FIGURES if name != "si_sdr_improvement")
-        for name in self.figures:
-            if name not in known:
-                raise SpecError(unknown("figure", given=name, known=known))
+        check_names(self.figures, [name for name in FIGURES if name != "si_sdr_improvement"])
         for name in self.baselines:
             if name not in BASELINES:
                 raise SpecError(unknown("baseline", given=name, known=BASELINES))

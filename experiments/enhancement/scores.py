@@ -12,7 +12,7 @@ from pyromodels.experiments.datasets.mixtures.mixtures import Mixture
 from pyromodels.experiments.enhancement.baselines import decision_directed
 from pyromodels.experiments.enhancement.enhance import Enhanced
 from pyromodels.experiments.metrics.audio.distortion import si_sdr
-from pyromodels.experiments.separation.baselines import oracle_wiener
+from pyromodels.experiments.separation.baselines.oracles import oracle_wiener
 from pyromodels.experiments.separation.measures import measured
 
 BASELINES = ("noisy", "decision_directed", "oracle_wiener")

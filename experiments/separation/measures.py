@@ -29,11 +29,11 @@ PACKAGES = {"estoi": ("pystoi", "audio"), "pesq": ("pesq", "pesq")}
 """Figure -> the package that it needs, and the extra that brings it."""
 
 
-def check_names(asked: Sequence[str]) -> None:
-    """Raise `SpecError` for a figure that is none."""
+def check_names(asked: Sequence[str], known: Sequence[str] = FIGURES) -> None:
+    """Raise `SpecError` for a figure that is none of those known."""
     for name in asked:
-        if name not in FIGURES:
-            raise SpecError(unknown("figure", given=name, known=FIGURES))
+        if name not in known:
+            raise SpecError(unknown("figure", given=name, known=known))
 
 
 def check_packages(asked: Sequence[str]) -> None:

@@ -51,6 +51,10 @@ class SeparationModelSpec:
         if not 0 < self.fraction <= 1:
             expected = "a number in (0, 1]"
             raise SpecError(mismatch("model.fraction", given=self.fraction, expected=expected))
+        tables = map(_table, (self.prior, *self.priors.values()))
+        if self.fraction < 1 and any("weights" in table for table in tables):
+            given = f"{self.fraction} beside weights, which have learnt already"
+            raise SpecError(mismatch("model.fraction", given=given, expected="1"))
         linear = self.walks is not None
         if self.start_prior is not None and not linear:
             expected = "none: model.prior is not linear, and hears the mixture itself"

@@ -11,10 +11,11 @@ from torch import Tensor
 from pyromodels.audio.stft import STFT
 from pyromodels.errors import SpecError, check_positive, unknown
 from pyromodels.experiments.datasets.mixtures.mixtures import Mixture, MixtureData
-from pyromodels.experiments.separation.baselines import NMF, ideal_binary_mask, oracle_wiener
+from pyromodels.experiments.separation.baselines.nmf import NMF
+from pyromodels.experiments.separation.baselines.oracles import ideal_binary_mask, oracle_wiener
+from pyromodels.experiments.separation.baselines.temporal_nmf import TemporalNMF
 from pyromodels.experiments.separation.measures import check_names, measured
 from pyromodels.experiments.separation.separate import Separated
-from pyromodels.experiments.separation.temporal_nmf import TemporalNMF
 
 BASELINES = ("mixture", "ideal_binary_mask", "oracle_wiener", "nmf", "temporal_nmf")
 """Methods to compare with."""

@@ -16,7 +16,7 @@ from pyromodels.distributions.chain import GaussianChain
 from pyromodels.dynamics.by_source import BySource
 from pyromodels.emissions.complex import spectra_of
 from pyromodels.errors import SpecError, check_choice, mismatch
-from pyromodels.experiments.separation.baselines import ideal_binary_mask
+from pyromodels.experiments.separation.baselines.oracles import ideal_binary_mask
 from pyromodels.experiments.separation.vkf import Walks, kalman_em
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.guides.wiener import Wiener

@@ -10,10 +10,8 @@ from pyromodels.guides.denoising import FreeSpeech
 from pyromodels.inference.engines.coordinate_ascent import CoordinateAscent, Update
 from pyromodels.inference.enhancement.bound import EnhancementBound
 from pyromodels.models.enhancement import Enhancement
+from pyromodels.noise.base import FLOOR
 from pyromodels.noise.nmf import LowRankNoise
-
-FLOOR = 1e-10
-"""Power that digital silence is taken to have: its noise would vanish, and what divides by it."""
 
 
 class LatentUpdate(Update):

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from pyromodels.batch import SequenceBatch
 from pyromodels.emissions.complex import power_of
 
+FLOOR = 1e-10
+"""Power that digital silence is taken to have: its noise would vanish, and what divides by it."""
+
 
 class Sizes(NamedTuple):
     """What a noise model is made for."""

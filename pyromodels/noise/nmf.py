@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pyromodels.errors import mismatch, misshapen
-from pyromodels.noise.base import NoiseModel, Sizes, quiet_level
+from pyromodels.noise.base import FLOOR, NoiseModel, Sizes, quiet_level
 from pyromodels.registry import NOISES
 
 
@@ -61,7 +61,7 @@ class LowRankNoise(NoiseModel):
     @torch.no_grad()
     def begin(self, power: Tensor, mask: Tensor) -> None:
         """Start at the level of quiet frames, with a little chance: equal spectra stay equal."""
-        level = quiet_level(power, mask).clamp_min(1e-10)
+        level = quiet_level(power, mask).clamp_min(FLOOR)
         rank = self.log_spectra.shape[1]
         spread = torch.rand(len(power), rank, power.shape[-1]).to(power) + 0.5
         self.put(level.unsqueeze(1) * spread, torch.full_like(self.log_activations, 1 / rank))

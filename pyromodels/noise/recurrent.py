@@ -7,11 +7,8 @@ from torch import Tensor, nn
 
 from pyromodels.emissions.spectral import Spectral
 from pyromodels.networks.mlp import Heads, before, run_lstm, run_lstm_backward
-from pyromodels.noise.base import NoiseModel, Sizes, quiet_level
+from pyromodels.noise.base import FLOOR, NoiseModel, Sizes, quiet_level
 from pyromodels.registry import NOISES
-
-FLOOR = 1e-10
-"""Power that digital silence is taken to have."""
 
 
 class RecurrentNoise(NoiseModel):
@@ -20,8 +17,8 @@ class RecurrentNoise(NoiseModel):
     q is the level of quiet frames of the sequence, bin by bin (`quiet_level`), which v_n begins
     with; networks see the logarithm of x relative to it. With `relative=False` q is 1.
 
-    Departure: that is how the thesis has it. An encoder that was taught by clean speech hears noise
-    as speech; where the noise model knows nothing either, both learn to leave it so.
+    Departure: the thesis has q = 1. An encoder that was taught by clean speech hears noise as
+    speech, and a noise model that knows nothing yet gives it no reason to learn otherwise.
 
     Reference: Lin, 2024 (thesis), sections 6.2.2 and 6.3.2.
 

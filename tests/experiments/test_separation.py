@@ -24,13 +24,8 @@ from pyromodels.experiments.separation.assigner import (
     AssignerOptions,
     distortion_db,
 )
-from pyromodels.experiments.separation.baselines import (
-    NMF,
-    divergence,
-    factorise,
-    ideal_binary_mask,
-    oracle_wiener,
-)
+from pyromodels.experiments.separation.baselines.nmf import NMF, divergence, factorise
+from pyromodels.experiments.separation.baselines.oracles import ideal_binary_mask, oracle_wiener
 from pyromodels.experiments.separation.calibration import (
     LEVELS,
     ErrorLaw,
@@ -143,10 +138,11 @@ def test_a_source_that_is_silent_has_a_finite_distortion_and_gradient(spectra):
     silent[:, 1] = 0
     logits = torch.zeros(*silent[:, 0].shape, 2, requires_grad=True)
     (slope,) = torch.autograd.grad(distortion_db(logits, silent).sum(), logits)
-    assert slope.isfinite().all() and (slope[..., 1] >= 0).all() and slope[..., 1].max() > 0
+    assert slope.isfinite().all() and slope[..., 1].sum() > 0
     better = torch.tensor([9.0, 0.0]).expand_as(logits)
     assert (distortion_db(better, silent) < distortion_db(logits, silent) - 10).all()
-    assert (distortion_db(logits.detach(), torch.zeros_like(silent)) == -CEILING_DB).all()
+    nothing = distortion_db(logits.detach(), torch.zeros_like(silent))
+    torch.testing.assert_close(nothing, torch.full_like(nothing, -CEILING_DB))
 
 
 # ---- the law of errors
@@ -341,6 +337,7 @@ def test_tones_are_the_same_for_a_seed_and_others_for_another():
         ("inference.steps=-1", "0 or more"),
         ("inference.fine_tune=-1e-3", "fine_tune.*learning rate"),
         ("model.fraction=0.0", "model.fraction: given 0.0"),
+        ('model={prior={weights="a.pt"},fraction=0.5}', "learnt already"),
         ("metrics.baselines=[\"magic\"]", "magic"),
         ("model.prior=gas", "gas"),
         ("model.priors.speech=gas", "model.priors.speech"),

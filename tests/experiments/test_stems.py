@@ -12,7 +12,7 @@ from pyromodels.experiments.datasets.mixtures.stems import load_stem_list
 from pyromodels.experiments.datasets.mixtures.synthetic import tones
 from pyromodels.experiments.datasets.speech.audio import read_audio, write_wav
 from pyromodels.experiments.metrics.audio.distortion import si_sdr
-from pyromodels.experiments.separation.baselines import ideal_binary_mask, oracle_wiener
+from pyromodels.experiments.separation.baselines.oracles import ideal_binary_mask, oracle_wiener
 
 SONGS = {"train": ("a_song",), "valid": ("b",), "test": ("c", "d_e")}
 

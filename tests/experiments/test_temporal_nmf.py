@@ -6,8 +6,13 @@ import pytest
 import torch
 
 from pyromodels.experiments.separation.assigner import distortion_db
-from pyromodels.experiments.separation.baselines import NMF, divergence, factorise
-from pyromodels.experiments.separation.temporal_nmf import TemporalNMF, go_on, objective, prices_of
+from pyromodels.experiments.separation.baselines.nmf import NMF, divergence, factorise
+from pyromodels.experiments.separation.baselines.temporal_nmf import (
+    TemporalNMF,
+    go_on,
+    objective,
+    prices_of,
+)
 
 
 @pytest.fixture

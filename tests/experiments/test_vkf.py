@@ -13,7 +13,7 @@ from pyromodels.experiments.datasets.speech.audio import write_wav
 from pyromodels.experiments.metrics.audio.distortion import si_sdr
 from pyromodels.experiments.runs.runner import build
 from pyromodels.experiments.runs.spec import load_spec
-from pyromodels.experiments.separation.baselines import ideal_binary_mask
+from pyromodels.experiments.separation.baselines.oracles import ideal_binary_mask
 from pyromodels.experiments.separation.separate import SeparationInference, separate
 from pyromodels.experiments.separation.vkf import Walks, kalman_em
 from pyromodels.inference.mixture.updates import SourceUpdate

@@ -51,12 +51,6 @@ METHODS: dict[str, str | None] = {
     "MixDVAE": "",
 }
 """Method of the thesis -> what a run calls it, None where there is none of it."""
-OF_THEIR_OWN: dict[str, tuple[str, ...]] = {
-    "VKF-Oracle": ("model.prior=linear", "inference.start=oracle", "inference.ratio=1e-4"),
-    "VKF-DVAE-init": ("model.prior=linear", "inference.start=encoders", "inference.ratio=1e-4"),
-    "Deep AR": ("model.prior=deep_ar", "inference.start=encoders"),
-}
-"""Methods that are a run of their own -> what they are, whatever the budget."""
 
 
 THESIS: dict[str, dict[str, Sequence[float | None]]] = {
@@ -168,6 +162,17 @@ def published(args: argparse.Namespace) -> tuple[str, ...]:
     return ("model.prior=srnn", "model.epochs=20", "inference.steps=70")
 
 
+def of_their_own(args: argparse.Namespace) -> dict[str, tuple[str, ...]]:
+    """Return methods that are a run of their own, and what each is, whatever the budget."""
+    walks = ("model.prior=linear", "inference.ratio=1e-4")
+    heard = f"model.start_prior={'vae' if args.data is None else 'srnn'}"
+    return {
+        "VKF-Oracle": (*walks, "inference.start=oracle"),
+        "VKF-DVAE-init": (*walks, "inference.start=encoders", heard),
+        "Deep AR": ("model.prior=deep_ar", "inference.start=encoders"),
+    }
+
+
 def network(args: argparse.Namespace) -> tuple[str, ...]:
     """Return the settings of the network alone: the weights that ship, or a short training."""
     return ("guide.steps=50" if args.data is None else "guide.weights=assigner_speech_flute",)
@@ -209,18 +214,14 @@ def by_method(args: argparse.Namespace, length: str) -> list[Row]:
         for label, cells in THESIS[length].items()
     }
     rows["oracle"] = Row(f"{start} ideal binary mask", "ideal_binary_mask")
-    budget, heard = published(args), "vae" if args.data is None else "srnn"
-    joint = of_run((*shared, *budget), [row for label, row in rows.items()
-                                        if label not in OF_THEIR_OWN], BASELINES, fixed=PUBLISHED)
-    made = {row.label: row for row in joint}
-    for label, fixed in OF_THEIR_OWN.items():
-        if label == "VKF-DVAE-init":
-            fixed = (*fixed, f"model.start_prior={heard}")
-        (made[rows[label].label],) = of_run(
-            (*shared, *budget), [rows[label]], BASELINES, fixed=fixed
-        )
+    settings, own = (*shared, *published(args)), of_their_own(args)
+    joint = [row for label, row in rows.items() if label not in own]
+    made = of_run(settings, joint, BASELINES, fixed=PUBLISHED)
+    for label, fixed in own.items():
+        made += of_run(settings, [rows[label]], BASELINES, fixed=fixed)
+    order = [row.label for row in rows.values()]
     return [
-        *(made[row.label] for row in rows.values()),
+        *sorted(made, key=lambda row: order.index(row.label)),
         *of_run((*shared, *network(args)), [Row(f"{start} network alone")], BASELINES,
                 fixed=ALONE),
     ]

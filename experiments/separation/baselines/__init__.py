@@ -1,0 +1,1 @@
+"""Other methods that take a mixture apart, as masks."""
