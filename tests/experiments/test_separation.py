@@ -81,6 +81,22 @@ def test_recordings_are_played_slower_and_faster_within_the_factor():
     assert 51 <= min(peaks) and max(peaks) <= 81
 
 
+@pytest.mark.parametrize("share", [0.4, 1.0])
+def test_sources_that_go_together_are_cut_at_one_place_and_keep_their_levels(share):
+    torch.manual_seed(0)
+    song = torch.randn(4000)
+    options = Simulation(num_frames=20, speed=1.3, equalisation_db=0.0, together=share)
+    made = simulated([song, 0.5 * song], 200, SMALL, options)
+    power = made.abs().square().sum((-2, -1)).sqrt()
+    alike = (made[:, 0] * made[:, 1].conj()).sum((-2, -1)).abs() / power.prod(-1) > 0.999
+    assert abs(alike.float().mean() - share) < 5 * (share * (1 - share) / 200) ** 0.5 + 1e-6
+    torch.testing.assert_close(made[alike][:, 1], 0.5 * made[alike][:, 0])
+    with pytest.raises(ValueError, match=r"together: given lengths \[4000, 3999\]"):
+        simulated([song, song[1:]], 2, SMALL, options)
+    with pytest.raises(SpecError, match="together: given 1.5"):
+        Simulation(together=1.5)
+
+
 # ---- masks and factorisations
 
 
