@@ -217,6 +217,7 @@ def _fits(value: Any, hint: Any) -> bool:
     return True
 
 
+DENSITIES = Registry("density", "pyromodels.densities")
 DYNAMICS = Registry("dynamics", "pyromodels.dynamics")
 EMISSIONS = Registry("emission", "pyromodels.emissions")
 GUIDES = Registry("guide", "pyromodels.guides")

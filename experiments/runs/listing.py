@@ -14,6 +14,7 @@ from pyromodels.experiments.harness.experiment import EXPERIMENTS, METHODS, STAG
 from pyromodels.experiments.runs.shipped import shipped_specs
 from pyromodels.inference.engines import ENGINES
 from pyromodels.registry import (
+    DENSITIES,
     DYNAMICS,
     EMISSIONS,
     GUIDES,
@@ -25,8 +26,8 @@ from pyromodels.registry import (
 )
 
 REGISTRIES: tuple[Registry, ...] = (
-    EXPERIMENTS, DATASETS, MODELS, DYNAMICS, EMISSIONS, NETWORKS, OBSERVATIONS, NOISES, GUIDES,
-    ENGINES, STAGES, METHODS,
+    EXPERIMENTS, DATASETS, MODELS, DYNAMICS, DENSITIES, EMISSIONS, NETWORKS, OBSERVATIONS, NOISES,
+    GUIDES, ENGINES, STAGES, METHODS,
 )
 """Everything that a spec may name."""
 

@@ -1,0 +1,1 @@
+"""Toy waveforms and their mixtures: sine, square, saw, triangle."""
