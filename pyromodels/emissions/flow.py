@@ -1,21 +1,17 @@
 """Normalizing flows: frames of any continuous law, by couplings that a context tells."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
-import torch
 from torch import Tensor
-from torch.distributions import constraints
 
+from pyromodels.distributions.flow import FlowDistribution
 from pyromodels.distributions.message import Anchor, anchored
 from pyromodels.emissions.base import Emission, Head
 from pyromodels.registry import EMISSIONS
-from pyromodels.transforms.coupling import Coupling, CouplingFlow, CouplingTransform
-
-LOG_2PI = math.log(2 * math.pi)
+from pyromodels.transforms.coupling import Coupling, CouplingFlow
 
 
 @EMISSIONS.register("flow")
@@ -73,45 +69,10 @@ class FlowHead(Head):
         self, said: Tensor, history: Tensor, anchor: Anchor | None
     ) -> dist.TorchDistribution:
         """Return p(s_t | e_t) of every frame."""
-        return anchored(FlowFrames(self.flow.given(said, frames=True)), anchor)
+        transform = self.flow.given(said, frames=True)
+        law = FlowDistribution(transform, said.shape[:-1], (self.flow.dim,), like=said)
+        return anchored(law, anchor)
 
     def draw(self, said: Tensor, noise: Tensor, previous: Tensor | None) -> Tensor:
         """Return g(z_t; e_t)."""
         return self.flow.from_noise(noise, said)
-
-
-class FlowFrames(dist.TorchDistribution):
-    r"""p(x_t | e_t) = N(f(x_t; e_t); 0, I) |det df/dx|, eq. 3; batch (*, T), event (D,).
-
-    Args:
-        transform: f^{-1}, told e of every frame.
-    """
-
-    arg_constraints = {}
-    support = constraints.independent(constraints.real, 1)
-    has_rsample = True
-
-    def __init__(self, transform: CouplingTransform) -> None:
-        self.transform = transform
-        batch, event = transform.e.shape[:-1], torch.Size([transform.flow.dim])
-        super().__init__(batch, event, validate_args=False)
-
-    def log_prob(
-        self,
-        value: Tensor,  # x, shape: (*, T, D)
-    ) -> Tensor:  # nats, shape: (*, T)
-        """Return log p(x_t | e_t)."""
-        z, log_det = self.transform.to_noise(value)
-        return log_det - 0.5 * (z.square().sum(-1) + self.transform.flow.dim * LOG_2PI)
-
-    def noise_of(
-        self,
-        value: Tensor,  # x, shape: (*, T, D)
-    ) -> Tensor:  # z, shape: (*, T, D)
-        """Return the noise that drives x."""
-        return self.transform.to_noise(value)[0]
-
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        """Draw frames, each on its own, with pathwise gradients."""
-        shape, e = self._extended_shape(torch.Size(sample_shape)), self.transform.e
-        return self.transform(torch.randn(shape, dtype=e.dtype, device=e.device))

@@ -4,11 +4,14 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Transform, constraints
 from zuko.transforms import MonotonicRQSTransform
 
 from pyromodels.errors import ShapeError, SpecError, mismatch, unknown
 from pyromodels.networks.side_by_side import MemberLinear, from_members, to_members
+from pyromodels.transforms.affine_coupling import affine as move
+from pyromodels.transforms.affine_coupling import affine_inverse as move_back
+from pyromodels.transforms.base import FlowTransform, Invertible
+from pyromodels.transforms.mixing import Mixing
 
 Coupling = Literal["affine", "spline"]
 
@@ -16,7 +19,7 @@ NUM_BINS = 8
 """Of a spline; outside [-5, 5] it is the identity."""
 
 
-class CouplingFlow(nn.Module):
+class CouplingFlow(Invertible):
     r"""f(x; e) = z, the composition of L layers told by one e, for several models side by side.
 
         q     = ReLU(W_q e + L_q kept + c_q)                                          (10)
@@ -76,7 +79,7 @@ class CouplingFlow(nn.Module):
         self.register_buffer("place", order.argsort(), persistent=False)
         sizes = (int((~second).sum()), int(second.sum()))
         self.sizes, self.hidden_dim = sizes, hidden_dim
-        self.dim, self.num_members = dim, num_members
+        self.dim, self.num_members, self.event_dim = dim, num_members, 1
         outputs = 2 if coupling == "affine" else 3 * NUM_BINS - 1
         self.maps = {"affine": (affine, affine_inverse), "spline": (spline, spline_inverse)}[
             coupling
@@ -140,14 +143,14 @@ class CouplingFlow(nn.Module):
     def _halves(self, v: Tensor) -> list[Tensor]:
         return list(v.index_select(-1, self.order).split(self.sizes, -1))
 
-    def _mixing_before(self, number: int) -> "Mixing | None":
+    def _mixing_before(self, number: int) -> Mixing | None:
         """Return the map that precedes a move in the direction of sampling."""
         layer, second = divmod(number, 2)
         return None if second or not layer or not self.mixings else self.mixings[layer - 1]
 
 
-class CouplingTransform(Transform):
-    """x = g(z; e) of a `CouplingFlow`, with its exact log-determinant: torch's and Pyro's compose.
+class CouplingTransform(FlowTransform):
+    """x = g(z; e) of a `CouplingFlow`, whatever batch z has: its members, its frames.
 
     Members of the flow, if several, are the last batch dimension of e, before the frames.
 
@@ -155,7 +158,7 @@ class CouplingTransform(Transform):
         flow: the networks.
         e: what they are told, shape (*batch, N); a batch of z or x may have more dims on the left.
         frames: whether the last batch dimension counts frames.
-        cache_size: 1 keeps the last pair (z, x) with its log-determinant.
+        cache_size: see `FlowTransform`.
 
     Example:
         >>> flow = CouplingFlow(1, 2, 3, num_layers=2, hidden_dim=4, num_hidden=0)
@@ -165,21 +168,14 @@ class CouplingTransform(Transform):
         torch.Size([5])
     """
 
-    domain = codomain = constraints.real_vector
-    bijective = True
+    flow: CouplingFlow
+    e: Tensor
 
     def __init__(
         self, flow: CouplingFlow, e: Tensor, *, frames: bool = False, cache_size: int = 0
     ) -> None:
-        super().__init__(cache_size)
-        self.flow, self.e, self.frames = flow, e, frames
-        self._known: tuple[Tensor, Tensor] | None = None  # x, log |det dz/dx|
-
-    def with_cache(self, cache_size: int = 1) -> "CouplingTransform":
-        """Return the same transform with another cache."""
-        if cache_size == self._cache_size:
-            return self
-        return CouplingTransform(self.flow, self.e, frames=self.frames, cache_size=cache_size)
+        super().__init__(flow, e, cache_size=cache_size)
+        self.frames = frames
 
     def to_noise(
         self,
@@ -190,20 +186,13 @@ class CouplingTransform(Transform):
         z, log_det = self.flow.to_noise(rows, e)
         return self._back(z, batch), self._back(log_det.unsqueeze(-1), batch).squeeze(-1)
 
-    def _call(self, x: Tensor) -> Tensor:  # the names that torch gives: from z to x
-        rows, e, batch = self._rows(x)
+    def from_noise(
+        self,
+        z: Tensor,  # shape: (*, D)
+    ) -> Tensor:  # shape: (*, D)
+        """Return x."""
+        rows, e, batch = self._rows(z)
         return self._back(self.flow.from_noise(rows, e), batch)
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        z, log_det = self.to_noise(y)
-        if self._cache_size:
-            self._known = y, log_det
-        return z
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return log |det dy/dx|, shape (*); x is what torch calls the noise z, y is x."""
-        known = self._known
-        return -(known[1] if known is not None and known[0] is y else self.to_noise(y)[1])
 
     def _rows(self, v: Tensor) -> tuple[Tensor, Tensor, torch.Size]:
         """Return v and e with members first and rows flat, and the shape they came with."""
@@ -249,35 +238,6 @@ class Conditioner(nn.Module):
         return self.out(q)
 
 
-class Mixing(nn.Module):
-    r"""x = z W, W = L U: unit lower times upper triangular with a positive diagonal."""
-
-    def __init__(self, num_members: int, dim: int) -> None:
-        super().__init__()
-        self.entries = nn.Parameter(0.01 * torch.randn(num_members, dim, dim))
-        self.log_diagonal = nn.Parameter(torch.zeros(num_members, dim))
-
-    def factors(self) -> tuple[Tensor, Tensor]:  # each (M, D, D)
-        """Return L and U."""
-        eye = torch.eye(self.entries.shape[-1], dtype=self.entries.dtype).to(self.entries.device)
-        upper = self.entries.triu(1) + torch.diag_embed(self.log_diagonal.exp())
-        return self.entries.tril(-1) + eye, upper
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Return x, shape (M, R, D)."""
-        lower, upper = self.factors()
-        return z @ lower @ upper
-
-    def inverse(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z and log |det dz/dx|, shapes (M, R, D) and (M, 1)."""
-        lower, upper = self.factors()
-        y = torch.linalg.solve_triangular(upper, x, upper=True, left=False)
-        z = torch.linalg.solve_triangular(
-            lower, y, upper=False, left=False, unitriangular=True
-        )
-        return z, -self.log_diagonal.sum(-1, keepdim=True)
-
-
 def affine(
     x: Tensor,  # shape: (M, R, d)
     parameters: Tensor,  # shape: (M, R, 2 d)
@@ -285,13 +245,13 @@ def affine(
     """z = (x - mu) exp(-s), eq. 9."""
     slope, shift = parameters.chunk(2, -1)
     slope = torch.tanh(slope)
-    return (x - shift) * torch.exp(-slope), -slope.sum(-1)
+    return move(x, slope, shift), -slope.sum(-1)
 
 
 def affine_inverse(z: Tensor, parameters: Tensor) -> Tensor:
     """x = z exp(s) + mu, eq. 7."""
     slope, shift = parameters.chunk(2, -1)
-    return torch.addcmul(shift, z, torch.exp(torch.tanh(slope)))
+    return move_back(z, torch.tanh(slope), shift)
 
 
 def spline(
