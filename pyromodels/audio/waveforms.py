@@ -90,14 +90,14 @@ class WaveformLaw:
             generator: of the draws.
             dtype: of what is returned.
         """
-        at = {"generator": generator, "device": generator.device, "dtype": torch.float64}
-        uniform = torch.rand(3, num, 1, **at)
-        keys = self._of_keys().to(generator.device)
+        device = generator.device
+        uniform = torch.rand(3, num, 1, generator=generator, device=device, dtype=torch.float64)
+        keys = self._of_keys().to(device)
         period = keys[(uniform[0] * len(keys)).long()]  # (num, 1)
         phase = (uniform[1] * period).long()
         amplitude = self.amplitude[0] + uniform[2] * (self.amplitude[1] - self.amplitude[0])
         table = one_period(kind, period[:, 0], band_limited=self.band_limited)
-        time = torch.arange(length, device=generator.device)
+        time = torch.arange(length, device=device)
         return (amplitude * table.gather(1, (time + phase) % period)).to(dtype)
 
     def _of_keys(self) -> Tensor:  # samples, int64, shape: (keys,)

@@ -68,7 +68,8 @@ class Waveforms:
     @property
     def law(self) -> WaveformLaw:
         """The law that every kind shares: of periods, phases and amplitudes."""
-        return WaveformLaw(self.frequencies, tuple(self.amplitude), self.band_limited)
+        low, high = self.amplitude
+        return WaveformLaw(self.frequencies, (low, high), self.band_limited)
 
     @property
     def weights(self) -> Tensor:  # alpha, float32, shape: (N,)
