@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # the names at the top: read by type checkers, and by `_homes
     from pyromodels.guides.auto import AutoGuide as AutoGuide
     from pyromodels.guides.denoising import EncodedSpeech as EncodedSpeech
     from pyromodels.guides.denoising import FreeSpeech as FreeSpeech
+    from pyromodels.guides.denoising import SampledSpeech as SampledSpeech
     from pyromodels.guides.mean_field import MeanField as MeanField
     from pyromodels.inference.adequacy.report import guide_report as guide_report
     from pyromodels.inference.engines.nuts import sample_nuts as sample_nuts

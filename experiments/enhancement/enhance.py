@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -18,9 +19,11 @@ from pyromodels.dynamics.dynamical_prior import DynamicalPrior
 from pyromodels.emissions.complex import power_of, spectra_of
 from pyromodels.errors import SpecError, check_choice, mismatch
 from pyromodels.experiments.separation.separate import SeparationInference, shares
-from pyromodels.guides.denoising import Denoising, EncodedSpeech, FreeSpeech
+from pyromodels.guides.denoising import Denoising, EncodedSpeech, FreeSpeech, SampledSpeech
+from pyromodels.inference.engines.coordinate_ascent import CoordinateAscent
 from pyromodels.inference.engines.svi import SVI
 from pyromodels.inference.enhancement.bound import EnhancementBound
+from pyromodels.inference.enhancement.mcem import check_draws, monte_carlo_em
 from pyromodels.inference.enhancement.vem import enhancement_em
 from pyromodels.inference.training.progress import progress
 from pyromodels.models.enhancement import Enhancement
@@ -29,6 +32,7 @@ from pyromodels.noise.base import NoiseModel, Sizes, subtracted
 from pyromodels.registry import NOISES
 
 Start = Literal["encoder", "subtracted", "network"]
+Method = Literal["vem", "mcem"]
 
 
 @dataclass(frozen=True)
@@ -36,42 +40,57 @@ class EnhancementInference:
     """How noisy speech is made clean.
 
     Args:
-        steps: beside noise of low rank, sweeps of variational EM over many sequences at once;
-            beside a network, steps of Adam on encoder and noise, each sequence alone (NA). 0
-            leaves what training on noisy speech has made of both (ND); with both it is NDA.
+        method: beside noise of low rank, "vem", variational EM, or "mcem", Monte-Carlo EM, whose
+            draws of z are those of random walks.
+        steps: beside noise of low rank, sweeps of EM over many sequences at once; beside a network,
+            steps of Adam on encoder and noise, each sequence alone (NA). 0 leaves what training on
+            noisy speech has made of both (ND); with both it is NDA.
         learning_rate: of Adam; None: 0.1 in variational EM, where nothing is shared, and 5e-4 of
             networks, as published.
-        starts: of q(z) in variational EM: "encoder", what the prior's encoder hears; or
-            "subtracted", what it hears once the level of quiet frames is taken off; or "network",
-            once a network has said whose each bin is. Of several the one with the best bound is
-            kept, sequence by sequence.
+        starts: of q(z) in EM: "encoder", what the prior's encoder hears; or "subtracted", what it
+            hears once the level of quiet frames is taken off; or "network", once a network has said
+            whose each bin is. Of several the one with the best bound is kept, sequence by sequence;
+            the bound of Monte-Carlo EM is that of a Gaussian with the moments of the draws.
         network: weights of that network, of two sources, speech first: a name that ships with the
             package, or a path; it is what `run separation` trains on recordings of both.
         average: take the mean of what inference and that network say: they err elsewhere.
-        num_draws: of z, that estimate and variance are averaged over.
+        num_draws: of z, that estimate and variance are averaged over; in Monte-Carlo EM those of
+            all chains, over which the M step is averaged too.
+        num_chains: of a sequence, in Monte-Carlo EM; `num_draws` is a multiple of it.
+        chain_steps: of every chain, a sweep; the first half burns in.
         batch_size: sequences at once.
         block_frames: longer sequences are taken in blocks of so many, so that memory is bounded.
         overlap_frames: of two blocks, cross-faded.
     """
 
+    method: Method = "vem"
     steps: int = 40
     learning_rate: float | None = None
     starts: tuple[Start, ...] = ("subtracted",)
     network: str = "assigner_speech_noise"
     average: bool = False
     num_draws: int = 10
+    num_chains: int = 2
+    chain_steps: int = 40
     batch_size: int = 12
     block_frames: int = 1000
     overlap_frames: int = 60
 
     def __post_init__(self) -> None:
         """Refuse what is no choice."""
+        check_choice("method", self.method, "vem", "mcem")
         for start in self.starts:
             check_choice("starts", start, "encoder", "subtracted", "network")
-        for name, least in (("steps", 0), ("num_draws", 1), ("batch_size", 1)):
+        counts = {"steps": 0, "num_draws": 1, "batch_size": 1, "num_chains": 1, "chain_steps": 1}
+        for name, least in counts.items():
             if getattr(self, name) < least:
                 expected = f"{least} or more"
                 raise SpecError(mismatch(name, given=getattr(self, name), expected=expected))
+        if self.method == "mcem":
+            check_draws(self.num_draws, self.num_chains, self.chain_steps)
+            if self.learning_rate is not None:
+                given = f"{self.learning_rate} beside method = mcem"
+                raise SpecError(mismatch("learning_rate", given=given, expected="none"))
         if not 0 <= self.overlap_frames < self.block_frames:
             given = f"{self.overlap_frames} of blocks of {self.block_frames}"
             raise SpecError(mismatch("overlap_frames", given=given, expected="fewer, 0 or more"))
@@ -249,11 +268,24 @@ def fitted(
         noise.begin(rest, batch.mask)
         zero = nn.Parameter(torch.zeros_like(power[..., 0])) if recipe.gain else None
         model = Enhancement(recipe.prior, noise, gain=zero)
+        engine = em_of(model, heard, options)
+        engine.run(batch, options.steps)
+        yield Made(model, engine.guide, batch)
+
+
+def em_of(
+    model: Enhancement,
+    heard: SequenceBatch,  # what the encoder is told, as the start says
+    options: EnhancementInference,
+) -> CoordinateAscent:
+    """Return the EM that the options name, where it starts."""
+    if options.method == "vem":
         guide = FreeSpeech(model, heard)
-        enhancement_em(model, guide, learning_rate=options.rate(alone=False)).run(
-            batch, options.steps
-        )
-        yield Made(model, guide, batch)
+        return enhancement_em(model, guide, learning_rate=options.rate(alone=False))
+    return monte_carlo_em(
+        model, SampledSpeech(model, heard, num_draws=options.num_draws),
+        num_chains=options.num_chains, num_steps=options.chain_steps,
+    )
 
 
 def adapted(
@@ -300,11 +332,10 @@ def posterior(made: Made, num_draws: int, keep_draws: int) -> Said:
     """
     model, guide, batch = made
     x = spectra_of(batch.x)
-    law = guide.latents(batch)
     share = square = inner = heard = torch.zeros_like(x.real)
     draws = []
-    for number in range(max(num_draws, keep_draws)):
-        speech, noise = model.variances(batch, law.rsample()[..., 0, 0, :, :])
+    for number, z in enumerate(islice(guide.latent_draws(batch), max(num_draws, keep_draws))):
+        speech, noise = model.variances(batch, z)
         gain = speech / (speech + noise)
         if number < num_draws:
             share, square, inner = share + gain, square + gain**2, inner + gain * noise

@@ -24,7 +24,13 @@ from pyromodels.experiments.enhancement.enhance import (
 from pyromodels.experiments.enhancement.model_spec import EnhancementModelSpec
 from pyromodels.experiments.enhancement.regions import calibrations, regions_of, variance_of
 from pyromodels.experiments.enhancement.report import metrics_of, summary_of
-from pyromodels.experiments.enhancement.scores import BASELINES, Scores, heard, scores_of
+from pyromodels.experiments.enhancement.scores import (
+    BASELINES,
+    INFERRED,
+    Scores,
+    heard,
+    scores_of,
+)
 from pyromodels.experiments.enhancement.training import NoisyTraining, find_or_train_program
 from pyromodels.experiments.harness.experiment import EXPERIMENTS, Experiment, Outcome, Program
 from pyromodels.experiments.harness.spec_tables import ComponentTable, OptionsTable, Table
@@ -130,6 +136,9 @@ class EnhancementExperiment(Experiment):
             given = f"steps = {spec.guide.steps} beside noise of low rank"
             expected = "model.noise = lv, no or nolv, a network that can be trained"
             raise SpecError(mismatch("guide", given=given, expected=expected))
+        if spec.model.noise_is_network and spec.inference.method == "mcem":
+            given = f"mcem beside noise = {spec.model.noise['name']}, a network"
+            raise SpecError(mismatch("inference.method", given=given, expected="noise = nmf"))
         check_packages(spec.metrics.figures)
         return Parts(spec.model, spec.guide, spec.inference)
 
@@ -160,7 +169,8 @@ class EnhancementExperiment(Experiment):
         scores, regions, asked = {}, None, spec.metrics
         if data.has_truth:
             scores = scores_of(
-                data.mixtures, made, speech.stft, asked.baselines, asked.figures
+                data.mixtures, made, speech.stft, asked.baselines, asked.figures,
+                inferred=INFERRED[model.inference.method],
             )
             regions = regions_of(
                 data, speech.stft, recipe, asked.checked, spec.seed, spec.device

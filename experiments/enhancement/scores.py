@@ -19,7 +19,9 @@ BASELINES = ("noisy", "decision_directed", "oracle_wiener")
 """Methods to compare with."""
 ESTIMATE = "enhanced"
 """What inference makes of the noisy signal, among the methods."""
-PARTS = ("variational_em", "network")
+INFERRED = {"vem": "variational_em", "mcem": "monte_carlo_em"}
+"""What inference says alone, by its method, where the estimate is an average."""
+PARTS = (*INFERRED.values(), "network")
 """What an average is made of, or what a network that inference started from says alone."""
 
 Scores = dict[str, dict[str, list[float]]]
@@ -37,8 +39,13 @@ def scores_of(
     stft: STFT,
     baselines: Sequence[str],
     figures: Sequence[str] = ("si_sdr",),
+    *,
+    inferred: str = INFERRED["vem"],
 ) -> Scores:
-    """Return figures of the speech by method: of the estimate, its parts, and the baselines."""
+    """Return figures of the speech by method: of the estimate, its parts, and the baselines.
+
+    What inference says alone is called `inferred`.
+    """
     rows: Scores = {}
     for mixture, said in zip(mixtures, made, strict=True):
         sources = stft.analyse(mixture.sources)
@@ -48,9 +55,9 @@ def scores_of(
             "decision_directed": lambda noisy=noisy: decision_directed(noisy.abs().square()),
             "oracle_wiener": lambda sources=sources: oracle_wiener(sources[None])[0, 0],
         }
-        parts = zip(PARTS, (said.inferred, said.alone), strict=True)
+        parts = {inferred: said.inferred, "network": said.alone}
         estimates = {ESTIMATE: said.estimate.cpu()}
-        estimates |= {name: part.cpu() for name, part in parts if part is not None}
+        estimates |= {name: part.cpu() for name, part in parts.items() if part is not None}
         estimates |= {name: gains[name]() * noisy for name in baselines}
         truth = mixture.sources[:1][None]
         for method, estimate in estimates.items():

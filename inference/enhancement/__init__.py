@@ -1,1 +1,1 @@
-"""Speech enhancement: the bound, and variational EM with multiplicative updates of the noise."""
+"""Speech enhancement: the bound, and EM with multiplicative updates of the noise."""

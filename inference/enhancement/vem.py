@@ -1,12 +1,14 @@
 """Variational EM of speech in low-rank noise: gradients for z, multiplicative updates for v_n."""
 
+from itertools import islice
+
 import torch
 from torch import Tensor
 
 from pyromodels.batch import SequenceBatch
 from pyromodels.emissions.complex import power_of
 from pyromodels.errors import SpecError, mismatch
-from pyromodels.guides.denoising import FreeSpeech
+from pyromodels.guides.denoising import Denoising, FreeSpeech
 from pyromodels.inference.engines.coordinate_ascent import CoordinateAscent, Update
 from pyromodels.inference.enhancement.bound import EnhancementBound
 from pyromodels.models.enhancement import Enhancement
@@ -63,9 +65,9 @@ class NoiseUpdate(Update):
     def __init__(self, *, num_draws: int = 1, times: int = 1) -> None:
         self.num_draws, self.times = num_draws, times
 
-    def __call__(self, model: Enhancement, guide: FreeSpeech, batch: SequenceBatch) -> None:
+    def __call__(self, model: Enhancement, guide: Denoising, batch: SequenceBatch) -> None:
         """Set the model's noise and gain."""
-        z = guide.latents(batch).rsample(torch.Size([self.num_draws]))[..., 0, 0, :, :]
+        z = torch.stack([*islice(guide.latent_draws(batch), self.num_draws)])
         speech, _ = model.variances(batch, z)  # as loud as the gain says
         power = power_of(batch.x).clamp_min(FLOOR)
         for _ in range(self.times):
@@ -126,10 +128,15 @@ def enhancement_em(
     Raises:
         SpecError: for noise that is not of low rank.
     """
-    if not isinstance(model.noise, LowRankNoise):
-        given = type(model.noise).__name__
-        raise SpecError(mismatch("noise of variational EM", given=given, expected="nmf"))
+    check_noise(model, "variational EM")
     latents = LatentUpdate(learning_rate=learning_rate, num_draws=num_draws)
     noise = NoiseUpdate(num_draws=num_draws, times=noise_updates)
     bound = EnhancementBound(num_draws)
     return CoordinateAscent(model, guide, [latents, noise], bound=bound)
+
+
+def check_noise(model: Enhancement, method: str) -> None:
+    """Raise `SpecError` for noise that is not of low rank, which the M step is about."""
+    if not isinstance(model.noise, LowRankNoise):
+        given = type(model.noise).__name__
+        raise SpecError(mismatch(f"noise of {method}", given=given, expected="nmf"))

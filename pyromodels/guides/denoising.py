@@ -1,8 +1,9 @@
 """Guides of `Enhancement`: q(z | x), and the Wiener filter that z leaves no choice of."""
 
+import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 import pyro
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from pyromodels.batch import SequenceBatch
 from pyromodels.distributions.path import IndependentFrames, PathDistribution
-from pyromodels.errors import misshapen
+from pyromodels.errors import mismatch, misshapen
 from pyromodels.guides.base import Guide
 from pyromodels.guides.free_form import FreeForm
 from pyromodels.models.enhancement import Enhancement
@@ -40,6 +41,12 @@ class Denoising(Guide, ABC):
     @abstractmethod
     def latents(self, batch: SequenceBatch) -> PathDistribution:
         """Return q(z), batch (B, 1, 1), event (T, L)."""
+
+    def latent_draws(self, batch: SequenceBatch) -> Iterator[Tensor]:  # each (B, T, L)
+        """Yield draws of q(z), without end."""
+        law = self.latents(batch)
+        while True:
+            yield law.rsample()[..., 0, 0, :, :]
 
     def forward(self, batch: SequenceBatch) -> None:
         """Run the guide."""
@@ -130,3 +137,54 @@ class FreeSpeech(Denoising, FreeForm):
             raise misshapen("batch", batch.mask.shape, f"{tuple(loc.shape[:2])}, the guide's")
         parts = (part[:, None, None] for part in (loc, log_scale.exp()))
         return IndependentFrames(*parts, mask=batch.mask[:, None, None])
+
+
+@GUIDES.register("sampled_speech")
+class SampledSpeech(FreeSpeech):
+    r"""q(z) as R draws of every sequence, which a sampler sets; starts with draws of `FreeSpeech`.
+
+    As a law, which has a density and a bound, it is \prod_t N(m_t, diag v_t) of the draws' own
+    mean and variance; what is averaged over z, `latent_draws`, is averaged over the draws.
+
+    Args:
+        model: the program.
+        batch: the data.
+        num_draws: R.
+        init_scale: standard deviation at the start.
+    """
+
+    factors: ClassVar[Mapping[str, str]] = {"draws": "_draws"}
+
+    def __init__(
+        self,
+        model: Enhancement,
+        batch: SequenceBatch,
+        *,
+        num_draws: int = 10,
+        init_scale: float = 0.3,
+    ) -> None:
+        super().__init__(model, batch, init_scale=init_scale)
+        loc = self._loc.unsqueeze(1).expand(-1, num_draws, -1, -1)
+        self.register_buffer("_draws", loc + init_scale * torch.randn_like(loc))
+
+    @property
+    def draws(self) -> Tensor:
+        """z, shape (B, R, T, L)."""
+        return self._draws
+
+    @draws.setter
+    def draws(self, value: Tensor) -> None:
+        self._draws = value
+        least = 1e-6  # of a variance, where all draws are the same
+        variance = value.var(1, correction=0).clamp_min(least)
+        self.moments = (value.mean(1), variance.log() / 2)
+
+    def between(self, factor: str, old: Tensor, new: Tensor, rate: float) -> Tensor:
+        """Refused: there are no draws part of the way from some to others."""
+        expected = "1, beside a guide that is made of draws"
+        raise ValueError(mismatch("damping", given=rate, expected=expected))
+
+    def latent_draws(self, batch: SequenceBatch) -> Iterator[Tensor]:  # each (B, T, L)
+        """Yield the draws in their order, again and again."""
+        self.latents(batch)  # which refuses another batch
+        return itertools.cycle(self.draws.unbind(1))

@@ -251,6 +251,16 @@ def test_run_enhancement_writes_what_it_says(folder, capsys):
             "mixture0.png"} <= names
 
 
+def test_monte_carlo_em_is_a_method_of_a_run(folder, capsys):
+    said = [*LITTLE, "--set", "inference.method=mcem", "--set", "inference.steps=2",
+            "--set", "inference.chain_steps=4", "--set", "inference.average=true",
+            "--set", 'inference.starts=["encoder","subtracted"]']
+    assert main(["run", "enhancement", *said, "--no-plots", "--out", str(folder / "mc")]) == 0
+    assert "\nmonte carlo em" in capsys.readouterr().out
+    assert main(["show", "enhancement", *said]) == 0
+    assert "guide  SampledSpeech" in capsys.readouterr().out
+
+
 def test_a_network_learns_from_noisy_speech_and_then_adapts(folder, capsys):
     train = ["--set", "model.noise=lv", "--set", "guide.steps=2", "--set", "guide.batch_size=2",
              "--set", "guide.num_frames=10", "--set", "guide.steps_per_epoch=1"]
@@ -310,6 +320,9 @@ def test_show_draws_both_programs(folder, capsys):
         ({"inference": {"starts": ["zero"]}}, "starts"),
         ({"inference": {"steps": -1}}, "0 or more"),
         ({"inference": {"overlap_frames": 2000}}, "overlap_frames"),
+        ({"inference": {"method": "em"}}, "mcem"),
+        ({"inference": {"method": "mcem", "num_chains": 3}}, "multiple of the chains"),
+        ({"inference": {"method": "mcem", "learning_rate": 0.1}}, "learning_rate"),
         ({"metrics": {"figures": ["si_sdr_improvement"]}}, "estoi"),
         ({"metrics": {"baselines": ["wiener"]}}, "oracle_wiener"),
     ],
@@ -323,6 +336,9 @@ def test_low_rank_noise_is_not_trained_and_two_kinds_are_expected(folder):
     task, data = experiment("enhancement"), synthetic_mixtures(("speech", "noise"), 1, 20)
     with pytest.raises(SpecError, match="low rank"):
         task.model(Spec("enhancement", guide={"steps": 5}), data)
+    beside = Spec("enhancement", model={"noise": "lv"}, inference={"method": "mcem"})
+    with pytest.raises(SpecError, match="mcem beside noise = lv"):
+        task.model(beside, data)
     three = Spec("enhancement", data={"name": "synthetic_mixtures",
                                       "kinds": ["speech", "noise", "tones"]})
     with pytest.raises(SpecError, match="speech and noise"):

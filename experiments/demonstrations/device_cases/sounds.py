@@ -14,13 +14,14 @@ from pyromodels.dynamics.srnn import SRNN
 from pyromodels.dynamics.vae import VAE
 from pyromodels.experiments.datasets.mixtures.simulate import Simulation, simulated
 from pyromodels.experiments.demonstrations.device_cases.registry import Device, case
-from pyromodels.guides.denoising import EncodedSpeech, FreeSpeech
+from pyromodels.guides.denoising import EncodedSpeech, FreeSpeech, SampledSpeech
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.guides.wiener import Wiener
 from pyromodels.inference.additive.wiener import wiener_em
 from pyromodels.inference.engines.coordinate_ascent import CoordinateAscent
 from pyromodels.inference.engines.svi import SVI
 from pyromodels.inference.enhancement.bound import EnhancementBound
+from pyromodels.inference.enhancement.mcem import monte_carlo_em
 from pyromodels.inference.enhancement.vem import enhancement_em
 from pyromodels.inference.mixture.forward import ForwardSourceUpdate
 from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate
@@ -106,6 +107,15 @@ def _(device: Device) -> Any:
     made = enhancement_em(model, guide)
     shapes = [made.guide.moments[0].shape, model.log_gain.shape]
     return [*shapes, *(isinstance(made.step(batch), float) for _ in range(2))]
+
+
+@case("Monte-Carlo EM of noisy speech")
+def _(device: Device) -> Any:
+    model, batch = noisy(device, "nmf")
+    guide = SampledSpeech(model, batch).to(device)
+    made = monte_carlo_em(model, guide, num_steps=10)
+    sized = isinstance(made.step(batch), float)
+    return [guide.draws.shape, guide.moments[1].shape, model.log_gain.shape, sized]
 
 
 for _noise in ("lv", "no", "nolv"):
