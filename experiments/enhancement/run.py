@@ -40,7 +40,7 @@ def table_of(path: Path) -> dict[str, Any]:
     table = read_table(SPEC)
     kinds = ["speech", "noise"]
     table["data"] = {"name": "mixture_files", "path": str(path), "kinds": kinds}
-    table["model"] = {"prior": {"weights": SHIPPED}, "noise": "nmf"}
+    table["model"] = {"prior": {"weights": SHIPPED}, "noise": "nmf", "gain": True}
     table["inference"] = {"starts": ["network"], "average": True}
     table["metrics"] = {"baselines": []}
     return table

@@ -180,19 +180,20 @@ def _noise() -> Page:
     data = (f"--set data.name=mixture_list --set data.path={DATA}/audio/"
             "mix_speech_noise_test.json --set 'data.kinds=[\"speech\",\"noise\"]'")
     prior = "--set 'model.prior={weights=\"rvae_speech\"}'"
-    network = "--set model.noise=lv --set guide.steps=1000"
+    sweeps = "--set model.noise=nmf --set model.gain=true --set inference.steps=40"
+    network = "--set model.noise=lv --set model.gain=false --set guide.steps=1000"
+    own = "--set 'inference.starts=[\"subtracted\"]' --set inference.average=false"
+    both = "--set 'inference.starts=[\"network\"]' --set inference.average=true"
     figures = "--set 'metrics.figures=[\"si_sdr\",\"estoi\",\"pesq\"]'"
     alone = "--set 'metrics.baselines=[\"noisy\"]'"
     runs = (
         Run("", "nmf, variational EM",
-            f"run enhancement {data} {prior} --set model.noise=nmf {figures} {HOW} --no-plots"),
+            f"run enhancement {data} {prior} {sweeps} {own} {figures} {HOW} --no-plots"),
         Run("", "mean of network and variational EM",
-            f"run enhancement {data} {prior} --set model.noise=nmf {figures} {alone} "
-            f"--set 'inference.starts=[\"network\"]' --set inference.average=true {HOW} "
-            "--no-plots"),
+            f"run enhancement {data} {prior} {sweeps} {both} {figures} {alone} {HOW} --no-plots"),
         Run("", "lv, trained on noisy speech (U-ND)",
-            f"run enhancement {data} {prior} {network} --set inference.steps=0 {figures} {alone} "
-            f"{HOW} --no-plots"),
+            f"run enhancement {data} {prior} {network} --set inference.steps=0 {own} {figures} "
+            f"{alone} {HOW} --no-plots"),
     )
     return Page(
         "Noisy speech made clean",

@@ -237,7 +237,8 @@ LITTLE = [
 def test_run_enhancement_writes_what_it_says(folder, capsys):
     out = folder / "out"
     code = main(["run", "enhancement", *LITTLE, "--set", "inference.steps=2", "--set",
-                 'inference.starts=["encoder","subtracted"]', "--out", str(out)])
+                 'inference.starts=["encoder","subtracted"]', "--set", "inference.average=false",
+                 "--out", str(out)])
     printed = capsys.readouterr().out
     assert code == 0 and "decision directed" in printed and "an oracle's choice" in printed
     metrics = json.loads((out / "metrics.json").read_text())
@@ -303,8 +304,8 @@ def test_a_program_is_of_a_prior_and_a_noise_that_are_known(tmp_path):
 
 def test_show_draws_both_programs(folder, capsys):
     assert main(["show", "enhancement", *LITTLE]) == 0
-    network = ["--set", 'inference.starts=["network"]', "--set", "inference.average=true"]
-    assert main(["show", "enhancement", *LITTLE, *network]) == 0
+    alone = ["--set", 'inference.starts=["subtracted"]', "--set", "inference.average=false"]
+    assert main(["show", "enhancement", *LITTLE, *alone]) == 0
     printed = capsys.readouterr().out
     assert "model  Enhancement" in printed and "guide  FreeSpeech" in printed
     assert "s_z" in printed

@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import shlex
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +14,10 @@ from pyromodels.experiments.command.cli import main
 from pyromodels.experiments.datasets.speech.audio import write_wav
 from pyromodels.experiments.enhancement.scores import PARTS
 from pyromodels.experiments.enhancement.tables import thesis as enhancement
+from pyromodels.experiments.results.pages import PAGES
 from pyromodels.experiments.runs import paper_tables
 from pyromodels.experiments.runs.paper_tables import PaperTable, Row, of_run, specs_of
+from pyromodels.experiments.runs.spec import make_spec, read_table
 from pyromodels.experiments.separation.tables import thesis as separation
 
 TABLES = separation.TABLES | enhancement.TABLES
@@ -47,6 +50,29 @@ def test_every_row_is_a_spec_and_what_is_quoted_has_a_column(name, data):
         assert ("sounds" in own["data"].get("path", "")) == bool(data), row.label
         others = [r.method for r in table.rows if r.run == row.run and r.method]
         assert set(others) - {"start"} <= {*own["metrics"]["baselines"], *PARTS}
+
+
+def test_figures_of_enhancement_do_not_hang_on_what_the_shipped_spec_says_of_noise_and_start():
+    shipped = read_table("enhancement")
+    bare = shipped | {"model": dict(shipped["model"]), "inference": {}}
+    for key in ("noise", "gain"):
+        bare["model"].pop(key, None)
+    runs = {tuple(spec_words(run.command)) for run in PAGES["enhancement"].runs}
+    for data in ((), ("--data", "sounds")):
+        args = asked(*data)
+        runs |= {row.settings + row.fixed for table in enhancement.TABLES.values()
+                 for row in table(args).rows if row.method is not None}
+    assert len(runs) > 25
+    for settings in runs:
+        with_shipped, without = (make_spec(table, settings).to_table() for table in (shipped, bare))
+        assert with_shipped == without, settings
+
+
+def spec_words(command):
+    """Return what a command of a page sets."""
+    words = shlex.split(command)
+    assert words[:2] == ["run", "enhancement"]
+    return [words[i + 1] for i, word in enumerate(words) if word == "--set"]
 
 
 def test_a_run_of_one_table_is_that_of_another():

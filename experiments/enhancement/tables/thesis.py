@@ -103,12 +103,17 @@ def main(args: argparse.Namespace) -> int:
     return print_table(args.name, TABLES[args.name](args), args)
 
 
+FROM_QUIET_FRAMES = ('inference.starts=["subtracted"]', "inference.average=false")
+"""How inference starts, and that it ends with what it says itself: no network, as published."""
+
+
 def base(args: argparse.Namespace) -> tuple[str, ...]:
     """Return the settings that all runs share; small ones where data are generated."""
     few = () if args.data is not None else ("model.epochs=3", "inference.num_draws=2")
     figures = json.dumps(installed(("si_sdr", "pesq", "estoi")))
-    return (*NOISY.settings(args.data, args.most), *few, f"metrics.figures={figures}",
-            "metrics.num_examples=0", "metrics.num_draws=0", "metrics.checked=0")
+    return (*NOISY.settings(args.data, args.most), *few, *FROM_QUIET_FRAMES,
+            f"metrics.figures={figures}", "metrics.num_examples=0", "metrics.num_draws=0",
+            "metrics.checked=0")
 
 
 def prior(args: argparse.Namespace) -> tuple[str, ...]:
@@ -123,7 +128,8 @@ CONFIGURATIONS = {"U-NA": NOTHING_BEFORE, "U-ND": NOTHING_ALONE, "U-NDA": ()}
 
 def vem(args: argparse.Namespace) -> tuple[str, ...]:
     """Return the settings of RVAE-VEM; its noise is each signal's own."""
-    return ("model.noise=nmf", f"inference.steps={10 if args.data is None else 100}")
+    sweeps = 10 if args.data is None else 100
+    return ("model.noise=nmf", "model.gain=true", f"inference.steps={sweeps}")
 
 
 def network(args: argparse.Namespace, noise: str, configuration: str) -> tuple[str, ...]:
@@ -131,7 +137,7 @@ def network(args: argparse.Namespace, noise: str, configuration: str) -> tuple[s
     few = args.data is None
     budget = ("guide.steps=20", "guide.steps_per_epoch=10") if few else ("guide.steps=1000",)
     alone = (10 if few else 900) if configuration == "U-NA" else (5 if few else 190)
-    return (f"model.noise={noise}", *budget, f"inference.steps={alone}")
+    return (f"model.noise={noise}", "model.gain=false", *budget, f"inference.steps={alone}")
 
 
 def quoted_of(label: str) -> dict[str, dict[str, float]]:
