@@ -50,7 +50,7 @@ class Autoregressive(EmittingPrior):
     Args:
         source_dim: D.
         past_dim: N, size of e.
-        past: what e is made by, "gru", "lstm" or "convolution", or a `Memory`.
+        memory: what makes e, "gru", "lstm", "convolution" or "wavenet", or a `Memory`.
         emission: see `pyromodels.emissions`; it brings the networks that read e.
         decoder_dims: tanh layers of these, where the emission has none of its own.
         num_members: M.
@@ -60,15 +60,16 @@ class Autoregressive(EmittingPrior):
         SpecError: a size below 1.
 
     Example:
-        >>> prior = Autoregressive(source_dim=3, past="convolution", emission="spectral")
+        >>> prior = Autoregressive(source_dim=3, memory="convolution", emission="spectral")
         >>> prior.path(20).rsample().shape
         torch.Size([20, 3])
     """
 
     contract_specs: ClassVar[tuple[dict[str, Any], ...]] = (
         {"source_dim": 1, "past_dim": 3},
-        {"source_dim": 2, "past_dim": 3, "past": "convolution", "emission": "spectral",
+        {"source_dim": 2, "past_dim": 3, "memory": "convolution", "emission": "spectral",
          "decoder_dims": (4,)},
+        {"source_dim": 2, "past_dim": 3, "memory": "wavenet"},
     )  # fmt: skip
 
     def __init__(
@@ -76,7 +77,7 @@ class Autoregressive(EmittingPrior):
         *,
         source_dim: int = 4,
         past_dim: int = 64,
-        past: Kind | Memory = "gru",
+        memory: Kind | Memory = "gru",
         emission: str | Mapping[str, Any] | Emission = "gaussian",
         decoder_dims: Sequence[int] = (),
         num_members: int = 1,
@@ -94,7 +95,7 @@ class Autoregressive(EmittingPrior):
         self.emission = make_emission(emission)
         self.emission.check_source_dim(source_dim)
         self.source_dim = self.emission.frame_dim(source_dim)
-        self.memory = make_memory(past, self.num_networks, source_dim, past_dim)
+        self.memory = make_memory(memory, self.num_networks, source_dim, past_dim)
         names = torch.randn(1, num_members, tied_dim) if tied_dim else None
         self.names = None if names is None else nn.Parameter(names)
         self.head = self.emission.head(
@@ -118,7 +119,7 @@ class Autoregressive(EmittingPrior):
             expected = "one model with a decoder, e.g. of spectral frames"
             raise SpecError(mismatch("head of with_emission", given=given, expected=expected))
         law = make_emission(emission, DecodedEmission)
-        other = Autoregressive(source_dim=self.memory.in_dim, past=self.memory, emission=law)
+        other = Autoregressive(source_dim=self.memory.in_dim, memory=self.memory, emission=law)
         other.head = DecoderHead(law, self.head.decoder)
         return other
 
@@ -325,7 +326,7 @@ class AutoregressivePath(PathDistribution):
     ) -> None:
         like = next(prior.parameters())
         super().__init__(batch_shape, num_steps, prior.source_dim, like=like, mask=mask)
-        self.prior, self.anchor = prior, anchor
+        self.prior, self.anchor, self.has_rsample = prior, anchor, prior.emission.has_rsample
         self.noise_is_unique, self.noise_dim = prior.emission.noise_is_unique, prior.head.noise_dim
 
     def conditionals(self, value: Tensor) -> dist.TorchDistribution:

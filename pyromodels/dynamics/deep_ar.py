@@ -64,7 +64,7 @@ class DeepAR(Autoregressive):
     ) -> None:
         recurrence = Recurrence(source_dim, input_dims, hidden_dim)
         super().__init__(
-            source_dim=source_dim, past_dim=hidden_dim, past=SingleRecurrence(recurrence),
+            source_dim=source_dim, past_dim=hidden_dim, memory=SingleRecurrence(recurrence),
             emission=emission, decoder_dims=decoder_dims,
         )
 

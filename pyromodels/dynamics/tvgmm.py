@@ -41,7 +41,7 @@ class TVGMM(Autoregressive):
             {"source_dim": 1},
             {"source_dim": 2, "bounded": True},
             {"source_dim": 1, "num_components": 3},
-            {"source_dim": 3, "num_components": 2, "past": "lstm"},
+            {"source_dim": 3, "num_components": 2, "memory": "lstm"},
         )
     )
 
@@ -52,13 +52,13 @@ class TVGMM(Autoregressive):
         num_components: int = 1,
         past_dim: int = 64,
         hidden_dim: int = 8,
-        past: Kind = "gru",
+        memory: Kind = "gru",
         bounded: bool = False,
         num_members: int = 1,
         tied_dim: int = 0,
     ) -> None:
         super().__init__(
-            source_dim=source_dim, past_dim=past_dim, past=past,
+            source_dim=source_dim, past_dim=past_dim, memory=memory,
             emission=Mixture(num_components, hidden_dim, bounded),
             num_members=num_members, tied_dim=tied_dim,
         )

@@ -46,8 +46,8 @@ class TVNF(Autoregressive):
         for more in (
             {"source_dim": 1},
             {"source_dim": 2, "mixing": True, "num_hidden": 0},
-            {"source_dim": 5, "past": "lstm"},
-            {"source_dim": 2, "past": "convolution", "coupling": "spline"},
+            {"source_dim": 5, "memory": "lstm"},
+            {"source_dim": 2, "memory": "convolution", "coupling": "spline"},
             {"source_dim": 3, "split": 1, "num_layers": 1},
         )
     )
@@ -60,7 +60,7 @@ class TVNF(Autoregressive):
         hidden_dim: int = 30,
         num_hidden: int = 2,
         num_layers: int = 4,
-        past: Kind = "gru",
+        memory: Kind = "gru",
         coupling: Coupling = "affine",
         mixing: bool = False,
         split: int | None = None,
@@ -68,7 +68,7 @@ class TVNF(Autoregressive):
         tied_dim: int = 0,
     ) -> None:
         super().__init__(
-            source_dim=source_dim, past_dim=past_dim, past=past,
+            source_dim=source_dim, past_dim=past_dim, memory=memory,
             emission=Flow(hidden_dim, num_hidden, num_layers, coupling, mixing, split),
             num_members=num_members, tied_dim=tied_dim,
         )

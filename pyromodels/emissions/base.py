@@ -59,7 +59,7 @@ class FrameLaw(ABC):
         noise: Tensor,  # standard normal, shape: (*, D), or of a head (*, noise_dim)
         previous: Tensor | None,  # s_{t-1}, shape: (*, D); None at the first frame
     ) -> Tensor:  # s_t, shape: (*, D)
-        """Return one frame driven by the noise, with pathwise gradients."""
+        """Return one frame driven by the noise, with pathwise gradients where there are any."""
 
     def expected(
         self,
@@ -105,6 +105,8 @@ class Emission(ABC):
     """Whether `expected` is the mean of a frame; else one that networks see as they should."""
     noise_is_unique: bool = True
     """Whether a frame tells the noise that drove it."""
+    has_rsample: ClassVar[bool] = True
+    """Whether draws have pathwise gradients: those of classes have none."""
     contract_specs: ClassVar[tuple[dict[str, Any], ...]] = ({},)
     """Keyword arguments of the variants that the contract suite checks."""
 

@@ -28,6 +28,7 @@ class Flow(Emission):
         split: d, coordinates of the half that is kept first; None: the even ones.
 
     Example:
+        >>> import torch
         >>> head, s = Flow().head(2, 5), torch.zeros(7, 2)
         >>> head.conditionals(torch.zeros(7, 5), s, None).log_prob(s).shape
         torch.Size([7])

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from pyromodels.errors import SpecError, unknown
+from pyromodels.errors import SpecError, mismatch, unknown
 from pyromodels.networks.mlp import Recurrence, State
 from pyromodels.networks.side_by_side import MemberLinear
+from pyromodels.networks.wavenet import GatedStack
+from pyromodels.networks.wavenet_queues import Queues, StackSteps
 
-Kind = Literal["gru", "lstm", "convolution"]
+Kind = Literal["gru", "lstm", "convolution", "wavenet"]
+KINDS = ("gru", "lstm", "convolution", "wavenet")
 
 
 class Memory(nn.Module, ABC):
@@ -199,16 +202,57 @@ class SingleRecurrence(Memory):
         return memory[0].unsqueeze(0), memory
 
 
+class GatedMemory(Memory):
+    """A causal WaveNet as the memory of one model; see `GatedStack` for its options."""
+
+    def __init__(
+        self,
+        in_dim: int,
+        dim: int,
+        *,
+        width: int | None = None,  # None: dim
+        num_layers: int = 6,
+        num_blocks: int = 1,
+        kernel_size: int = 3,
+    ) -> None:
+        super().__init__(1, in_dim, dim)
+        self.stack = GatedStack(
+            in_dim, dim, width=width or dim, num_layers=num_layers, num_blocks=num_blocks,
+            kernel_size=kernel_size, causal=True,
+        )
+        self.steps = StackSteps(self.stack)
+
+    def read(self, x: Tensor) -> Tensor:
+        """Return every summary, all frames at once."""
+        return self.stack(x.squeeze(0).mT).mT.unsqueeze(0)
+
+    def start(self, like: Tensor) -> tuple[Tensor, Queues]:
+        """Return zeros, and queues of nothing."""
+        nothing = like.new_zeros(*like.shape[:2], self.dim)
+        return nothing, self.steps.start(nothing.squeeze(0))
+
+    def step(self, x: Tensor, memory: Queues) -> tuple[Tensor, Queues]:
+        """Read one frame, by the queues of all layers."""
+        e, memory = self.steps.step(x.squeeze(0), memory)
+        return e.unsqueeze(0), memory
+
+
 def make_memory(kind: Kind | Memory, num_members: int, in_dim: int, dim: int) -> Memory:
     """Return a new memory, or the one given.
 
     Raises:
-        SpecError: unknown kind.
+        SpecError: unknown kind, or one that is not for several members.
     """
     if isinstance(kind, Memory):
         return kind
     if kind == "convolution":
         return Convolution(num_members, in_dim, dim)
-    if kind not in ("gru", "lstm"):
-        raise SpecError(unknown("past", given=str(kind), known=("gru", "lstm", "convolution")))
+    if kind == "wavenet":
+        if num_members > 1:
+            hint = "Only a gru, a lstm or a convolution is several models side by side."
+            raise SpecError(mismatch("num_members of a wavenet", given=num_members, expected=1,
+                                     hint=hint))
+        return GatedMemory(in_dim, dim)
+    if kind not in KINDS:
+        raise SpecError(unknown("memory", given=str(kind), known=KINDS))
     return Recurrent(num_members, in_dim, dim, kind=kind)

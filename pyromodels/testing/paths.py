@@ -85,10 +85,16 @@ def check_path_causality(path: PathDistribution) -> None:
 
 
 def check_path_normalised(path: PathDistribution) -> None:
-    """The density of a path of two frames of one coordinate integrates to one."""
+    """The density of a path of two frames of one coordinate integrates, or sums, to one."""
     if path.time_mask is not None:
         return
     start = path.conditionals(path.roll_out(path.noise()))
+    if start.has_enumerate_support:
+        levels = start.levels.view(-1, *[1] * (len(path.batch_shape) + 2))
+        first, second = torch.broadcast_tensors(levels.unsqueeze(0), levels.unsqueeze(1))
+        total = path.log_prob(torch.cat((first, second), -2)).exp().sum((0, 1))
+        torch.testing.assert_close(total, torch.ones_like(total))
+        return
     mean, stddev = moments(start)
     if start.support.check(torch.full_like(mean, -1.0)).all():
         grid = torch.linspace(-9, 9, 181, dtype=torch.float64)  # deviations around the mean

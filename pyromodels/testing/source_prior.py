@@ -194,7 +194,9 @@ def check_gradients(prior: SourcePrior) -> None:
         drawn = [node["value"] for t in (model, guide) for node in sites(t).values()]
         return sum((value**2).sum() for value in drawn)
 
-    routes: dict[str, Callable[[], Tensor]] = {"densities": by_density, "draws": by_draw}
+    routes: dict[str, Callable[[], Tensor]] = {"densities": by_density}
+    if all(node["fn"].has_rsample for node in sites(run_prior(prior)).values()):
+        routes["draws"] = by_draw
     if prior.has_elbo:
         routes["elbo"] = lambda: prior.elbo(data["s"], anchor=anchor).sum()
     named = {

@@ -17,9 +17,9 @@ from pyromodels.networks.memory import make_memory
 FLOWS = [
     {"source_dim": 1},
     {"source_dim": 2, "mixing": True},
-    {"source_dim": 5, "past": "lstm"},
+    {"source_dim": 5, "memory": "lstm"},
     {"source_dim": 4, "split": 1, "coupling": "spline"},
-    {"source_dim": 3, "past": "convolution", "coupling": "spline", "mixing": True},
+    {"source_dim": 3, "memory": "convolution", "coupling": "spline", "mixing": True},
 ]
 
 
@@ -99,13 +99,13 @@ def test_past_is_torchs_network_of_every_member(kind):
 @pytest.mark.parametrize("past", ["gru", "lstm", "convolution"])
 def test_several_members_are_as_many_single_models(cls, past):
     more = {"num_components": 2} if cls is TVGMM else {"mixing": True}
-    several = built(cls, source_dim=2, num_members=3, past=past, **more)
+    several = built(cls, source_dim=2, num_members=3, memory=past, **more)
     path = several.path(5)
     assert path.batch_shape == (3,)
     x = path.rsample((4,)).detach()
     shared = x[:, :1]  # the same sequences under every member, as a classifier asks
     for member in range(3):
-        single = built(cls, source_dim=2, past=past, **more)
+        single = built(cls, source_dim=2, memory=past, **more)
         single.load_state_dict({k: v[member : member + 1] for k, v in several.state_dict().items()})
         law = single.path(5)
         torch.testing.assert_close(path.log_prob(x)[:, member], law.log_prob(x[:, member]))
@@ -215,7 +215,7 @@ def test_one_component_sends_a_message_and_the_others_say_what_to_do():
 
 @pytest.mark.parametrize("spec, words", [
     ({"coupling": "cubic"}, "unknown coupling 'cubic'"),
-    ({"past": "grru"}, "did you mean 'gru'"),
+    ({"memory": "grru"}, "did you mean 'gru'"),
     ({"source_dim": 2, "split": 2}, "split: given 2; expected 1 to 1"),
     ({"num_layers": 0}, "num_layers: given 0"),
     ({"source_dim": 0}, "source_dim: given 0"),
