@@ -17,9 +17,11 @@ from torch import nn
 from pyromodels.dynamics.base import SourcePrior
 from pyromodels.errors import SpecError, mismatch, unknown
 from pyromodels.published_weights.load import load_published
-from pyromodels.registry import DYNAMICS, MODELS, NETWORKS, Registry
+from pyromodels.registry import DENSITIES, DYNAMICS, MODELS, NETWORKS, Registry
 
-KINDS: dict[str, Registry] = {"prior": DYNAMICS, "network": NETWORKS, "program": MODELS}
+KINDS: dict[str, Registry] = {
+    "prior": DYNAMICS, "network": NETWORKS, "program": MODELS, "density": DENSITIES
+}
 """What a record is of: the key of its spec, and where that is looked up."""
 
 CENTRES = "centre_size"

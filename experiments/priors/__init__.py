@@ -1,0 +1,1 @@
+"""Experiments with densities of signals: priors of separation by sampling."""
