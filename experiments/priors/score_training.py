@@ -30,6 +30,7 @@ class ScoreTraining:
         weights: trained ones in place of all that: a name that ships with the package, or a path.
         num_channels: of the network.
         num_rounds: of it.
+        stride: samples to one of its frames.
         length: samples of a training signal.
         noise_std: least and greatest sigma; its logarithm is drawn uniformly between them.
         residue: share of training signals whose noise is in part other waveforms, of the same
@@ -44,6 +45,7 @@ class ScoreTraining:
     weights: str | None = None
     num_channels: int = 64
     num_rounds: int = 2
+    stride: int = 8
     length: int = 1024
     noise_std: tuple[float, float] = (0.005, 2.0)
     residue: float = 0.0
@@ -121,7 +123,7 @@ def made_by(
     return {
         "density": {
             "name": "score_network", "kinds": list(kinds), "num_channels": options.num_channels,
-            "num_rounds": options.num_rounds,
+            "num_rounds": options.num_rounds, "stride": options.stride,
         },
         "training": said | {"seed": seed},
         "data": asdict(law),

@@ -49,7 +49,7 @@ class ScoreNetwork(SmoothedDensity):
         *,
         num_channels: int = 64,
         num_rounds: int = 2,
-        stride: int = 4,
+        stride: int = 8,
         scale: float = 0.6,
     ) -> None:
         super().__init__()

@@ -65,7 +65,7 @@ class Denoiser(nn.Module):
         dilations: Sequence[int] = (1, 2, 4, 8, 16, 32),
         num_rounds: int = 2,
         num_heads: int = 4,
-        stride: int = 4,
+        stride: int = 8,
         scale: float = 0.6,
     ) -> None:
         super().__init__()

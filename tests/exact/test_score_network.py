@@ -80,7 +80,7 @@ def test_every_parameter_learns_once_away_from_the_start():
 def test_refusals():
     with pytest.raises(ValueError, match="noise_std: given 0.0"):
         small().score(torch.zeros(2, 32))
-    with pytest.raises(ShapeError, match="multiple of stride=4"):
+    with pytest.raises(ShapeError, match="multiple of stride=8"):
         small().score(torch.zeros(2, 33), 0.1)
     with pytest.raises(SpecError, match="noise_std"):
         ScoreTraining(noise_std=(1.0, 0.1))
