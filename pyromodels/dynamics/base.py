@@ -5,13 +5,13 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pyro
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from pyromodels.distributions.message import Anchor, GaussianMessage
-from pyromodels.distributions.path import PathDistribution
 from pyromodels.errors import ShapeError, mismatch
 
-Statement = Callable[[str, PathDistribution], Tensor]
+Statement = Callable[[str, TorchDistribution], Tensor]
 """`pyro.sample(name, law)`, or what a prior around another one puts in its place."""
 
 
@@ -36,6 +36,10 @@ class SourcePrior(nn.Module, ABC):
     """Whether it has no law of s_1 of its own; `sample_sources` takes a `batch_shape` otherwise."""
     takes_anchor: bool = True
     """Whether a trajectory can start at an anchor, and so be a source of `MixDVAE`."""
+    takes_mask: bool = True
+    """Whether frames can be left out of a trajectory: not where it is one event as a whole."""
+    frame_multiple: int = 1
+    """T is a multiple of it."""
     has_gaussian_message: bool = True
     """Whether `gaussian_message` exists, which closed forms need: "vem", "svi_natural", "svi" with
     elbo "closed_form". "svi" with elbo "trace_enum" does without."""

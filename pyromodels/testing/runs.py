@@ -53,12 +53,20 @@ def build_source_prior(spec: dict[str, Any]) -> SourcePrior:
 
 
 def amplified(prior: SourcePrior) -> SourcePrior:
-    """Return the prior in float64, its parameters half as large again."""
-    prior = prior.double()
+    """Return the prior in float64, its parameters half as large again, and none of them zero."""
+    prior, generator = prior.double(), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in prior.parameters():
-            parameter.mul_(1.5)
+            if parameter.any():
+                parameter.mul_(1.5)
+            else:
+                parameter.normal_(std=0.1, generator=generator)
     return prior
+
+
+def frames(prior: SourcePrior, number: int) -> int:
+    """Return the number-th length of a trajectory that a prior takes."""
+    return number * prior.frame_multiple
 
 
 def example_anchor(prior: SourcePrior, batch_shape: tuple[int, ...] = BATCH) -> Anchor | None:
@@ -100,10 +108,10 @@ def run_prior(
 ) -> poutine.Trace:
     """Trace `sample_sources` inside batch and source plates, at the given values of its sites.
 
-    It starts at the anchor, or as `start_of` says.
+    It starts at the anchor, or as `start_of` says; T is `frames` of the number of steps.
     """
     start = start_of(prior, own=own_start) if anchor is None else {"anchor": anchor}
-    program = partial(in_plates, prior, num_steps, mask=mask, **start)
+    program = partial(in_plates, prior, frames(prior, num_steps), mask=mask, **start)
     return poutine.trace(poutine.condition(program, data or {})).get_trace()
 
 

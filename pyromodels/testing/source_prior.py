@@ -8,6 +8,7 @@ import torch
 from pyro.infer import Predictive
 from torch import Tensor
 
+from pyromodels.distributions.flow import FlowDistribution
 from pyromodels.distributions.message import Anchor, GaussianMessage
 from pyromodels.distributions.path import PathDistribution
 from pyromodels.dynamics.base import SourcePrior
@@ -19,6 +20,7 @@ from pyromodels.testing.runs import (
     BATCH,
     cancels,
     example_anchor,
+    frames,
     in_plates,
     log_prob,
     of_frames,
@@ -30,17 +32,18 @@ from pyromodels.testing.runs import (
     total_log_prob,
     values,
 )
+from pyromodels.testing.transform import check_inverse, check_log_det
 
 
 def check_sites(prior: SourcePrior) -> None:
     """Shapes of the sites; the guide samples all that the model samples beside s."""
     for num_steps in (1, 2, 5):
         model = run_prior(prior, num_steps)
-        s = sites(model)["s"]
-        assert s["value"].shape == (*BATCH, num_steps, prior.source_dim), s["value"].shape
+        s, length = sites(model)["s"], frames(prior, num_steps)
+        assert s["value"].shape == (*BATCH, length, prior.source_dim), s["value"].shape
         for node in sites(model).values():
             if of_frames(node["value"]):
-                assert node["fn"].event_shape[0] == num_steps and node["fn"].event_dim == 2
+                assert node["fn"].event_shape[0] == length and node["fn"].event_dim == 2
             assert node["fn"].batch_shape == BATCH
         assert (len(sites(model)) > 1) == (prior.latent_dim > 0), "latent_dim: 0 without latents"
         guide = run_guide(prior, s["value"])
@@ -51,7 +54,7 @@ def check_sites(prior: SourcePrior) -> None:
 
 
 def check_paths(prior: SourcePrior) -> None:
-    """Every path distribution of model and guide keeps the contract of `PathDistribution`."""
+    """Every path of model and guide keeps the contract of `PathDistribution`, or of flows."""
     for num_steps in (2, 5):
         model = run_prior(prior, num_steps)
         traces = [model, run_guide(prior, model.nodes["s"]["value"])]
@@ -60,6 +63,10 @@ def check_paths(prior: SourcePrior) -> None:
         for node in (node for trace in traces for node in sites(trace).values()):
             if isinstance(node["fn"], PathDistribution):
                 check_path(node["fn"])
+            elif isinstance(node["fn"], FlowDistribution) and num_steps == 2:
+                node["fn"].log_prob(node["value"])  # a first batch, where it asks for one
+                for check in (check_inverse, check_log_det):
+                    check(node["fn"].transform, node["value"].detach())
 
 
 def check_anchor(prior: SourcePrior) -> None:
@@ -129,9 +136,9 @@ def check_particles(prior: SourcePrior) -> None:
 
 def check_predictive(prior: SourcePrior) -> None:
     """`Predictive` in parallel draws fresh paths, and replays those it is given."""
-    program = partial(in_plates, prior, 5, **start_of(prior))
+    program = partial(in_plates, prior, frames(prior, 5), **start_of(prior))
     drawn = Predictive(program, num_samples=6, parallel=True)()
-    assert drawn["s"].shape == (6, *BATCH, 5, prior.source_dim)
+    assert drawn["s"].shape == (6, *BATCH, frames(prior, 5), prior.source_dim)
     assert not torch.equal(drawn["s"][0], drawn["s"][1])
     latents = {name: value for name, value in drawn.items() if name != "s"}
     if latents:
@@ -140,8 +147,17 @@ def check_predictive(prior: SourcePrior) -> None:
 
 
 def check_padding(prior: SourcePrior) -> None:
-    """Masked frames at the end change no density, whatever they hold."""
+    """Masked frames at the end change no density, whatever they hold, or a mask is refused."""
     short, long = 4, 7
+    if not prior.takes_mask:
+        mask = torch.ones(frames(prior, long), dtype=torch.bool)
+        try:
+            run_prior(prior, long, mask=mask)
+        except ValueError as error:
+            assert "mask" in str(error), error
+        else:
+            raise AssertionError("a mask that is not read must be refused")
+        return
     mask = (torch.arange(long) < short).expand(*BATCH, long)
     data = values(run_prior(prior, long))
     q = values(run_guide(prior, data["s"]))
@@ -302,7 +318,8 @@ def check_elbo(prior: SourcePrior) -> None:
     torch.manual_seed(0)
     num_draws = 400
     anchor = example_anchor(prior)
-    s = values(run_prior(prior))["s"].expand(num_draws, *BATCH, 5, prior.source_dim)
+    s = values(run_prior(prior))["s"]
+    s = s.expand(num_draws, *s.shape)
     with torch.no_grad():
         guide = run_guide(prior, s)
         data = values(guide)

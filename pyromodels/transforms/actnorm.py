@@ -10,7 +10,7 @@ from pyromodels.transforms.base import Invertible
 class ActNorm(Invertible):
     r"""z_c = (x_c + b_c) exp(a_c), a shift and a scale of every channel c.
 
-        b_c = -mean(x_c),   a_c = -log(std(x_c) + least_std)            of the first batch
+        b_c = -mean(x_c),   a_c = -log std(x_c)         of the first batch
 
     The first call of `to_noise` in training mode starts it: b and a become those of that batch, and
     are parameters like any other from then on. That it has started is a buffer, so that loaded
@@ -18,7 +18,8 @@ class ActNorm(Invertible):
     data, it is then the identity and stays to be started.
 
     Departure: published code starts at the first call in evaluation mode too, with b = a = 0, or
-    forgets on loading that it had started.
+    forgets on loading that it had started; and multiplies a channel that is constant in the first
+    batch, e.g. one that a ReLU has closed, by a million, where ours leaves its scale alone.
 
     Reference: Kingma and Dhariwal, 2018, Glow: generative flow with invertible 1x1 convolutions,
     section 3.1.
@@ -26,7 +27,7 @@ class ActNorm(Invertible):
     Args:
         num_channels: C.
         space_dim: dims of a channel, 1 of sounds, 2 of images.
-        least_std: added to deviations of the first batch: a channel that is constant there.
+        least_std: a channel of less than this deviation in the first batch counts as constant.
 
     Example:
         >>> norm = ActNorm(2)
@@ -71,7 +72,8 @@ class ActNorm(Invertible):
         channels = x.movedim(-self.event_dim, 0).flatten(1)
         mean, std = channels.mean(1), channels.std(1, correction=0)
         self.shift.copy_(-mean.view_as(self.shift))
-        self.log_scale.copy_(-(std + self.least_std).log().view_as(self.log_scale))
+        std = torch.where(std > self.least_std, std, 1.0)
+        self.log_scale.copy_(-std.log().view_as(self.log_scale))
         self.started.fill_(True)
         self._has_started = True
 

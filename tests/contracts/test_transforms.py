@@ -157,8 +157,11 @@ def test_actnorm_starts_once_with_the_first_batch_of_a_training():
     assert norm.started
     torch.testing.assert_close(z.mean((0, 2)), torch.zeros(2), atol=1e-5, rtol=0)
     torch.testing.assert_close(z.std((0, 2), correction=0), torch.ones(2))
-    scale = x.movedim(1, 0).flatten(1).std(1, correction=0) + 1e-6
+    scale = x.movedim(1, 0).flatten(1).std(1, correction=0)
     torch.testing.assert_close(log_det, (-9 * scale.log().sum()).expand(4))
+    constant = ActNorm(2)
+    z, log_det = constant.to_noise(torch.full((4, 2, 9), 3.0))
+    assert not z.any() and not log_det.any(), "a constant channel is shifted alone"
     before = norm.shift.clone()
     norm.to_noise(x + 7.0)
     assert torch.equal(norm.shift, before)
