@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # the names at the top: read by type checkers, and by `_homes
     from pyromodels.dynamics.base import SourcePrior as SourcePrior
     from pyromodels.dynamics.deep_ar import DeepAR as DeepAR
     from pyromodels.dynamics.dkf import DKF as DKF
+    from pyromodels.dynamics.flowavenet import FloWaveNet as FloWaveNet
+    from pyromodels.dynamics.glow import Glow as Glow
     from pyromodels.dynamics.hit import HiT as HiT
     from pyromodels.dynamics.light import LigHT as LigHT
     from pyromodels.dynamics.linear import LinearGaussian as LinearGaussian
@@ -32,6 +34,7 @@ if TYPE_CHECKING:  # the names at the top: read by type checkers, and by `_homes
     from pyromodels.dynamics.tvnf import TVNF as TVNF
     from pyromodels.dynamics.vae import VAE as VAE
     from pyromodels.dynamics.vrnn import VRNN as VRNN
+    from pyromodels.dynamics.wavenet import WaveNetPrior as WaveNetPrior
     from pyromodels.emissions.gaussian import Gaussian as Gaussian
     from pyromodels.emissions.spectral import Spectral as Spectral
     from pyromodels.guides.amortised import Amortised as Amortised

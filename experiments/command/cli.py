@@ -164,6 +164,9 @@ COMMANDS: dict[tuple[str, str], Command] = {
     ("bench", "tvnf"): Command(
         "classification.bench", "training steps of TVNF beside zuko, by length, and of a bank"
     ),
+    ("bench", "flows"): Command(
+        "demonstrations.bench_flows", "FloWaveNet, WaveNet and Glow: steps, densities and draws"
+    ),
     ("bench", "mot"): Command(
         "tracking.benchmarks.mot", "seconds a sequence by batch size, and growth in T, N and K"
     ),

@@ -57,8 +57,8 @@ def text(row: Row) -> str:
     keys = ("median", "min", "max", "cpu")
     seconds = "".join(f"{1e3 * row['seconds'][k]:>10.1f}" for k in keys)
     notes = "".join(
-        f"   {key.replace('_', ' ')}: {row[key]:.3g}" for key in ("linear", "real_time_factor")
-        if key in row
+        f"   {key.replace('_', ' ')}: {row[key]:.3g}"
+        for key in ("linear", "real_time_factor", "per_second", "quoted") if key in row
     )
     return f"{row['name']:44}{seconds}{row['ratio']:>8.2f}{notes}"
 

@@ -29,7 +29,7 @@ class FloWaveNet(FlowPrior):
 
     Reference: Kim, Lee, Song, Kim and Yoon, 2019, FloWaveNet: a generative flow for raw audio;
     Frank and Ilse, 2020, Problems using deep generative models for probabilistic audio source
-    separation, Table 2, whose sizes are `paper`.
+    separation, Table 2, whose sizes are `presets["paper"]`.
 
     Args:
         source_dim: D, channels of the signal.
@@ -56,7 +56,7 @@ class FloWaveNet(FlowPrior):
         {"source_dim": 2, "num_blocks": 2, "blocks_per_split": 1, "num_flows": 1, "num_layers": 1,
          "width": 2, "weight_norm": True, "noise_conditioned": True},
     )  # fmt: skip
-    sizes: ClassVar[dict[str, dict[str, Any]]] = {
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {
             "num_blocks": 4, "num_flows": 6, "num_layers": 10, "width": 32, "weight_norm": True,
         },

@@ -31,7 +31,7 @@ class Glow(FlowPrior):
     encoding, takes one batch size, and takes a temperature of 0 for 1.
 
     Reference: Kingma and Dhariwal, 2018, Glow: generative flow with invertible 1x1 convolutions,
-    whose sizes for images of 64 x 64 are `paper`.
+    whose sizes for images of 64 x 64 are `presets["paper"]`.
 
     Args:
         source_dim: D.
@@ -54,7 +54,7 @@ class Glow(FlowPrior):
         {"source_dim": 2, "num_levels": 1, "num_flows": 2, "width": 3},
         {"source_dim": 4, "num_levels": 2, "num_flows": 1, "width": 3, "noise_conditioned": True},
     )
-    sizes: ClassVar[dict[str, dict[str, Any]]] = {
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"num_levels": 3, "num_flows": 32, "width": 512},
         "small": {"num_levels": 3, "num_flows": 4, "width": 64},
     }

@@ -40,7 +40,7 @@ class WaveNetPrior(Autoregressive):
         {"width": 3, "num_layers": 2, "num_classes": 6},
         {"width": 3, "num_layers": 1, "num_blocks": 2, "kernel_size": 2, "num_classes": 5},
     )
-    sizes: ClassVar[dict[str, dict[str, Any]]] = {
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {"width": 64, "num_layers": 10, "num_blocks": 3},
         "small": {"width": 32, "num_layers": 8, "num_blocks": 2},
     }

@@ -140,7 +140,7 @@ def test_a_flow_learns_a_law_and_no_more_than_there_is_to_learn():
 
 
 def test_the_paper_has_four_blocks_of_six_flows_and_one_split():
-    prior = FloWaveNet(**FloWaveNet.sizes["paper"])
+    prior = FloWaveNet(**FloWaveNet.presets["paper"])
     networks = [module for module in prior.modules() if isinstance(module, WaveNet)]
     layers = [len(network.stack.gates) for network in networks]
     assert sorted(layers) == [2] + [10] * 24 and prior.frame_multiple == 16

@@ -43,7 +43,7 @@ def sequences(prior: nn.Module, lengths: tuple[int, ...] = (5, 3, 1)) -> Sequenc
     noise = torch.randn(shape, generator=generator, dtype=torch.float64)
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     if anchor is None:
-        return SequenceBatch(noise.square(), mask)
+        return SequenceBatch(noise.square().clamp(max=1.0), mask)  # powers, or sound
     return SequenceBatch(anchor.loc[:, None] + (0.02 * noise).cumsum(1), mask, anchor)
 
 
@@ -68,6 +68,19 @@ def _train_and_generate(device: Device, spec: dict[str, Any]) -> Any:
     return made
 
 
+def _flow_both_ways(device: Device, spec: dict[str, Any]) -> Any:
+    """Start a flow with a batch, move signals to noise and noise to signals; gradients of both."""
+    prior = build_source_prior(spec).to(device)
+    generator = torch.Generator().manual_seed(2)
+    shape = (3, 2 * prior.frame_multiple, prior.source_dim)
+    s = torch.randn(shape, generator=generator, dtype=torch.float64).to(device)
+    density = prior.log_prob(s)
+    made = prior.path(s.shape[1], batch_shape=s.shape[:1]).transform(s)
+    parameters = list(prior.parameters())
+    gradients = torch.autograd.grad(density.sum() + made.square().sum(), parameters)
+    return [density.detach(), made.detach(), prior.score(s), *gradients]
+
+
 def _gradient_steps(elbo: ELBO, model: DynamicalVAE, batch: SequenceBatch) -> list[Tensor]:
     guide = Amortised(model)
     adam = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-3)
@@ -84,7 +97,8 @@ def _gradient_steps(elbo: ELBO, model: DynamicalVAE, batch: SequenceBatch) -> li
 for _spec in source_prior_specs():
     _varied = len([name for name in CASES if name.startswith(f"prior {_spec['name']}")]) > 0
     _words = " ".join(map(str, _spec.values()))
-    case(f"prior {_words}", slow=_varied)(partial(_train_and_generate, spec=_spec))
+    _run = _train_and_generate if DYNAMICS[_spec["name"]].takes_mask else _flow_both_ways
+    case(f"prior {_words}", slow=_varied)(partial(_run, spec=_spec))
 
 
 @case("importance-weighted bound")
