@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:  # the names at the top: read by type checkers, and by `_homes`
     from pyromodels.batch import MixtureBatch as MixtureBatch
     from pyromodels.batch import SequenceBatch as SequenceBatch
+    from pyromodels.densities.base import SmoothedDensity as SmoothedDensity
     from pyromodels.distributions.message import Anchor as Anchor
     from pyromodels.dynamics.base import SourcePrior as SourcePrior
     from pyromodels.dynamics.deep_ar import DeepAR as DeepAR
@@ -44,6 +45,8 @@ if TYPE_CHECKING:  # the names at the top: read by type checkers, and by `_homes
     from pyromodels.guides.denoising import SampledSpeech as SampledSpeech
     from pyromodels.guides.mean_field import MeanField as MeanField
     from pyromodels.inference.adequacy.report import guide_report as guide_report
+    from pyromodels.inference.engines.langevin import Langevin as Langevin
+    from pyromodels.inference.engines.langevin_program import sample_langevin as sample_langevin
     from pyromodels.inference.engines.nuts import sample_nuts as sample_nuts
     from pyromodels.inference.engines.svi import SVI as SVI
     from pyromodels.inference.mixture.vem import VEM as VEM

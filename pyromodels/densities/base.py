@@ -1,7 +1,6 @@
 """What a density of signals states: log p_sigma, and the score that Langevin dynamics follow."""
 
 from abc import ABC
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +30,7 @@ class SmoothedDensity(nn.Module, ABC):
         has_density: whether there is a `log_prob`.
     """
 
-    event_dim: ClassVar[int] = 1
+    event_dim: int = 1
     has_density: bool = True
 
     def log_prob(
@@ -58,6 +57,20 @@ class SmoothedDensity(nn.Module, ABC):
             at = x.detach().requires_grad_(True)
             (gradient,) = torch.autograd.grad(self.log_prob(at, noise_std).sum(), at)
         return gradient
+
+    def log_prob_and_score(
+        self,
+        x: Tensor,  # shape: (*batch, *event)
+        noise_std: float | Tensor = 0.0,  # sigma, broadcastable to (*batch)
+    ) -> tuple[Tensor, Tensor]:  # shapes: (*batch) and (*batch, *event)
+        """Return both, in one pass where the score is that of autograd."""
+        if type(self).score is not SmoothedDensity.score:
+            return self.log_prob(x, noise_std).detach(), self.score(x, noise_std)
+        with torch.enable_grad():
+            at = x.detach().requires_grad_(True)
+            log_prob = self.log_prob(at, noise_std)
+            (gradient,) = torch.autograd.grad(log_prob.sum(), at)
+        return log_prob.detach(), gradient
 
     def noise_of(
         self,
