@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # the names at the top: read by type checkers, and by `_homes
     from pyromodels.emissions.gaussian import Gaussian as Gaussian
     from pyromodels.emissions.spectral import Spectral as Spectral
     from pyromodels.guides.amortised import Amortised as Amortised
+    from pyromodels.guides.amortised_assignment import AmortisedAssignment as AmortisedAssignment
     from pyromodels.guides.auto import AutoGuide as AutoGuide
     from pyromodels.guides.denoising import EncodedSpeech as EncodedSpeech
     from pyromodels.guides.denoising import FreeSpeech as FreeSpeech

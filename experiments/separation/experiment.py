@@ -34,6 +34,7 @@ from pyromodels.experiments.separation.report import metrics_of, summary_of
 from pyromodels.experiments.separation.scores import SeparationMetrics, scores_of
 from pyromodels.experiments.separation.separate import Separated, SeparationInference, separate
 from pyromodels.experiments.separation.sounds import SHOWN_FRAMES, examples, write_sounds
+from pyromodels.networks.assigner import Assigner
 from pyromodels.registry import DYNAMICS
 
 if TYPE_CHECKING:
@@ -73,6 +74,9 @@ class SeparationExperiment(Experiment):
         if spec.model.walks is not None and spec.inference.program == "additive":
             expected = "mixture: with model.prior=linear frames depend on each other"
             raise SpecError(mismatch("inference.program", given="additive", expected=expected))
+        if spec.model.walks is not None and spec.inference.engine == "svi":
+            expected = "vem: with model.prior=linear E-S is a smoother and M learns the noise"
+            raise SpecError(mismatch("inference.engine", given="svi", expected=expected))
         if spec.model.walks is not None and spec.inference.fine_tune:
             expected = "0: with model.prior=linear no network is there to move"
             given = spec.inference.fine_tune
@@ -225,6 +229,13 @@ def untrained(spec: Spec, data: MixtureData) -> Separated:
         priors = [DYNAMICS.build(table | {"emission": {"name": "complex"}}) for table in tables]
         prior = BySource(priors).eval()
     piece = stft.analyse(data.mixtures[0].signal[: stft.num_samples(8)])[None]
-    options = replace(spec.inference, start="oracle", steps=1)
+    network, start = None, "oracle"
+    if spec.inference.engine == "svi":
+        network = Assigner(
+            stft.num_bins, len(data.kinds), num_channels=spec.guide.num_channels,
+            hidden_dim=spec.guide.hidden_dim,
+        )
+        start = "assigner"
+    options = replace(spec.inference, start=start, steps=1)
     parts = piece.unsqueeze(1).expand(-1, len(data.kinds), -1, -1)
-    return separate(piece, prior, options, truth=parts)
+    return separate(piece, prior, options, assigner=network, truth=parts)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
+from pyro.distributions import TorchDistribution
+from pyro.infer import TraceEnum_ELBO
 from torch import Tensor
 
 from pyromodels.audio.blocks import in_blocks
@@ -18,10 +20,14 @@ from pyromodels.emissions.complex import spectra_of
 from pyromodels.errors import SpecError, check_choice, mismatch
 from pyromodels.experiments.separation.baselines.oracles import ideal_binary_mask
 from pyromodels.experiments.separation.vkf import Walks, kalman_em
+from pyromodels.guides.amortised_assignment import AmortisedAssignment
+from pyromodels.guides.factorised import FactorisedGuide
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.guides.wiener import Wiener
 from pyromodels.inference.additive.wiener import wiener_em
 from pyromodels.inference.engines.coordinate_ascent import CoordinateAscent, Update
+from pyromodels.inference.engines.svi import SVI
+from pyromodels.inference.mixture.bound import closed_form_elbo
 from pyromodels.inference.mixture.forward import ForwardSourceUpdate
 from pyromodels.inference.mixture.updates import (
     AssignmentUpdate,
@@ -29,6 +35,7 @@ from pyromodels.inference.mixture.updates import (
     SourceUpdate,
 )
 from pyromodels.inference.mixture.vem import VEM
+from pyromodels.inference.objectives.closed_form import Bound
 from pyromodels.inference.training.progress import progress
 from pyromodels.models.additive import Additive
 from pyromodels.models.mixdvae import MixDVAE
@@ -37,6 +44,7 @@ from pyromodels.observations.spectra import ComplexSpectra, spectra_batch
 
 Program = Literal["mixture", "additive"]
 Start = Literal["assigner", "encoders", "oracle"]
+Engine = Literal["vem", "svi"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,13 @@ class SeparationInference:
         start: "assigner", a network that has learnt to tell the sources apart on mixtures of their
             recordings; "encoders", as published: each source as its own model hears the mixture; or
             "oracle", the ideal binary mask, which mixtures of known truth have.
-        steps: sweeps of variational EM from there; 0 leaves the start as it is.
+        engine: from there, "vem", variational EM, or "svi" in the mixture program, where q(w) and
+            q(s) are what the network of the start "assigner" says (`AmortisedAssignment`), and Adam
+            moves a copy of it, one for all mixtures of one length, which it reads whole.
+        steps: sweeps of variational EM, or steps of Adam; 0 leaves the start as it is.
+        learning_rate: of Adam, in SVI.
+        elbo: what SVI climbs: "closed_form", as variational EM, or "trace_enum", Pyro's estimator,
+            which draws s and z, and so counts what priors' latents cost.
         order: of E-S in the mixture program: "forward", frame after frame as published, or
             "whole", all frames given the sweep before. Walks (`vkf`) have a smoother of their own.
         ratio: of the observation's variance to the power of a bin; 0.03 in the published code, 1e-4
@@ -63,7 +77,10 @@ class SeparationInference:
 
     program: Program = "mixture"
     start: Start = "assigner"
+    engine: Engine = "vem"
     steps: int = 20
+    learning_rate: float = 1e-4
+    elbo: Literal["closed_form", "trace_enum"] = "closed_form"
     order: Literal["forward", "whole"] = "forward"
     ratio: float = 0.03
     damping: float = 1.0
@@ -75,7 +92,11 @@ class SeparationInference:
         """Refuse what is no choice."""
         check_choice("program", self.program, "mixture", "additive")
         check_choice("start", self.start, "assigner", "encoders", "oracle")
+        check_choice("engine", self.engine, "vem", "svi")
+        check_choice("elbo", self.elbo, "closed_form", "trace_enum")
         check_choice("order", self.order, "forward", "whole")
+        if self.engine == "svi":
+            self._check_svi()
         if self.steps < 0:
             raise SpecError(mismatch("steps", given=self.steps, expected="0 or more"))
         if self.fine_tune < 0 or (self.fine_tune and self.program != "mixture"):
@@ -87,6 +108,17 @@ class SeparationInference:
             raise SpecError(
                 mismatch("overlap_frames", given=self.overlap_frames, expected=expected)
             )
+
+    def _check_svi(self) -> None:
+        """Refuse what steps of Adam on the network have no use for."""
+        wanted = {"program": "mixture", "start": "assigner", "damping": 1.0, "fine_tune": 0.0}
+        for name, expected in wanted.items():
+            if getattr(self, name) != expected:
+                given = f"{getattr(self, name)} beside engine = svi"
+                raise SpecError(mismatch(name, given=given, expected=expected))
+        if self.learning_rate <= 0:
+            expected = "a number above 0"
+            raise SpecError(mismatch("learning_rate", given=self.learning_rate, expected=expected))
 
 
 class Separated(NamedTuple):
@@ -144,6 +176,7 @@ def separate(
     if not options.steps:
         nothing = mixture.real.new_zeros(0, len(mixture))
         return Separated(start, start, None, None, nothing, None, None, None)
+    engine: CoordinateAscent | SVI
     if isinstance(prior, Walks):
         how = {"ratio": options.ratio, "damping": options.damping}
         engine, batch = kalman_em(prior, mixture, share, **how)
@@ -151,15 +184,17 @@ def separate(
         batch = spectra_batch(mixture, start.shape[1], ratio=options.ratio)
         if options.program == "additive":
             engine = _additive(prior, batch, start, options)
+        elif options.engine == "svi":
+            engine = _svi(prior, batch, assigner, options)
         else:
             engine = _mixture(prior, batch, start, share, options)
-    guide = engine.guide
+    guide: Any = engine.guide
     bounds, between = [], {}
     for number in range(1, options.steps + 1):
-        bounds.append(engine.elbo(batch, known=engine.sweep(batch)))
-        law = guide.sources(batch) if isinstance(guide, Wiener) else guide.sources
+        bounds.append(_after_a_step(engine, batch))
         if number in after:
-            between[number] = spectra_of(law.mean).cpu()
+            between[number] = spectra_of(_sources(guide, batch).mean).cpu()
+    law = _sources(guide, batch)
     draws = spectra_of(law.rsample(torch.Size([num_draws])))
     variance = law.variance.unflatten(-1, (-1, 2)).sum(-1)
     return Separated(
@@ -218,6 +253,35 @@ def _mixture(
     if options.fine_tune:
         updates.insert(1, FineTuneUpdate(prior, options.fine_tune))
     return VEM(model, guide, updates, damping=options.damping)
+
+
+def _svi(
+    prior: BySource, batch: MixtureBatch, assigner: Assigner, options: SeparationInference
+) -> SVI:
+    model = MixDVAE(prior, ComplexSpectra(prior))
+    guide = AmortisedAssignment(model, batch, network=copy.deepcopy(assigner))
+    elbo: Bound | TraceEnum_ELBO = closed_form_elbo
+    if options.elbo == "trace_enum":
+        elbo = TraceEnum_ELBO(max_plate_nesting=model.max_plate_nesting)
+    return SVI(
+        model, guide, elbo=elbo, learning_rate=options.learning_rate, num_steps=options.steps
+    )
+
+
+def _after_a_step(engine: CoordinateAscent | SVI, batch: MixtureBatch) -> Tensor:
+    """Take a step; return the bound of every mixture after it, nats, (B,)."""
+    if isinstance(engine, CoordinateAscent):
+        return engine.elbo(batch, known=engine.sweep(batch))
+    with torch.enable_grad():
+        engine.step(batch)
+    model: Any = engine.model
+    guide: Any = engine.guide
+    return closed_form_elbo(model, guide, batch)
+
+
+def _sources(guide: Wiener | FactorisedGuide, batch: MixtureBatch) -> TorchDistribution:
+    """Return q(s), batch (B, N), event (T, 2 F)."""
+    return guide.sources(batch) if isinstance(guide, Wiener) else guide.of(batch).sources
 
 
 def _additive(

@@ -25,6 +25,7 @@ from pyromodels.guides.point import Point
 from pyromodels.models.dvae import DynamicalVAE
 from pyromodels.models.mixdvae import MixDVAE
 from pyromodels.observations.base import ObservationLaw
+from pyromodels.observations.spectra import ComplexSpectra, spectra_batch
 from pyromodels.registry import GUIDES
 from pyromodels.testing.emission import EMISSION_CHECKS
 from pyromodels.testing.guide import guide_checks
@@ -137,9 +138,9 @@ def _of_guide(
 
 
 def _of_guide_class(component: Callable[..., nn.Module]) -> Iterator[tuple[str, Check]]:
-    """On the first small problem that it takes: a mixture, or one observed trajectory."""
+    """On the first small problem that it takes: a mixture, spectra, or an observed trajectory."""
     refusals = []
-    for problem in (small_mixture, small_dvae):
+    for problem in (small_mixture, small_spectra, small_dvae):
         with _numbers():
             model, batch = problem()
             try:
@@ -165,6 +166,13 @@ def small_mixture() -> tuple[MixDVAE, MixtureBatch]:
     loc = torch.rand(2, 2, model.prior.source_dim) + 0.5
     anchor = Anchor(loc, torch.full_like(loc, 0.1))
     return model, MixtureBatch(observations, mask, torch.full_like(observations, 0.1), anchor)
+
+
+def small_spectra() -> tuple[MixDVAE, MixtureBatch]:
+    """Two mixtures of two sources, of three frames of three bins."""
+    prior = VAE(source_dim=3, latent_dim=2, decoder_dims=(4,), emission="complex")
+    model = MixDVAE(prior, ComplexSpectra(prior)).double()
+    return model, spectra_batch(torch.randn(2, 3, 3, dtype=torch.complex128), 2, ratio=0.3)
 
 
 def small_dvae() -> tuple[DynamicalVAE, SequenceBatch]:

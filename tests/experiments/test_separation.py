@@ -41,6 +41,7 @@ from pyromodels.experiments.separation.calibration import (
     waveform_coverage,
 )
 from pyromodels.experiments.separation.separate import SeparationInference, separate
+from pyromodels.inference.mixture.bound import closed_form_elbo
 from pyromodels.networks.assigner import Assigner
 
 SMALL = STFT(window=64, hop=16)
@@ -258,6 +259,22 @@ def test_what_is_kept_between_sweeps_is_what_fewer_sweeps_end_with(spectra, prio
         torch.testing.assert_close(estimate, made(number).estimate)
 
 
+@pytest.mark.parametrize("elbo", ["closed_form", "trace_enum"])
+def test_svi_climbs_by_a_copy_of_the_network(spectra, priors, elbo):
+    network = Assigner(33, 2, num_channels=4, hidden_dim=4).eval()
+    before = [parameter.clone() for parameter in network.parameters()]
+    options = SeparationInference(engine="svi", steps=6, learning_rate=1e-2, elbo=elbo)
+    made = separate(spectra.sum(1), priors, options, assigner=network, num_draws=2, after=(2, 6))
+    assert made.bounds.shape == (6, 3) and (made.bounds[-1] > made.bounds[0]).all()
+    assert all(torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True))
+    said = closed_form_elbo(made.program, made.guide, made.batch).detach()
+    torch.testing.assert_close(made.bounds[-1], said)
+    torch.testing.assert_close(made.between[6], made.estimate)
+    assert (made.between[2] != made.estimate).any() and made.draws.shape[:3] == (2, 3, 2)
+    still = separate(spectra.sum(1), priors, SeparationInference(steps=0), assigner=network)
+    torch.testing.assert_close(made.start, still.start)
+
+
 def test_priors_are_tuned_as_copies_each_to_its_own_source(spectra, priors):
     before = [p.clone() for p in priors.parameters()]
     options = SeparationInference(start="encoders", steps=2, fine_tune=1e-2)
@@ -351,6 +368,11 @@ def test_tones_are_the_same_for_a_seed_and_others_for_another():
     [
         ("inference.program=product", "mixture.*additive"),
         ("inference.steps=-1", "0 or more"),
+        ("inference.engine=em", "vem"),
+        ('inference={engine="svi",program="additive"}', "program: given additive beside engine"),
+        ('inference={engine="svi",start="encoders"}', "start: given encoders beside engine"),
+        ('inference={engine="svi",damping=0.5}', "damping: given 0.5 beside engine"),
+        ('inference={engine="svi",learning_rate=0.0}', "learning_rate.*above 0"),
         ("inference.fine_tune=-1e-3", "fine_tune.*learning rate"),
         ("model.fraction=0.0", "model.fraction: given 0.0"),
         ('model={prior={weights="a.pt"},fraction=0.5}', "learnt already"),
@@ -372,6 +394,15 @@ def test_weights_of_a_network_are_none_of_a_prior_nor_the_other_way():
     for name, kind in (("assigner_speech_flute", "prior"), ("srnn_mot", "network")):
         with pytest.raises(SpecError, match=f"weights of a {kind}"):
             load_weights(name, kind)
+
+
+def test_walks_and_what_is_shown_of_svi(capsys):
+    with pytest.raises(SpecError, match="inference.engine: given svi.*linear"):
+        from pyromodels.experiments.runs.runner import build
+
+        build(load_spec("separation", settings=["model.prior=linear", "inference.engine=svi"]))
+    assert main(["show", "separation", "--set", "inference.engine=svi"]) == 0
+    assert "guide  AmortisedAssignment" in capsys.readouterr().out
 
 
 def test_options_of_the_network_are_in_the_spec():

@@ -14,6 +14,7 @@ from pyromodels.dynamics.srnn import SRNN
 from pyromodels.dynamics.vae import VAE
 from pyromodels.experiments.datasets.mixtures.simulate import Simulation, simulated
 from pyromodels.experiments.demonstrations.device_cases.registry import Device, case
+from pyromodels.guides.amortised_assignment import AmortisedAssignment
 from pyromodels.guides.denoising import EncodedSpeech, FreeSpeech, SampledSpeech
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.guides.wiener import Wiener
@@ -23,6 +24,7 @@ from pyromodels.inference.engines.svi import SVI
 from pyromodels.inference.enhancement.bound import EnhancementBound
 from pyromodels.inference.enhancement.mcem import monte_carlo_em
 from pyromodels.inference.enhancement.vem import enhancement_em
+from pyromodels.inference.mixture.bound import closed_form_elbo
 from pyromodels.inference.mixture.forward import ForwardSourceUpdate
 from pyromodels.inference.mixture.updates import AssignmentUpdate, SourceUpdate
 from pyromodels.inference.mixture.vem import VEM
@@ -61,6 +63,18 @@ for _order in ORDERS:
         made, batch = engine(device, order)
         losses = [made.step(batch) for _ in range(2)]
         return [losses, made.guide.responsibilities, made.guide.sources.loc]
+
+
+@case("SVI on spectra, by a network")
+def _(device: Device) -> Any:
+    prior, batch = spectra(device)
+    model = MixDVAE(prior, ComplexSpectra(prior)).to(device)
+    small = {"num_channels": 4, "num_blocks": 1, "hidden_dim": 4}
+    guide = AmortisedAssignment(model, batch, network=small)
+    made = SVI(model, guide, elbo=closed_form_elbo)
+    losses = [made.step(batch) for _ in range(2)]
+    found = guide.of(batch)
+    return [losses, found.responsibilities, found.sources.loc]
 
 
 @case("sources that add up")
