@@ -1,0 +1,108 @@
+"""Mixtures taken apart by annealed Langevin dynamics, and how far that went."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyromodels.densities.independent import IndependentSources
+from pyromodels.experiments.datasets.waveforms.waveforms import WaveformMixtures
+from pyromodels.experiments.metrics.audio.distortion import si_sdr
+from pyromodels.experiments.priors.options import CONSTRAINTS, GainMetrics, LangevinInference
+from pyromodels.inference.engines.langevin import Langevin, anneal
+
+RULE_AMPLITUDE = 0.9
+"""Of the one-line rule: that of a square in the mean."""
+
+
+class Sampled(NamedTuple):
+    """Sources of every mixture as sampling found them."""
+
+    estimate: Tensor  # shape: (B, N, T)
+    diverged: Tensor  # bool, shape: (B,): no chain of the mixture was left
+
+
+@torch.no_grad()
+def sample_sources(
+    data: WaveformMixtures,
+    density: IndependentSources,
+    options: LangevinInference,
+    generator: torch.Generator,
+    *,
+    show_progress: bool = True,
+) -> Sampled:
+    """Take all mixtures apart at once.
+
+    Raises:
+        SpecError: for adjusted steps, or several chains, of densities that cannot be evaluated.
+    """
+    options.check_density(density.has_density)
+    printed = options.constraint == "printed"
+    kernel = Langevin(
+        density, 1.0, adjusted=options.adjusted, max_abs=options.max_abs,
+        temperature=2 * options.temperature if printed else options.temperature,
+        mixing=CONSTRAINTS[options.constraint](data.mixture, data.weights),
+    )
+    state = anneal(kernel, options.schedule, _start(data, options, generator), generator,
+                   show_progress=show_progress)
+    found, kept = state.position, ~state.diverged  # (C, B, N, T), (C, B)
+    best = torch.zeros_like(kept[:1], dtype=torch.int64)
+    if options.chains > 1:
+        log_prob = density.log_prob(found, options.last).where(kept, -torch.inf)
+        best = log_prob.argmax(0, keepdim=True)
+    found = found.take_along_dim(best[..., None, None], 0)[0]
+    if options.denoise:  # of the chains that are left: the score of the others says nothing
+        clean = found + options.last**2 * density.score(found, options.last)
+        lost = ~kept.any(0)[:, None, None]
+        found = torch.where(lost | ~clean.isfinite(), found, clean)
+    return Sampled(found, ~kept.any(0))
+
+
+def _start(
+    data: WaveformMixtures, options: LangevinInference, generator: torch.Generator
+) -> Tensor:  # shape: (C, B, N, T)
+    like = data.sources
+    noise = torch.randn((options.chains, *like.shape), generator=generator, device=like.device,
+                        dtype=like.dtype)
+    around = {"noise": torch.zeros_like(like), "oracle": like,
+              "mixture": data.mixture.unsqueeze(1).expand_as(like)}
+    return around[options.start] + options.first * noise
+
+
+def one_line_rule(
+    mixture: Tensor,  # shape: (B, T)
+    weights: Tensor,  # shape: (N,), all alike
+    kinds: tuple[str, ...],
+) -> Tensor | None:  # shape: (B, N, T)
+    """Return square = sign m, sine = 2 m - 0.9 sign m, of a mean; None of any other two kinds."""
+    if sorted(kinds) != ["sine", "square"]:
+        return None
+    sign = mixture.sign()
+    parts = {"square": sign, "sine": mixture / weights[0] - RULE_AMPLITUDE * sign}
+    return torch.stack([parts[kind] for kind in kinds], 1)
+
+
+def gains(
+    data: WaveformMixtures,
+    estimate: Tensor,  # shape: (B, N, T)
+    cap: float,
+) -> Tensor:  # dB, float64, shape: (B, N)
+    """Return the SI-SDR of estimates, at most `cap`, above that of the mixture."""
+    return si_sdr(data.sources, estimate).clamp_max(cap) - mixture_si_sdr(data)
+
+
+def mixture_si_sdr(data: WaveformMixtures) -> Tensor:  # dB, float64, shape: (B, N)
+    """Return the SI-SDR of the mixture as each of its sources."""
+    return si_sdr(data.sources, data.mixture.unsqueeze(1).expand_as(data.sources))
+
+
+def figures_of(gain: Tensor, options: GainMetrics, prefix: str = "") -> dict[str, float]:
+    """Return mean, median and share of mixtures, each the mean over its sources."""
+    each = gain.mean(1)
+    return {
+        f"{prefix}gain": each.mean().item(),
+        f"{prefix}gain_median": each.quantile(0.5).item(),
+        f"{prefix}above": (each > options.above).double().mean().item(),
+    }
