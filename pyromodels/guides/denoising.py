@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyromodels.batch import SequenceBatch
 from pyromodels.distributions.path import IndependentFrames, PathDistribution
-from pyromodels.errors import mismatch, misshapen
+from pyromodels.errors import SpecError, mismatch, misshapen
 from pyromodels.guides.base import Guide
 from pyromodels.guides.free_form import FreeForm
 from pyromodels.models.enhancement import Enhancement
@@ -29,12 +29,18 @@ class Denoising(Guide, ABC):
 
     Args:
         model: the program.
+
+    Raises:
+        SpecError: for another program.
     """
 
     max_plate_nesting = Enhancement.max_plate_nesting
     model: Enhancement
 
     def __init__(self, model: Enhancement) -> None:
+        if not isinstance(model, Enhancement):
+            given = type(model).__name__
+            raise SpecError(mismatch("model", given=given, expected="an Enhancement"))
         super().__init__()
         object.__setattr__(self, "model", model)
 

@@ -23,7 +23,10 @@ from pyromodels.emissions.base import Emission
 from pyromodels.errors import SpecError
 from pyromodels.guides.point import Point
 from pyromodels.models.dvae import DynamicalVAE
+from pyromodels.models.enhancement import Enhancement
 from pyromodels.models.mixdvae import MixDVAE
+from pyromodels.noise.base import Sizes
+from pyromodels.noise.nmf import LowRankNoise
 from pyromodels.observations.base import ObservationLaw
 from pyromodels.observations.spectra import ComplexSpectra, spectra_batch
 from pyromodels.registry import GUIDES
@@ -138,9 +141,9 @@ def _of_guide(
 
 
 def _of_guide_class(component: Callable[..., nn.Module]) -> Iterator[tuple[str, Check]]:
-    """On the first small problem that it takes: a mixture, spectra, or an observed trajectory."""
+    """On the first small problem that it takes, of one of four kinds of model."""
     refusals = []
-    for problem in (small_mixture, small_spectra, small_dvae):
+    for problem in (small_mixture, small_spectra, small_dvae, small_noisy):
         with _numbers():
             model, batch = problem()
             try:
@@ -179,6 +182,13 @@ def small_dvae() -> tuple[DynamicalVAE, SequenceBatch]:
     """Three sequences of four frames of two coordinates."""
     model = DynamicalVAE(VAE(source_dim=2, latent_dim=2, decoder_dims=(4,))).double()
     return model, SequenceBatch(torch.rand(3, 4, 2), torch.ones(3, 4, dtype=torch.bool))
+
+
+def small_noisy() -> tuple[Enhancement, SequenceBatch]:
+    """Two noisy signals of three frames of three bins."""
+    prior = VAE(source_dim=3, latent_dim=2, decoder_dims=(4,), emission="complex")
+    model = Enhancement(prior, LowRankNoise(Sizes(2, 3, 3, 2), rank=2)).double()
+    return model, SequenceBatch(torch.randn(2, 3, 6), torch.ones(2, 3, dtype=torch.bool))
 
 
 @contextmanager

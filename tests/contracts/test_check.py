@@ -8,6 +8,8 @@ from pyromodels.dynamics.deep_ar import DeepAR
 from pyromodels.dynamics.linear import LinearGaussian
 from pyromodels.errors import SpecError
 from pyromodels.experiments.command import cli
+from pyromodels.guides.amortised import Amortised
+from pyromodels.guides.denoising import EncodedSpeech, FreeSpeech, SampledSpeech
 from pyromodels.guides.mean_field import MeanField
 from pyromodels.guides.point import Point
 from pyromodels.registry import DYNAMICS, GUIDES
@@ -50,7 +52,10 @@ def test_a_path_is_under_the_contract_of_paths():
     assert {"shapes", "noise", "causality"} <= {name for name, _ in contract(path)}
 
 
-@pytest.mark.parametrize("guide", [MeanField, Point], ids=lambda guide: guide.__name__)
+@pytest.mark.parametrize(
+    "guide", [MeanField, Point, Amortised, EncodedSpeech, FreeSpeech, SampledSpeech],
+    ids=lambda guide: guide.__name__,
+)
 def test_a_registered_guide_is_checked_on_a_small_problem(guide):
     check(guide)
 

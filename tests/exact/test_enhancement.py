@@ -236,6 +236,8 @@ def test_what_it_cannot_do_is_refused():
         Enhancement(prior_of(SRNN), noise_of("lv"))
     with pytest.raises(SpecError, match="complex spectra"):
         Enhancement(RVAE(source_dim=F, emission="spectral"), noise_of("lv"))
+    with pytest.raises(SpecError, match="expected an Enhancement"):
+        EncodedSpeech(prior_of())
     with pytest.raises(SpecError, match="expected nmf"):
         enhancement_em(model_of("lv"), None)
     model = model_of("nmf", gain=True)
