@@ -13,6 +13,7 @@ from pyromodels.errors import SpecError, mismatch, unknown
 from pyromodels.experiments.datasets import DATASETS, build_data
 from pyromodels.experiments.datasets.mixtures.mixtures import MixtureData
 from pyromodels.experiments.enhancement import figures
+from pyromodels.experiments.enhancement.adequacy import PIECES, check_judged, judged
 from pyromodels.experiments.enhancement.enhance import (
     Enhanced,
     EnhancementInference,
@@ -32,7 +33,13 @@ from pyromodels.experiments.enhancement.scores import (
     scores_of,
 )
 from pyromodels.experiments.enhancement.training import NoisyTraining, find_or_train_program
-from pyromodels.experiments.harness.experiment import EXPERIMENTS, Experiment, Outcome, Program
+from pyromodels.experiments.harness.experiment import (
+    EXPERIMENTS,
+    Experiment,
+    Judged,
+    Outcome,
+    Program,
+)
 from pyromodels.experiments.harness.spec_tables import ComponentTable, OptionsTable, Table
 from pyromodels.experiments.separation.assigner import load_assigner
 from pyromodels.experiments.separation.figures import calibration
@@ -146,36 +153,20 @@ class EnhancementExperiment(Experiment):
         self, spec: Spec, data: MixtureData, model: Parts, *, folder: Path | None, resume: bool
     ) -> Fitted:
         """Train what is not trained yet, and make all signals clean."""
-        speech = model.model.trained(
-            data.recordings[data.kinds[0]], spec.seed, spec.device, resume=resume
-        )
-        prior, noise = of_spectra(speech).to(spec.device), spec.model.noise
-        if model.model.noise_is_network:
-            program = find_or_train_program(
-                data, speech, noise, model.training, spec.seed, device=spec.device, resume=resume
-            )
-            prior, noise = program.prior, program.noise
-        spectra = [speech.stft.analyse(m.signal.to(spec.device)) for m in data.mixtures]
-        network = None
-        if model.inference.asks_network:
-            network = load_assigner(model.inference.network, 2, "inference.network").prior
-            network = network.to(spec.device)
+        recipe, stft = recipe_of(spec, data, resume=resume)
+        spectra = [stft.analyse(m.signal.to(spec.device)) for m in data.mixtures]
         torch.manual_seed(spec.seed)
         began = time.perf_counter()
-        recipe = Recipe(prior, noise, model.inference, bool(model.model.gain),
-                        spec.metrics.num_draws, network)
         made = enhance(spectra, recipe)
         seconds = time.perf_counter() - began
         scores, regions, asked = {}, None, spec.metrics
         if data.has_truth:
             scores = scores_of(
-                data.mixtures, made, speech.stft, asked.baselines, asked.figures,
+                data.mixtures, made, stft, asked.baselines, asked.figures,
                 inferred=INFERRED[model.inference.method],
             )
-            regions = regions_of(
-                data, speech.stft, recipe, asked.checked, spec.seed, spec.device
-            )
-        return Fitted(made, speech.stft, seconds, scores, regions)
+            regions = regions_of(data, stft, recipe, asked.checked, spec.seed, spec.device)
+        return Fitted(made, stft, seconds, scores, regions)
 
     def metrics(self, outcome: Outcome) -> dict[str, float]:
         """Return figures by method; what regions hold; the speed."""
@@ -231,6 +222,32 @@ class EnhancementExperiment(Experiment):
     def inference(self, spec: Spec, model: Parts) -> str:
         """Return how a signal is met."""
         return f"inference  {model.inference}"
+
+    def judged(self, spec: Spec, data: MixtureData, model: Parts) -> Judged:
+        """Return the fit of the program, on loud pieces of the first signals."""
+        check_judged(model.inference)
+        recipe, stft = recipe_of(spec, data)
+        spectra = [stft.analyse(m.signal.to(spec.device)) for m in data.mixtures[:PIECES]]
+        return judged(spectra, recipe)
+
+
+def recipe_of(spec: Spec, data: MixtureData, *, resume: bool = False) -> tuple[Recipe, STFT]:
+    """Train what is not trained yet, and say what noisy spectra are met with."""
+    speech = spec.model.trained(
+        data.recordings[data.kinds[0]], spec.seed, spec.device, resume=resume
+    )
+    prior, noise, network = of_spectra(speech).to(spec.device), spec.model.noise, None
+    if spec.model.noise_is_network:
+        program = find_or_train_program(
+            data, speech, noise, spec.guide, spec.seed, device=spec.device, resume=resume
+        )
+        prior, noise = program.prior, program.noise
+    if spec.inference.asks_network:
+        network = load_assigner(spec.inference.network, 2, "inference.network").prior
+        network = network.to(spec.device)
+    recipe = Recipe(prior, noise, spec.inference, bool(spec.model.gain),
+                    spec.metrics.num_draws, network)
+    return recipe, speech.stft
 
 
 def untrained(spec: Spec, data: MixtureData) -> Made:

@@ -86,6 +86,8 @@ def write_report(
     start = time.perf_counter()
     report = make()
     print(f"{report.title}\n\n{plain(report.overall, report.verdicts)}\n")
+    for note in report.notes:
+        print(f"not done: {note}")
     page = report.write(open_run(args.out, name, spec).path)
     print(f"{time.perf_counter() - start:.1f} s", file=sys.stderr)
     print(f"page: {page}")

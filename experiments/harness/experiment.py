@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pyromodels.experiments.harness.records import RunFolder
     from pyromodels.experiments.harness.spec_tables import Table
     from pyromodels.experiments.runs.spec import Spec
+    from pyromodels.inference.adequacy.protocols import Simulate
     from pyromodels.inference.posterior.posterior import Posterior
 
 EXPERIMENTS = Registry("experiment", "pyromodels.experiments", module="experiment")
@@ -63,6 +64,9 @@ class Judged(NamedTuple):
 
     fit: Callable[[Any, int], Posterior]  # data and seed -> posterior
     batch: Any
+    simulate: Simulate | None = None  # None: as the family of the model does
+    left_out: Mapping[str, str] = {}  # protocol, see `guide_report` -> why it does not hold
+    about: str = ""  # what is judged, where that is not all of the run
 
 
 class Experiment(ABC):

@@ -27,9 +27,11 @@ def main(args: argparse.Namespace) -> None:
         lambda: guide_report(
             judged.fit,
             judged.batch,
+            simulate=judged.simulate,
+            left_out=judged.left_out,
             num_simulations=args.num_simulations,
             num_draws=args.num_draws,
             seed=args.seed,
-            title=f"{spec.name}: may its posterior be trusted?",
+            title=f"{spec.name}: may its posterior be trusted? {judged.about}".strip(),
         ),
     )

@@ -13,10 +13,17 @@ from pyromodels.dynamics.by_source import BySource
 from pyromodels.errors import SpecError, mismatch, unknown
 from pyromodels.experiments.datasets import DATASETS, build_data
 from pyromodels.experiments.datasets.mixtures.mixtures import Mixture, MixtureData
-from pyromodels.experiments.harness.experiment import EXPERIMENTS, Experiment, Outcome, Program
+from pyromodels.experiments.harness.experiment import (
+    EXPERIMENTS,
+    Experiment,
+    Judged,
+    Outcome,
+    Program,
+)
 from pyromodels.experiments.harness.spec_tables import ComponentTable, OptionsTable, Table
 from pyromodels.experiments.harness.weights import load_weights
 from pyromodels.experiments.separation import figures
+from pyromodels.experiments.separation.adequacy import Networks, check_judged, judged
 from pyromodels.experiments.separation.assigner import (
     AssignerOptions,
     find_or_train_assigner,
@@ -101,18 +108,7 @@ class SeparationExperiment(Experiment):
         self, spec: Spec, data: MixtureData, model: Parts, *, folder: Path | None, resume: bool
     ) -> Fitted:
         """Train what is not trained yet, and take all mixtures apart, equal lengths at once."""
-        prior = model.model.walks if model.inference.steps else None
-        encoders, training = None, {}
-        if _has_networks(spec):
-            models = model.model.trained(data, spec.seed, spec.device, resume=resume)
-            encoders, training = of_sources(models).to(spec.device), training_figures(models)
-            prior = encoders if prior is None else prior
-        assigner = None
-        if model.inference.start == "assigner":
-            assigner = find_or_train_assigner(
-                data, model.assigner, spec.seed, model.model.stft, device=spec.device,
-                resume=resume,
-            ).prior
+        prior, encoders, assigner, training = networks_of(spec, data, resume=resume)
         groups: dict[int | str, list[Mixture]] = {}
         for mixture in data.mixtures:  # of unknown length and number: one at a time
             together = mixture.name if mixture.sources is None else len(mixture.signal)
@@ -181,6 +177,28 @@ class SeparationExperiment(Experiment):
     def inference(self, spec: Spec, model: Parts) -> str:
         """Return how mixtures are taken apart."""
         return f"inference  {model.inference}"
+
+    def judged(self, spec: Spec, data: MixtureData, model: Parts) -> Judged:
+        """Return the fit of the programs, on loud pieces of the first mixtures."""
+        check_judged(model.inference)
+        networks = networks_of(spec, data)
+        spectra = [model.model.stft.analyse(m.signal.to(spec.device)) for m in data.mixtures]
+        return judged(spectra, len(data.kinds), networks, model.inference)
+
+
+def networks_of(spec: Spec, data: MixtureData, *, resume: bool = False) -> Networks:
+    """Train what is not trained yet."""
+    prior = spec.model.walks if spec.inference.steps else None
+    encoders, assigner, training = None, None, {}
+    if _has_networks(spec):
+        models = spec.model.trained(data, spec.seed, spec.device, resume=resume)
+        encoders, training = of_sources(models).to(spec.device), training_figures(models)
+        prior = encoders if prior is None else prior
+    if spec.inference.start == "assigner":
+        assigner = find_or_train_assigner(
+            data, spec.guide, spec.seed, spec.model.stft, device=spec.device, resume=resume
+        ).prior
+    return Networks(prior, encoders, assigner, training)
 
 
 def _has_networks(spec: Spec) -> bool:

@@ -160,34 +160,12 @@ def separate(
         after: sweeps whose estimates are kept, in the memory of the CPU; those that are not made
             have none.
     """
-    share = None
-    if options.start == "encoders":
-        if encoders is None and isinstance(prior, BySource):
-            encoders = prior
-        start = heard(encoders, mixture)
-        if isinstance(prior, Walks):  # of the start these are told q(w) alone
-            share = ideal_binary_mask(start).movedim(1, -1).to(mixture.real)
-    else:
-        if options.start == "assigner":
-            share = shares(assigner, mixture, options)
-        else:
-            share = ideal_binary_mask(truth).movedim(1, -1).to(mixture.real)
-        start = share.movedim(-1, 1) * mixture.unsqueeze(1)
+    start, share = begin(mixture, prior, options, assigner, encoders, truth)
     if not options.steps:
         nothing = mixture.real.new_zeros(0, len(mixture))
         return Separated(start, start, None, None, nothing, None, None, None)
-    engine: CoordinateAscent | SVI
-    if isinstance(prior, Walks):
-        how = {"ratio": options.ratio, "damping": options.damping}
-        engine, batch = kalman_em(prior, mixture, share, **how)
-    else:
-        batch = spectra_batch(mixture, start.shape[1], ratio=options.ratio)
-        if options.program == "additive":
-            engine = _additive(prior, batch, start, options)
-        elif options.engine == "svi":
-            engine = _svi(prior, batch, assigner, options)
-        else:
-            engine = _mixture(prior, batch, start, share, options)
+    batch = observed(mixture, start.shape[1], prior, options)
+    engine = ascent(prior, batch, start, share, options, assigner)
     guide: Any = engine.guide
     bounds, between = [], {}
     for number in range(1, options.steps + 1):
@@ -201,6 +179,59 @@ def separate(
         start, spectra_of(law.mean), variance, draws, torch.stack(bounds), engine.model, guide,
         batch, between,
     )
+
+
+@torch.no_grad()
+def begin(
+    mixture: Tensor,  # complex, shape: (B, T, F)
+    prior: BySource | Walks | None,
+    options: SeparationInference,
+    assigner: Assigner | None = None,
+    encoders: BySource | None = None,
+    truth: Tensor | None = None,  # complex, shape: (B, N, T, F)
+) -> tuple[Tensor, Tensor | None]:  # complex, (B, N, T, F); of every bin, (B, T, F, N)
+    """Return the sources that inference starts from, and what q(w) is told, as `separate`."""
+    if options.start == "encoders":
+        if encoders is None and isinstance(prior, BySource):
+            encoders = prior
+        start = heard(encoders, mixture)
+        if isinstance(prior, Walks):  # of the start these are told q(w) alone
+            return start, ideal_binary_mask(start).movedim(1, -1).to(mixture.real)
+        return start, None
+    if options.start == "assigner":
+        share = shares(assigner, mixture, options)
+    else:
+        share = ideal_binary_mask(truth).movedim(1, -1).to(mixture.real)
+    return share.movedim(-1, 1) * mixture.unsqueeze(1), share
+
+
+def observed(
+    mixture: Tensor,  # complex, shape: (B, T, F)
+    num_sources: int,
+    prior: BySource | Walks,
+    options: SeparationInference,
+) -> MixtureBatch:
+    """Return mixtures as the programs observe them."""
+    anchor = prior.anchor(mixture, num_sources) if isinstance(prior, Walks) else None
+    return spectra_batch(mixture, num_sources, ratio=options.ratio, anchor=anchor)
+
+
+def ascent(
+    prior: BySource | Walks,
+    batch: MixtureBatch,
+    start: Tensor,  # complex, shape: (B, N, T, F)
+    share: Tensor | None,  # shape: (B, T, F, N)
+    options: SeparationInference,
+    assigner: Assigner | None = None,
+) -> CoordinateAscent | SVI:
+    """Return the engine of a program, its guide at the start."""
+    if isinstance(prior, Walks):
+        return kalman_em(prior, batch, share, damping=options.damping)
+    if options.program == "additive":
+        return _additive(prior, batch, start, options)
+    if options.engine == "svi":
+        return _svi(prior, batch, assigner, options)
+    return _mixture(prior, batch, start, share, options)
 
 
 def shares(

@@ -15,7 +15,7 @@ from pyromodels.guides.mean_field import MeanField
 from pyromodels.inference.mixture.updates import AssignmentUpdate, ProcessNoiseUpdate, SourceUpdate
 from pyromodels.inference.mixture.vem import VEM
 from pyromodels.models.mixdvae import MixDVAE
-from pyromodels.observations.spectra import ComplexSpectra, spectra_batch
+from pyromodels.observations.spectra import ComplexSpectra
 
 
 @dataclass(frozen=True)
@@ -88,27 +88,22 @@ POWER_FLOOR = 1e-12
 
 def kalman_em(
     walks: Walks,
-    mixture: Tensor,  # complex, shape: (B, T, F)
+    batch: MixtureBatch,
     share: Tensor,  # q(w) to start with, shape: (B, T, F, N)
     *,
-    ratio: float = 1e-4,
     damping: float = 1.0,
-) -> tuple[VEM, MixtureBatch]:
-    """Return variational EM of walks, E-S, E-W and M in this order, and the batch it is given.
+) -> VEM:
+    """Return variational EM of walks, E-S, E-W and M in this order.
 
     Args:
         walks: p(s).
-        mixture: o.
+        batch: mixtures, see `spectra_batch`, with the anchor that the walks say.
         share: where the first E-S takes its observations from.
-        ratio: of phi to the power of a bin, see `spectra_batch`.
         damping: see `VEM`.
     """
-    num_sources = share.shape[-1]
-    prior = walks.prior(mixture, num_sources)
-    anchor = walks.anchor(mixture, num_sources)
-    batch = spectra_batch(mixture, num_sources, ratio=ratio, anchor=anchor)
+    prior = walks.prior(torch.view_as_complex(batch.observations), share.shape[-1])
     model = MixDVAE(prior, ComplexSpectra(prior))
     guide = MeanField(model, batch)
     guide.responsibilities = share
     noise = ProcessNoiseUpdate(prior.process_std.detach(), strength=0.0, by_source=True)
-    return VEM(model, guide, [SourceUpdate(), AssignmentUpdate(), noise], damping=damping), batch
+    return VEM(model, guide, [SourceUpdate(), AssignmentUpdate(), noise], damping=damping)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyromodels.errors import check_choice
 from pyromodels.inference.adequacy import diagnose as gather
 from pyromodels.inference.adequacy.diagnose import Findings
 from pyromodels.inference.adequacy.page import markdown
@@ -34,6 +35,9 @@ from pyromodels.inference.adequacy.verdict import (
 )
 from pyromodels.pyro_support.random_state import restored_random_state
 
+PROTOCOLS = ("R-hat", "simulation", "forecast")
+"""What a function that fits is asked for: fits from other starts, of drawn data, of earlier frames.
+"""
 ONE_GUIDE = (
     "one fitted guide was given, not a function that fits: no R-hat, no calibration by "
     "simulation, no forecasts"
@@ -83,6 +87,7 @@ def guide_report(
     num_fits: int = 4,
     num_simulations: int = 200,
     horizons: tuple[int, ...] = (1, 3),
+    left_out: Mapping[str, str] | None = None,
     seed: int = 0,
     title: str = "How good is my posterior?",
 ) -> Report:
@@ -107,6 +112,7 @@ def guide_report(
         num_simulations: simulated sequences; 0 leaves calibration out.
         horizons: frames ahead of the forecasts that a MixDVAE without a detector makes; () leaves
             them out.
+        left_out: which of `PROTOCOLS` do not hold for these data, and why; the page says so.
         seed: of all random numbers; the state of torch's generator is restored in the end.
         title: of the page.
 
@@ -121,7 +127,9 @@ def guide_report(
         >>> guide_report(Exact()).overall  # nothing here could see a second mode
         'cannot say'
     """
-    found = Report(title=title)
+    found, left_out = Report(title=title), left_out or {}
+    for name in left_out:
+        check_choice("left_out", name, *PROTOCOLS)
     with restored_random_state():
         torch.manual_seed(seed)
         refit = None if isinstance(fit, PosteriorLike) else lambda d, i: with_sequences(fit(d, i))
@@ -131,13 +139,17 @@ def guide_report(
         if refit is None:
             found.notes.append(ONE_GUIDE)
         else:
-            gather.refit(found, refit, data, num_fits, num_draws, summaries, seed)
-            simulate = simulate or gather.own_simulator(found, posterior, num_simulations)
-            if simulate is not None and num_simulations:
-                sizes = {site: value[0, 0].numel() for site, value in draws.items()}
-                options = (num_simulations, num_draws, summaries, seed, sizes)
-                gather.calibrate(found, refit, simulate, *options)
-            gather.forecast(found, refit, posterior, horizons, seed)
+            found.notes += [f"no {name}: {reason}" for name, reason in left_out.items()]
+            if "R-hat" not in left_out:
+                gather.refit(found, refit, data, num_fits, num_draws, summaries, seed)
+            if "simulation" not in left_out:
+                simulate = simulate or gather.own_simulator(found, posterior, num_simulations)
+                if simulate is not None and num_simulations:
+                    sizes = {site: value[0, 0].numel() for site, value in draws.items()}
+                    options = (num_simulations, num_draws, summaries, seed, sizes)
+                    gather.calibrate(found, refit, simulate, *options)
+            if "forecast" not in left_out:
+                gather.forecast(found, refit, posterior, horizons, seed)
         if reference is not None:
             reduced, exact = reference
             other = posterior if refit is None else refit(reduced, seed)

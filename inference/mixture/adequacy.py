@@ -32,6 +32,7 @@ from pyromodels.inference.adequacy.verdict import Advice
 from pyromodels.inference.mixture.bound import closed_form_elbo
 from pyromodels.inference.mixture.updates import SourceUpdate, VisibilityUpdate
 from pyromodels.inference.posterior.posterior import Posterior
+from pyromodels.models.additive import Additive
 from pyromodels.models.mixdvae import MixDVAE
 
 
@@ -125,22 +126,25 @@ def _gathered(table: Tensor, w: Tensor, batch: MixtureBatch) -> Tensor:
     return taken.masked_fill(~batch.mask, 0.0).sum((-1, -2))
 
 
-def mixture_simulator(model: MixDVAE, batch: MixtureBatch, num_sequences: int) -> Simulate:
-    """Return a simulator of a MixDVAE: the anchors, masks and variances of a batch, new the rest.
+def mixture_simulator(
+    model: MixDVAE | Additive, batch: MixtureBatch, num_sequences: int
+) -> Simulate:
+    """Return a simulator of sources: the anchors, masks and variances of a batch, new the rest.
 
     Raises:
         SpecError: with a detector, where the number of observations is random as well.
     """
-    if model.detector is not None:
+    if isinstance(model, MixDVAE) and model.detector is not None:
         raise SpecError("simulate: a model with a detector has no simulator yet; give your own")
     rows = torch.arange(num_sequences, device=batch.mask.device) % batch.num_sequences
     template = batch.take(rows)
 
     def simulate(seed: int) -> tuple[MixtureBatch, dict[str, Tensor]]:
         drawn = simulated(model, template, seed)
-        o, w = drawn.pop("o"), drawn.pop("w")
+        o, w = drawn.pop("o"), drawn.pop("w", None)
         truth = {name: value.squeeze(1) for name, value in drawn.items()}
-        truth["w"] = w.masked_fill(~template.mask, -1)
+        if w is not None:
+            truth["w"] = w.masked_fill(~template.mask, -1)
         return dataclasses.replace(template, observations=o), truth
 
     return simulate

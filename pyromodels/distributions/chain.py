@@ -38,6 +38,11 @@ def block_logdet(matrix: Tensor) -> Tensor:
             return torch.linalg.slogdet(matrix).logabsdet
 
 
+def block_cholesky(matrix: Tensor) -> Tensor:
+    """Lower Cholesky factor of small matrices, shape (*, d, d); of a number its root."""
+    return matrix.sqrt() if matrix.shape[-1] == 1 else torch.linalg.cholesky(matrix)
+
+
 def matmul(left: Tensor, right: Tensor) -> Tensor:
     """left @ right for small blocks; scalars multiply without a batched matrix product."""
     return left * right if left.shape[-1] == 1 else left @ right
@@ -180,7 +185,7 @@ class GaussianChain(TorchDistribution):
         noise: Tensor,  # standard normal, shape: (*sample, *batch, T, G, d)
     ) -> Tensor:  # s, shape: (*sample, *batch, T, D)
         """Return the trajectories that the noise drives, from the last frame backwards."""
-        deviation = matvec(torch.linalg.cholesky(self.innovation), noise)
+        deviation = matvec(block_cholesky(self.innovation), noise)
         if self.gain is not None:
             steps = list(deviation.unbind(-3))
             for t in range(len(steps) - 2, -1, -1):

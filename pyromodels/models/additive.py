@@ -18,6 +18,7 @@ from pyromodels.pyro_support.plates import (
     observation_plate,
     source_plate,
 )
+from pyromodels.pyro_support.site_labels import Layout
 from pyromodels.registry import MODELS
 
 
@@ -69,3 +70,14 @@ class Additive(nn.Module):
             with pyro.poutine.mask(mask=batch.mask):
                 pyro.sample("o", law, obs=None if generate else batch.observations)
         return s
+
+    def layout(self, batch: MixtureBatch) -> Layout:
+        """Return names of dimensions, and which bins there are."""
+        return Layout(
+            sequences="batch",
+            event_dims={
+                "s": ("frame", "coordinate"), "s_z": ("frame", "latent"), "o": ("feature",)
+            },
+            present={"o": batch.mask},
+            observed=("o",),
+        )

@@ -16,6 +16,7 @@ from pyromodels.errors import SpecError, mismatch, misshapen
 from pyromodels.noise.base import NoiseModel, Sizes
 from pyromodels.pyro_support.param_store import register
 from pyromodels.pyro_support.plates import MAX_PLATE_NESTING, batch_plate, source_plate
+from pyromodels.pyro_support.site_labels import Layout
 from pyromodels.registry import DYNAMICS, MODELS, NOISES
 
 
@@ -94,6 +95,17 @@ class Enhancement(nn.Module):
             heard = law.mask(mask.unsqueeze(-1)).to_event(2)
             pyro.sample("x", heard, obs=None if generate else batch.x[:, None, None])
         return s
+
+    def layout(self, batch: SequenceBatch) -> Layout:
+        """Return names of dimensions, and which frames there are."""
+        frames = batch.mask.unsqueeze(1)  # of the one source
+        return Layout(
+            sequences="batch",
+            event_dims={
+                "s_z": ("frame", "latent"), "s": ("frame", "feature"), "x": ("frame", "feature")
+            },
+            present={"s_z": frames, "s": frames, "x": frames},
+        )
 
     def root_gain(self, batch: SequenceBatch) -> Tensor | float:
         """Return sqrt(g), shape (B, 1, 1, T, 1)."""

@@ -17,8 +17,16 @@ from pyromodels.experiments.separation.baselines.oracles import ideal_binary_mas
 from pyromodels.experiments.separation.separate import SeparationInference, separate
 from pyromodels.experiments.separation.vkf import Walks, kalman_em
 from pyromodels.inference.mixture.updates import SourceUpdate
+from pyromodels.observations.spectra import spectra_batch
 
 SMALL = STFT(window=64, hop=16)
+
+
+def walked(walks, o, share, *, ratio=1e-4):
+    """Return variational EM of walks, and the batch it is given."""
+    anchor = walks.anchor(o, share.shape[-1])
+    batch = spectra_batch(o, share.shape[-1], ratio=ratio, anchor=anchor)
+    return kalman_em(walks, batch, share), batch
 
 
 def mixture(num_frames=6, num_bins=3):
@@ -30,7 +38,7 @@ def test_e_s_is_the_posterior_of_a_dense_gaussian_in_every_bin():
     o = mixture()
     share = torch.rand(2, 6, 3, 2, dtype=torch.float64)
     share = share / share.sum(-1, keepdim=True)
-    vem, batch = kalman_em(Walks(0.7), o, share, ratio=0.2)
+    vem, batch = walked(Walks(0.7), o, share, ratio=0.2)
     SourceUpdate()(vem.model, vem.guide, batch)
     found = vem.guide.sources
     parts = torch.view_as_real(o)
@@ -50,7 +58,7 @@ def test_e_s_is_the_posterior_of_a_dense_gaussian_in_every_bin():
 def test_every_sweep_raises_the_bound_and_m_is_its_maximum():
     o = mixture(20)
     share = ideal_binary_mask(torch.randn(2, 2, 20, 3)).movedim(1, -1).double()
-    vem, batch = kalman_em(Walks(), o, share, ratio=0.1)
+    vem, batch = walked(Walks(), o, share, ratio=0.1)
     bounds = []
     for _ in range(12):
         vem.sweep(batch)
@@ -73,7 +81,7 @@ def test_a_louder_mixture_is_taken_apart_alike():
     share = torch.rand(2, 10, 3, 2, dtype=torch.float64).softmax(-1)
     means = []
     for gain in (1.0, 10.0):
-        vem, batch = kalman_em(Walks(), gain * o, share, ratio=0.01)
+        vem, batch = walked(Walks(), gain * o, share, ratio=0.01)
         for _ in range(3):
             vem.sweep(batch)
         means.append(vem.guide.sources.loc / gain)
@@ -82,7 +90,7 @@ def test_a_louder_mixture_is_taken_apart_alike():
 
 def test_digital_silence_stays_finite():
     share = torch.full((1, 8, 3, 2), 0.5)
-    vem, batch = kalman_em(Walks(), torch.zeros(1, 8, 3, dtype=torch.complex64), share)
+    vem, batch = walked(Walks(), torch.zeros(1, 8, 3, dtype=torch.complex64), share)
     for _ in range(5):
         vem.sweep(batch)
     assert vem.elbo(batch).isfinite().all() and not vem.guide.sources.loc.any()
