@@ -110,21 +110,30 @@ class GatedStack(nn.Module):
         told = None
         if self.told is not None:
             told = self.told(e).unflatten(-1, (-1, 2 * self.width, 1)).unbind(1)
-        skips = []
+        skip = None
         for number, (gate, out) in enumerate(zip(self.gates, self.outs, strict=True)):
             both = gate(self._padded(h, self.dilations[number]))
             if told is not None:
                 both = both + told[number]
             filtered, opened = both.chunk(2, 1)
-            said = out(torch.tanh(filtered) * torch.sigmoid(opened))
-            skips.append(said[:, : self.width])
-            if said.shape[1] > self.width:
-                h = (h + said[:, self.width :]) * HALF
-        return torch.relu(self.post(torch.relu(sum(skips))))
+            said = _by_place(out.weight, torch.tanh(filtered) * torch.sigmoid(opened))
+            parts = said.split(self.width, 1)  # skip, and before the last layer residual
+            skip = parts[0] if skip is None else skip + parts[0]
+            if len(parts) > 1:
+                h = torch.add(parts[1], h).mul_(HALF)
+        return torch.relu(self.post(torch.relu(skip)))
 
     def _padded(self, x: Tensor, dilation: int) -> Tensor:
         before = (self.kernel_size - 1) * dilation
         return pad(x, (before, 0) if self.causal else (before // 2, before // 2))
+
+
+def _by_place(
+    weight: Tensor,  # shape: (out_dim, in_dim, 1)
+    x: Tensor,  # shape: (rows, in_dim, T)
+) -> Tensor:  # shape: (rows, out_dim, T)
+    """Return a 1 x 1 convolution; as products of matrices it takes half the time on a CPU."""
+    return torch.bmm(weight.squeeze(-1).expand(len(x), -1, -1), x)
 
 
 class WaveNet(nn.Module):
