@@ -28,12 +28,13 @@ class StepWeights(NamedTuple):
 class Queues(NamedTuple):
     """What a causal stack keeps of the frames it has read, and its weights as they are applied.
 
-    A state does not change: frames are appended to one list, of which a state owns the first ones.
+    A state does not change: a layer's frames are appended to one list, of which a state owns the
+    first ones.
     """
 
     inputs: tuple[Tensor, ...]  # x of the last k - 1 frames, oldest first; each (rows, in_dim)
-    layers: list[tuple[Tensor, ...]]  # h_{l-1} of every layer, oldest frame first; (rows, width)
-    num_frames: int  # of the list that are its own
+    layers: list[list[Tensor]]  # h_{l-1} of every layer, oldest frame first; (rows, width)
+    num_frames: list[int]  # of each list that are its own
     weights: StepWeights
 
 
@@ -51,7 +52,7 @@ class StackSteps:
         self.stack = stack
         taps = range(stack.kernel_size - 1, 0, -1)
         self.back = [[tap * dilation for tap in taps] for dilation in stack.dilations]
-        self.length = (stack.kernel_size - 1) * max(stack.dilations)
+        self.lengths = [back[0] for back in self.back]  # of what layers look back to
 
     def start(
         self,
@@ -60,9 +61,10 @@ class StackSteps:
         """Return queues of nothing: zeros, which `GatedStack` reads before the first frame."""
         stack, rows = self.stack, len(like)
         inputs = like.new_zeros(rows, stack.front.in_channels)
-        layers = (like.new_zeros(rows, stack.width),) * len(stack.dilations)
+        nothing = like.new_zeros(rows, stack.width)
+        layers = [[nothing] * length for length in self.lengths]
         kept = (inputs,) * (stack.kernel_size - 1)
-        return Queues(kept, [layers] * self.length, self.length, self._weights())
+        return Queues(kept, layers, list(self.lengths), self._weights())
 
     def step(
         self,
@@ -70,12 +72,12 @@ class StackSteps:
         queues: Queues,
     ) -> tuple[Tensor, Queues]:  # y_t, shape: (rows, out_dim); the queues after it
         """Read a frame."""
-        weights, layers, num_frames = queues.weights, queues.layers, queues.num_frames
-        inputs = (*queues.inputs, x)
-        h = torch.addmm(weights.front_bias, torch.cat(inputs, -1), weights.front)
-        come = [layers[num_frames - by][n] for n, back in enumerate(self.back) for by in back]
+        weights, inputs = queues.weights, (*queues.inputs, x)
+        parts = zip(queues.layers, queues.num_frames, self.back, strict=True)
+        come = [kept[own - by] for kept, own, back in parts for by in back]
         told = torch.cat(come, -1).view(len(x), len(self.back), -1).transpose(0, 1)
         told = torch.baddbmm(weights.before_bias, told, weights.before).unbind(0)
+        h = torch.addmm(weights.front_bias, torch.cat(inputs, -1), weights.front)
         read, said = [h], []
         for number, before in enumerate(told):
             filtered, opened = torch.addmm(before, h, weights.now[number]).chunk(2, -1)
@@ -85,10 +87,15 @@ class StackSteps:
                 read.append(h)
         skip = torch.relu(torch.cat(said, -1) @ weights.skip)
         y = torch.relu(torch.addmm(weights.post_bias, skip, weights.post))
-        if len(layers) != num_frames or num_frames > 2 * self.length:  # of another, or too long
-            layers = layers[num_frames - self.length : num_frames]
-        layers.append(tuple(read))
-        return y, Queues(inputs[1:], layers, len(layers), weights)
+        layers = []
+        for kept, own, length, h in zip(
+            queues.layers, queues.num_frames, self.lengths, read, strict=True
+        ):
+            if len(kept) != own or own > 2 * length:  # also another's, or too long
+                kept = kept[own - length : own]
+            kept.append(h)
+            layers.append(kept)
+        return y, Queues(inputs[1:], layers, [len(kept) for kept in layers], weights)
 
     def _weights(self) -> StepWeights:
         stack, width = self.stack, self.stack.width
