@@ -223,6 +223,12 @@ class EnhancementExperiment(Experiment):
         """Return how a signal is met."""
         return f"inference  {model.inference}"
 
+    def python(self, spec: Spec) -> str:
+        """Return the script that makes the same speech clean."""
+        from pyromodels.experiments.enhancement.script import to_python  # is for `show` alone
+
+        return to_python(spec)
+
     def judged(self, spec: Spec, data: MixtureData, model: Parts) -> Judged:
         """Return the fit of the program, on loud pieces of the first signals."""
         check_judged(model.inference)

@@ -12,7 +12,7 @@ import torch
 from pyromodels.dynamics.by_source import BySource
 from pyromodels.errors import SpecError, mismatch, unknown
 from pyromodels.experiments.datasets import DATASETS, build_data
-from pyromodels.experiments.datasets.mixtures.mixtures import Mixture, MixtureData
+from pyromodels.experiments.datasets.mixtures.mixtures import MixtureData, of_one_length
 from pyromodels.experiments.harness.experiment import (
     EXPERIMENTS,
     Experiment,
@@ -109,17 +109,13 @@ class SeparationExperiment(Experiment):
     ) -> Fitted:
         """Train what is not trained yet, and take all mixtures apart, equal lengths at once."""
         prior, encoders, assigner, training = networks_of(spec, data, resume=resume)
-        groups: dict[int | str, list[Mixture]] = {}
-        for mixture in data.mixtures:  # of unknown length and number: one at a time
-            together = mixture.name if mixture.sources is None else len(mixture.signal)
-            groups.setdefault(together, []).append(mixture)
         stft, made, began = model.model.stft, [], time.perf_counter()
-        for mixtures in groups.values():
+        for mixtures in of_one_length(data.mixtures):
             signals = torch.stack([m.signal for m in mixtures]).to(spec.device)
             truth = None
             if model.inference.start == "oracle":
                 truth = stft.analyse(torch.stack([m.sources for m in mixtures])).to(spec.device)
-            made.append((tuple(mixtures), separate(
+            made.append((mixtures, separate(
                 stft.analyse(signals), prior, model.inference, assigner=assigner,
                 encoders=encoders, truth=truth, num_draws=spec.metrics.num_draws,
                 after=spec.metrics.after,
@@ -177,6 +173,12 @@ class SeparationExperiment(Experiment):
     def inference(self, spec: Spec, model: Parts) -> str:
         """Return how mixtures are taken apart."""
         return f"inference  {model.inference}"
+
+    def python(self, spec: Spec) -> str:
+        """Return the script that takes the same mixtures apart."""
+        from pyromodels.experiments.separation.script import to_python  # is for `show` alone
+
+        return to_python(spec, networks=_has_networks(spec))
 
     def judged(self, spec: Spec, data: MixtureData, model: Parts) -> Judged:
         """Return the fit of the programs, on loud pieces of the first mixtures."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +32,15 @@ class Mixture(NamedTuple):
     def signal(self) -> Tensor:  # shape: (n,)
         """The mixture."""
         return self.heard if self.sources is None else self.sources.sum(0)
+
+
+def of_one_length(mixtures: Iterable[Mixture]) -> list[tuple[Mixture, ...]]:
+    """Return mixtures that are taken apart at once, those of unknown sources one at a time."""
+    groups: dict[int | str, list[Mixture]] = {}
+    for mixture in mixtures:
+        together = mixture.name if mixture.sources is None else len(mixture.signal)
+        groups.setdefault(together, []).append(mixture)
+    return list(map(tuple, groups.values()))
 
 
 @dataclass(frozen=True)
