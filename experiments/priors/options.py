@@ -82,13 +82,14 @@ class LangevinInference:
         levels: of noise, in equal ratios.
         first: sigma of the first level.
         last: of the last.
-        steps: at each level.
+        steps: at each level, or a list of one number a level.
         rate: c, steps are c sigma^2.
         temperature: tau; 1 is the posterior.
         adjusted: Metropolis-adjusted steps, for densities that can be evaluated.
         chains: of each mixture; the one most probable under the priors is kept, so that more than
             one needs densities that can be evaluated.
-        max_abs: a chain farther out than this has diverged; sources have a peak of 1.
+        max_abs: a chain farther out than this, in units of 1 + `first`, has diverged; sources have
+            a peak of 1.
         denoise: take the expected signal under the last level's noise, E[s | x], in place of x.
 
     Raises:
@@ -100,7 +101,7 @@ class LangevinInference:
     levels: int = 10
     first: float = 1.0
     last: float = 0.01
-    steps: int = 10
+    steps: int | tuple[int, ...] = 10
     rate: float = 0.3
     temperature: float = 1.0
     adjusted: bool = False
@@ -131,8 +132,8 @@ class LangevinInference:
     @property
     def schedule(self) -> Schedule:
         """The levels of noise."""
-        return Schedule.geometric(self.first, self.last, self.levels, steps=self.steps,
-                                  rate=self.rate)
+        steps = self.steps if isinstance(self.steps, int) else tuple(self.steps)
+        return Schedule.geometric(self.first, self.last, self.levels, steps=steps, rate=self.rate)
 
 
 @dataclass(frozen=True)

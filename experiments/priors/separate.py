@@ -41,7 +41,7 @@ def sample_sources(
     options.check_density(density.has_density)
     printed = options.constraint == "printed"
     kernel = Langevin(
-        density, 1.0, adjusted=options.adjusted, max_abs=options.max_abs,
+        density, 1.0, adjusted=options.adjusted, max_abs=options.max_abs * (1 + options.first),
         temperature=2 * options.temperature if printed else options.temperature,
         mixing=CONSTRAINTS[options.constraint](data.mixture, data.weights),
     )

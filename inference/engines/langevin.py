@@ -229,7 +229,8 @@ class Schedule:
 
     @classmethod
     def geometric(
-        cls, first: float, last: float, num_levels: int, *, steps: int = 10, rate: float = 0.3
+        cls, first: float, last: float, num_levels: int, *, steps: int | tuple[int, ...] = 10,
+        rate: float = 0.3,
     ) -> Schedule:
         """Return levels in equal ratios, from the first to the last."""
         if num_levels < 1:

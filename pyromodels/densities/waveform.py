@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from scipy.fft import next_fast_len
@@ -17,6 +17,8 @@ from pyromodels.registry import DENSITIES
 
 NUM_PERIODS = 32
 """Of a chunk."""
+SPAN = 100.0
+"""Nats below the best wave of a chunk that cannot be seen in double precision any more."""
 LEAST_ENERGY = 1e-12
 """Of a wave that is zero in the whole frame: its amplitude is still to be integrated out."""
 
@@ -192,9 +194,17 @@ class WaveformDensity(SmoothedDensity):
         log_weight = (log_weight + w.log_prior[:, None]).where(there, -math.inf)
         if low == high:
             return _Weighed(log_weight, nearest)
+        # the mean over amplitudes is no more than the best of them: what is far below stays so
+        kept: Any = ...
+        if rows.device.type == "cpu":  # elsewhere it would wait for the device
+            kept = log_weight.detach() > log_weight.detach().amax((1, 2), keepdim=True) - SPAN
+        centre, scale = centre[kept], scale.expand(log_weight.shape)[kept]
         log_mass, shift = _truncated((low - centre) / scale, (high - centre) / scale)
         log_mass = log_mass + (scale * math.sqrt(2 * math.pi) / (high - low)).log()
-        return _Weighed(log_weight + log_mass, (centre + scale * shift).clamp(low, high))
+        whole, amplitude = torch.full_like(log_weight, -math.inf), torch.zeros_like(log_weight)
+        whole[kept] = log_weight[kept] + log_mass
+        amplitude[kept] = (centre + scale * shift).clamp(low, high)
+        return _Weighed(whole, amplitude)
 
 
 def _truncated(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

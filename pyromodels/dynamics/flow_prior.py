@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import pyro
 import torch
@@ -38,7 +37,7 @@ class FlowPrior(SourcePrior, SmoothedDensity):
         SpecError: a size that the levels cannot squeeze.
     """
 
-    event_dim: ClassVar[int] = 2
+    event_dim = 2
     block_dim = 1
     needs_anchor = takes_anchor = takes_mask = False
     has_gaussian_message = False

@@ -26,7 +26,8 @@ from pyromodels.experiments.runs.spec import load_spec
 from pyromodels.inference.engines.langevin import Langevin, anneal
 from pyromodels.inference.engines.mixing import ExactMixing
 
-SMALL = ["data.num_mixtures=3", "data.length=96", "inference.levels=4", "inference.steps=3"]
+SMALL = ["data.num_mixtures=3", "data.length=96", "inference.levels=4",
+         "inference.steps=[5,3,2,2]"]
 
 
 def ran(folder, *settings, draw=False):
@@ -138,6 +139,7 @@ def test_a_network_is_trained_where_the_spec_names_one(tmp_path):
         (['model.priors={bell="waveform"}'], "bell"),
         (["inference.start=truth"], "start"),
         (["inference.levels=0"], "num_levels"),
+        (["inference.levels=3"], "one for each of 3 levels"),
         (["inference.constraint=printed", "inference.adjusted=true"], "Algorithm 1"),
         (["data.name=scene"], "waveforms"),
         (["inference.chains=2", "model.prior=score_network"],
