@@ -23,7 +23,12 @@ from pyromodels.guides.denoising import Denoising, EncodedSpeech, FreeSpeech, Sa
 from pyromodels.inference.engines.coordinate_ascent import CoordinateAscent
 from pyromodels.inference.engines.svi import SVI
 from pyromodels.inference.enhancement.bound import EnhancementBound
-from pyromodels.inference.enhancement.mcem import check_draws, monte_carlo_em
+from pyromodels.inference.enhancement.mcem import (
+    PROPOSALS,
+    ProposalName,
+    check_draws,
+    monte_carlo_em,
+)
 from pyromodels.inference.enhancement.vem import enhancement_em
 from pyromodels.inference.training.progress import progress
 from pyromodels.models.enhancement import Enhancement
@@ -41,7 +46,7 @@ class EnhancementInference:
 
     Args:
         method: beside noise of low rank, "vem", variational EM, or "mcem", Monte-Carlo EM, whose
-            draws of z are those of random walks.
+            draws of z are those of Metropolis chains.
         steps: beside noise of low rank, sweeps of EM over many sequences at once; beside a network,
             steps of Adam on encoder and noise, each sequence alone (NA). 0 leaves what training on
             noisy speech has made of both (ND); with both it is NDA.
@@ -58,6 +63,7 @@ class EnhancementInference:
             all chains, over which the M step is averaged too.
         num_chains: of a sequence, in Monte-Carlo EM; `num_draws` is a multiple of it.
         chain_steps: of every chain, a sweep; the first half burns in.
+        proposal: of the chains, "langevin", along the slope, or "random_walk", as published.
         batch_size: sequences at once.
         block_frames: longer sequences are taken in blocks of so many, so that memory is bounded.
         overlap_frames: of two blocks, cross-faded.
@@ -71,7 +77,8 @@ class EnhancementInference:
     average: bool = False
     num_draws: int = 10
     num_chains: int = 2
-    chain_steps: int = 40
+    chain_steps: int = 20
+    proposal: ProposalName = "langevin"
     batch_size: int = 12
     block_frames: int = 1000
     overlap_frames: int = 60
@@ -79,6 +86,7 @@ class EnhancementInference:
     def __post_init__(self) -> None:
         """Refuse what is no choice."""
         check_choice("method", self.method, "vem", "mcem")
+        check_choice("proposal", self.proposal, *PROPOSALS)
         for start in self.starts:
             check_choice("starts", start, "encoder", "subtracted", "network")
         counts = {"steps": 0, "num_draws": 1, "batch_size": 1, "num_chains": 1, "chain_steps": 1}
@@ -285,6 +293,7 @@ def em_of(
     return monte_carlo_em(
         model, SampledSpeech(model, heard, num_draws=options.num_draws),
         num_chains=options.num_chains, num_steps=options.chain_steps,
+        proposal=options.proposal,
     )
 
 

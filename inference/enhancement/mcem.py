@@ -1,7 +1,6 @@
 """Monte-Carlo EM of speech in low-rank noise: Metropolis draws of z, multiplicative updates."""
 
-import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,15 +9,28 @@ from torch.nn.functional import pad
 from pyromodels.batch import SequenceBatch
 from pyromodels.dynamics.cell import MarkovCell, standard_normal
 from pyromodels.emissions.complex import power_of
-from pyromodels.errors import SpecError, mismatch
+from pyromodels.errors import SpecError, check_choice, mismatch
 from pyromodels.guides.denoising import SampledSpeech
 from pyromodels.inference.engines.coordinate_ascent import CoordinateAscent, Update
 from pyromodels.inference.enhancement.bound import EnhancementBound, log_density
 from pyromodels.inference.enhancement.vem import NoiseUpdate, check_noise
 from pyromodels.models.enhancement import Enhancement
 
-ACCEPTED = 0.234
-"""Share of proposals that a random walk of many dimensions should have accepted."""
+
+class Proposal(NamedTuple):
+    """How far proposals go, and where to: what is best for many dimensions d."""
+
+    along_slope: bool  # whether they follow the slope of the density
+    accepted: float  # the share that should be
+    factor: float  # of the first deviation, in units of the posterior's: factor d^power
+    power: float
+
+
+ProposalName = Literal["langevin", "random_walk"]
+PROPOSALS: dict[str, Proposal] = {
+    "langevin": Proposal(True, 0.574, 1.65, -1 / 6),
+    "random_walk": Proposal(False, 0.234, 2.38, -1 / 2),
+}
 
 
 class Chains(NamedTuple):
@@ -27,14 +39,15 @@ class Chains(NamedTuple):
     z: Tensor  # shape: (C, B, T, L)
     evidence: Tensor  # log p(x_t | z), nats, zero where no frame is; shape: (C, B, T)
     prior: Tensor  # log p(z_t | z_<t), likewise
+    slope: Tensor  # of their sum in z, zero where proposals do not follow it; shape: as z
     log_step: Tensor  # log of the proposal's deviation; shape: (C, B, T), or (C, B, 1)
 
 
 class MetropolisUpdate(Update):
-    r"""E step: draws of p(z | x), the noise held, by random walks that go on from sweep to sweep.
+    r"""E step: draws of p(z | x), the noise held, by chains that go on from sweep to sweep.
 
-        z* = z + \epsilon e,  e ~ N(0, I),      accepted with probability
-        min(1, p(x | z*) p(z*) / p(x | z) p(z))
+        z* = z + \epsilon e [+ \epsilon^2 / 2 d log p(x, z) / dz],    e ~ N(0, I),   accepted with
+        probability min(1, p(x, z*) q(z | z*) / p(x, z) q(z* | z))
 
     What is proposed and accepted together is the least that the decoder allows:
 
@@ -47,23 +60,32 @@ class MetropolisUpdate(Update):
     ======================  ================================================================
 
     The deviation \epsilon of each is found while a chain burns in, in the first half of the steps
-    of every sweep, so that a share `ACCEPTED` of proposals is accepted; then it is held. A walk of
-    a whole sequence is slow: its steps shrink with the square root of T L.
+    of every sweep, so that the share of proposals is accepted that is best for many dimensions;
+    then it is held.
 
-    Departure: the published walk has one deviation, 0.1, for all.
+    Departure: the published proposal is a random walk of deviation 0.1, without the slope. The
+    steps of a walk shrink with the square root of what is proposed together, T L in an RVAE; those
+    along the slope with its sixth root (a Metropolis-adjusted Langevin algorithm), see
+    docs/enhancement.md for what that gains.
 
     Reference: Leglaive, Girin and Horaud, 2018, A variance modeling framework based on variational
-    autoencoders for speech enhancement, algorithm 1.
+    autoencoders for speech enhancement, algorithm 1; Roberts and Rosenthal, 1998, Optimal scaling
+    of discrete approximations to Langevin diffusions.
 
     Args:
         num_chains: C, of every sequence; the guide's draws are a multiple of it.
         num_steps: of every chain, a sweep. The guide takes draws of the second half.
+        proposal: along the slope, "langevin", or a "random_walk".
     """
 
     changes_model = False
 
-    def __init__(self, *, num_chains: int = 2, num_steps: int = 40) -> None:
+    def __init__(
+        self, *, num_chains: int = 2, num_steps: int = 20, proposal: ProposalName = "langevin"
+    ) -> None:
+        check_choice("proposal", proposal, *PROPOSALS)
         self.num_chains, self.num_steps = num_chains, num_steps
+        self.proposal = PROPOSALS[proposal]
         self.log_step: Tensor | None = None
 
     def __call__(self, model: Enhancement, guide: SampledSpeech, batch: SequenceBatch) -> None:
@@ -78,7 +100,7 @@ class MetropolisUpdate(Update):
         every = kept // num_draws
         chains, draws = self.started(model, guide, batch), []
         for left in reversed(range(self.num_steps)):
-            chains = moved(model, batch, chains, adapt=left >= kept)
+            chains = moved(model, batch, chains, self.proposal, adapt=left >= kept)
             if left % every == 0 and left < every * num_draws:
                 draws.append(chains.z)
         self.log_step = chains.log_step
@@ -87,14 +109,15 @@ class MetropolisUpdate(Update):
     def started(self, model: Enhancement, guide: SampledSpeech, batch: SequenceBatch) -> Chains:
         """Return the chains where they were, at the last of the draws."""
         z = guide.draws[:, -self.num_chains :].movedim(1, 0)
-        evidence, prior = log_densities(model, batch, z)
+        known = surveyed(model, batch, z, self.proposal)
         if self.log_step is not None and self.log_step.shape[:2] == z.shape[:2]:
-            return Chains(z, evidence, prior, self.log_step)
+            return Chains(z, *known, self.log_step)
         by_frame = isinstance(model.prior.cell, MarkovCell)
-        moved_at_once = z.shape[-1] * (1 if by_frame else z.shape[-2])
-        step = 2.38 * guide.moments[1].exp().mean((-2, -1)) / math.sqrt(moved_at_once)
-        wide = evidence if by_frame else evidence[..., :1]
-        return Chains(z, evidence, prior, step.log().unsqueeze(-1).expand_as(wide))
+        together = z.shape[-1] * (1 if by_frame else z.shape[-2])
+        scale = guide.moments[1].exp().mean((-2, -1))
+        step = self.proposal.factor * scale * together**self.proposal.power
+        wide = known[0] if by_frame else known[0][..., :1]
+        return Chains(z, *known, step.log().unsqueeze(-1).expand_as(wide))
 
 
 def check_draws(num_draws: int, num_chains: int, num_steps: int) -> None:
@@ -124,20 +147,41 @@ def log_densities(
     return evidence * batch.mask, prior * batch.mask
 
 
-def moved(model: Enhancement, batch: SequenceBatch, chains: Chains, *, adapt: bool) -> Chains:
+def surveyed(
+    model: Enhancement,
+    batch: SequenceBatch,
+    z: Tensor,  # shape: (C, B, T, L)
+    proposal: Proposal,
+) -> tuple[Tensor, Tensor, Tensor]:  # (C, B, T), (C, B, T), as z
+    """Return `log_densities`, and the slope of their sum where proposals follow it."""
+    if not proposal.along_slope:
+        return *log_densities(model, batch, z), z.new_zeros(()).expand_as(z)
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        evidence, prior = log_densities(model, batch, z)
+        (slope,) = torch.autograd.grad((evidence + prior).sum(), z)
+    return evidence.detach(), prior.detach(), slope
+
+
+def moved(
+    model: Enhancement, batch: SequenceBatch, chains: Chains, proposal: Proposal, *, adapt: bool
+) -> Chains:
     """Return the chains after one proposal for every frame, see `MetropolisUpdate`.
 
     Args:
         model: the program.
         batch: the data.
         chains: before.
-        adapt: move the deviation of the proposals towards the share `ACCEPTED`.
+        proposal: which.
+        adapt: move the deviation of the proposals towards the share that should be accepted.
     """
     if not is_chain(model):
-        return proposed(model, batch, chains, batch.mask, adapt=adapt)
+        return proposed(model, batch, chains, batch.mask, proposal, adapt=adapt)
     odd = torch.arange(batch.num_frames, device=batch.mask.device) % 2 == 1
     for some in (~odd, odd):
-        chains = proposed(model, batch, chains, batch.mask & some, adapt=adapt)
+        chains = proposed(model, batch, chains, batch.mask & some, proposal, adapt=adapt)
+        if proposal.along_slope:  # that of the others has changed
+            chains = chains._replace(slope=surveyed(model, batch, chains.z, proposal)[2])
     return chains
 
 
@@ -146,28 +190,33 @@ def proposed(
     batch: SequenceBatch,
     chains: Chains,
     frames: Tensor,  # that are proposed, shape: (B, T)
+    proposal: Proposal,
     *,
     adapt: bool,
 ) -> Chains:
     """Return the chains after one proposal for some frames."""
-    z, evidence, prior, log_step = chains
+    z, evidence, prior, slope, log_step = chains
     by_frame = isinstance(model.prior.cell, MarkovCell)
-    new = z + (log_step.exp() * frames).unsqueeze(-1) * torch.randn_like(z)
-    new_evidence, new_prior = log_densities(model, batch, new)
-    ratio, change = new_evidence - evidence + new_prior - prior, new_prior - prior
+    step, noise = (log_step.exp() * frames).unsqueeze(-1), torch.randn_like(z)
+    new = z + step * noise + step.square() / 2 * slope
+    new_evidence, new_prior, new_slope = surveyed(model, batch, new, proposal)
+    back = noise + step / 2 * (slope + new_slope)  # the noise that would lead back, but for a sign
+    change = new_prior - prior
+    ratio = new_evidence - evidence + change + (noise.square() - back.square()).sum(-1) / 2
     if not by_frame:
         ratio = ratio.sum(-1, keepdim=True)
     elif is_chain(model):  # neighbours hold still: the next frame's change is that of z_t
         ratio[..., :-1] += change[..., 1:]
-    chance = ratio.clamp_max(0.0).exp()
+    chance = ratio.clamp_max(0.0).exp().nan_to_num()  # where nothing is finite: refused
     taken = told = (torch.rand_like(chance) < chance) & frames
     if is_chain(model):
         told = taken | pad(taken[..., :-1], (1, 0))
     if adapt:
-        log_step = log_step + 0.2 * (chance - ACCEPTED) * (frames if by_frame else 1)
+        log_step = log_step + 0.2 * (chance - proposal.accepted) * (frames if by_frame else 1)
+    wide = taken.unsqueeze(-1)
     return Chains(
-        torch.where(taken.unsqueeze(-1), new, z), torch.where(taken, new_evidence, evidence),
-        torch.where(told, new_prior, prior), log_step,
+        torch.where(wide, new, z), torch.where(taken, new_evidence, evidence),
+        torch.where(told, new_prior, prior), torch.where(wide, new_slope, slope), log_step,
     )
 
 
@@ -182,7 +231,8 @@ def monte_carlo_em(
     guide: SampledSpeech,
     *,
     num_chains: int = 2,
-    num_steps: int = 40,
+    num_steps: int = 20,
+    proposal: ProposalName = "langevin",
     noise_updates: int = 3,
 ) -> CoordinateAscent:
     """Return the engine that alternates the two steps, the draws last.
@@ -192,6 +242,7 @@ def monte_carlo_em(
         guide: its guide.
         num_chains: see `MetropolisUpdate`.
         num_steps: likewise.
+        proposal: likewise.
         noise_updates: of the noise, a sweep, over all draws of the guide.
 
     Raises:
@@ -199,5 +250,5 @@ def monte_carlo_em(
     """
     check_noise(model, "Monte-Carlo EM")
     noise = NoiseUpdate(num_draws=guide.draws.shape[1], times=noise_updates)
-    draws = MetropolisUpdate(num_chains=num_chains, num_steps=num_steps)
+    draws = MetropolisUpdate(num_chains=num_chains, num_steps=num_steps, proposal=proposal)
     return CoordinateAscent(model, guide, [noise, draws], bound=EnhancementBound(10))

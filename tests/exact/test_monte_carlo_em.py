@@ -16,12 +16,13 @@ from pyromodels.experiments.enhancement.enhance import Made, posterior
 from pyromodels.guides.denoising import SampledSpeech
 from pyromodels.inference.enhancement.bound import EnhancementBound, log_density
 from pyromodels.inference.enhancement.mcem import (
-    ACCEPTED,
+    PROPOSALS,
     MetropolisUpdate,
     is_chain,
     log_densities,
     monte_carlo_em,
     moved,
+    surveyed,
 )
 from pyromodels.inference.enhancement.vem import NoiseUpdate
 from pyromodels.models.enhancement import Enhancement
@@ -29,7 +30,7 @@ from pyromodels.noise.base import Sizes
 from pyromodels.registry import NOISES
 
 F = 4
-CHAINS = 3000
+CHAINS = 1500
 KINDS = (VAE, DKF, RVAE)
 
 
@@ -62,14 +63,16 @@ def by_grid(model, batch):
     return weight @ z, torch.einsum("n,na,nb->ab", weight, z, z)
 
 
+@pytest.mark.parametrize("proposal", PROPOSALS)
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_draws_have_the_moments_of_the_posterior(kind):
+def test_draws_have_the_moments_of_the_posterior(kind, proposal):
     """Many chains, the last draw of each: independent, so that errors are known."""
     model, batch = model_of(kind, 2), batch_of(2)
     guide = SampledSpeech(model, batch, num_draws=CHAINS, init_scale=1.0)
     torch.manual_seed(3)
-    MetropolisUpdate(num_chains=CHAINS, num_steps=120)(model, guide, batch)
+    update = MetropolisUpdate(num_chains=CHAINS, num_steps=80, proposal=proposal)
+    update(model, guide, batch)
     mean, square = by_grid(model, batch)
     z = guide.draws[0, :, :, 0]
     assert (mean.abs() / (square.diagonal() - mean**2).sqrt()).max() > 0.2  # not that of p(z)
@@ -78,22 +81,26 @@ def test_draws_have_the_moments_of_the_posterior(kind):
         assert ((drawn.mean(0) - exact).abs() < 5 * error).all()
 
 
+@pytest.mark.parametrize("proposal", PROPOSALS)
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_what_a_chain_knows_of_its_draws_is_so_and_padding_stays(kind):
+def test_what_a_chain_knows_of_its_draws_is_so_and_padding_stays(kind, proposal):
     model = model_of(kind, 7, latent_dim=2, num_sequences=2)
     batch = batch_of(7, 2)
     batch.mask[1, 4:] = False
     batch = SequenceBatch(batch.x, batch.mask)
     guide = SampledSpeech(model, batch)
-    update = MetropolisUpdate(num_chains=5)
+    update = MetropolisUpdate(num_chains=5, proposal=proposal)
     chains = update.started(model, guide, batch)
     before = chains.z
     for _ in range(6):
-        chains = moved(model, batch, chains, adapt=True)
+        chains = moved(model, batch, chains, PROPOSALS[proposal], adapt=True)
     evidence, prior = log_densities(model, batch, chains.z)
     torch.testing.assert_close(chains.evidence, evidence)
     torch.testing.assert_close(chains.prior, prior)
+    slope = surveyed(model, batch, chains.z, PROPOSALS[proposal])[2]
+    torch.testing.assert_close(chains.slope, slope)
+    assert slope[:, batch.mask].any() == (proposal == "langevin")
     still = (chains.z == before).all(-1)
     assert still[:, 1, 4:].all() and not still[:, batch.mask].all()
     together = still[:, 0].float().mean(-1)
@@ -101,20 +108,21 @@ def test_what_a_chain_knows_of_its_draws_is_so_and_padding_stays(kind):
     assert is_chain(model) == (kind is DKF)
 
 
+@pytest.mark.parametrize("proposal", PROPOSALS)
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_the_share_that_is_accepted_is_the_one_that_is_asked_for(kind):
+def test_the_share_that_is_accepted_is_the_one_that_is_asked_for(kind, proposal):
     model, batch = model_of(kind, 6, latent_dim=2), batch_of(6)
     guide = SampledSpeech(model, batch, num_draws=200)
-    update = MetropolisUpdate(num_chains=200, num_steps=120)
+    update = MetropolisUpdate(num_chains=200, num_steps=80, proposal=proposal)
     torch.manual_seed(0)
     update(model, guide, batch)
     chains, accepted = update.started(model, guide, batch), []
     for _ in range(20):
-        after = moved(model, batch, chains, adapt=False)
+        after = moved(model, batch, chains, PROPOSALS[proposal], adapt=False)
         accepted.append((after.z != chains.z).any(-1).double().mean())
         chains = after
-    assert abs(torch.stack(accepted).mean() - ACCEPTED) < 0.06
+    assert abs(torch.stack(accepted).mean() - PROPOSALS[proposal].accepted) < 0.06
 
 
 @pytest.mark.parametrize("gain", [False, True])
@@ -187,6 +195,8 @@ def test_its_bound_is_one_of_the_evidence():
 def test_what_it_cannot_do_is_refused():
     model, batch = model_of(RVAE, 5), batch_of(5)
     guide = SampledSpeech(model, batch, num_draws=10)
+    with pytest.raises(ValueError, match="langevin or random_walk"):
+        MetropolisUpdate(proposal="gibbs")
     with pytest.raises(SpecError, match="10 draws of 3 chains.*multiple"):
         MetropolisUpdate(num_chains=3)(model, guide, batch)
     with pytest.raises(SpecError, match="2 or fewer of each"):

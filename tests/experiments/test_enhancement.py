@@ -322,6 +322,7 @@ def test_show_draws_both_programs(folder, capsys):
         ({"inference": {"steps": -1}}, "0 or more"),
         ({"inference": {"overlap_frames": 2000}}, "overlap_frames"),
         ({"inference": {"method": "em"}}, "mcem"),
+        ({"inference": {"proposal": "gibbs"}}, "langevin"),
         ({"inference": {"method": "mcem", "num_chains": 3}}, "multiple of the chains"),
         ({"inference": {"method": "mcem", "learning_rate": 0.1}}, "learning_rate"),
         ({"metrics": {"figures": ["si_sdr_improvement"]}}, "estoi"),
