@@ -12,6 +12,7 @@ from pyromodels.experiments.datasets.waveforms.waveforms import WaveformMixtures
 from pyromodels.experiments.metrics.audio.distortion import si_sdr
 from pyromodels.experiments.priors.options import CONSTRAINTS, GainMetrics, LangevinInference
 from pyromodels.inference.engines.langevin import Langevin, anneal
+from pyromodels.inference.objectives.denoising_bound import denoising_bound
 
 RULE_AMPLITUDE = 0.9
 """Of the one-line rule: that of a square in the mean."""
@@ -36,7 +37,7 @@ def sample_sources(
     """Take all mixtures apart at once.
 
     Raises:
-        SpecError: for adjusted steps, or several chains, of densities that cannot be evaluated.
+        SpecError: for adjusted steps of densities that cannot be evaluated.
     """
     options.check_density(density.has_density)
     printed = options.constraint == "printed"
@@ -50,14 +51,27 @@ def sample_sources(
     found, kept = state.position, ~state.diverged  # (C, B, N, T), (C, B)
     best = torch.zeros_like(kept[:1], dtype=torch.int64)
     if options.chains > 1:
-        log_prob = density.log_prob(found, options.last).where(kept, -torch.inf)
-        best = log_prob.argmax(0, keepdim=True)
+        probable = _evidence(density, found, options, generator).where(kept, -torch.inf)
+        best = probable.argmax(0, keepdim=True)
     found = found.take_along_dim(best[..., None, None], 0)[0]
     if options.denoise:  # of the chains that are left: the score of the others says nothing
         clean = found + options.last**2 * density.score(found, options.last)
         lost = ~kept.any(0)[:, None, None]
         found = torch.where(lost | ~clean.isfinite(), found, clean)
     return Sampled(found, ~kept.any(0))
+
+
+def _evidence(
+    density: IndependentSources,
+    found: Tensor,  # shape: (C, B, N, T)
+    options: LangevinInference,
+    generator: torch.Generator,
+) -> Tensor:  # nats, shape: (C, B)
+    """Return how probable sources are; of scores alone, a bound on it by how well they denoise."""
+    if density.has_density:
+        return density.log_prob(found, options.last)
+    levels = options.last, options.first
+    return denoising_bound(density, found, noise_std=levels, scale=1.0, generator=generator)
 
 
 def _start(

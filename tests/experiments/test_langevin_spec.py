@@ -113,6 +113,20 @@ def test_of_several_chains_the_most_probable_is_kept():
     torch.testing.assert_close(found.estimate, chains[best, torch.arange(3)])
 
 
+class ScoreOfGaussian(GaussianDensity):
+    has_density = False
+
+
+def test_of_a_score_alone_chains_are_judged_by_how_well_it_denoises():
+    data = Waveforms(num_mixtures=3, length=20).mixtures(torch.float64)
+    found = []
+    for kind in (GaussianDensity, ScoreOfGaussian):
+        density = IndependentSources([kind(std=0.1), kind(std=0.7)])
+        options = LangevinInference(chains=5, levels=2, steps=2, denoise=False)
+        found.append(sample_sources(data, density, options, seeded(), show_progress=False).estimate)
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.parametrize("start", ["noise", "mixture", "oracle"])
 def test_starts_are_where_they_say(start):
     data = Waveforms(num_mixtures=2, length=4000).mixtures(torch.float64)
@@ -142,10 +156,8 @@ def test_a_network_is_trained_where_the_spec_names_one(tmp_path):
         (["inference.levels=3"], "one for each of 3 levels"),
         (["inference.constraint=printed", "inference.adjusted=true"], "Algorithm 1"),
         (["data.name=scene"], "waveforms"),
-        (["inference.chains=2", "model.prior=score_network"],
-         "inference.chains: given 2; expected 1"),
         (["inference.adjusted=true", 'model.priors={sine="score_network"}'],
-         "inference.adjusted: given True; expected false"),
+         "inference.adjusted: given True; expected False"),
     ],
 )
 def test_refusals(settings, words):
@@ -153,8 +165,8 @@ def test_refusals(settings, words):
         build(load_spec("langevin", settings=[*SMALL, *settings]))
 
 
-def test_a_score_alone_cannot_tell_chains_apart():
+def test_a_score_alone_accepts_nothing():
     density = IndependentSources([ScoreNetwork(num_channels=8, num_rounds=1)] * 2)
     data = Waveforms(num_mixtures=1, length=64).mixtures()
-    with pytest.raises(SpecError, match="inference.chains: given 2"):
-        sample_sources(data, density, LangevinInference(chains=2), seeded())
+    with pytest.raises(SpecError, match="inference.adjusted"):
+        sample_sources(data, density, LangevinInference(adjusted=True), seeded())
