@@ -142,7 +142,7 @@ def drawn(
     Of torch's global generator a seed is drawn, which determines all of it.
     """
     generator = torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))
-    at = {"generator": generator, "device": device}
+    at: dict[str, Any] = {"generator": generator, "device": device}
     kind = torch.arange(number, device=device) % len(kinds)
     signals = _of_kinds(law, kinds, kind, options.length, generator)
     low, high = (math.log(bound) for bound in options.noise_std)

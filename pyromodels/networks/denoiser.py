@@ -75,15 +75,15 @@ class Denoiser(nn.Module):
         if stride < 2 or stride % 2:
             raise ValueError(mismatch("stride", given=stride, expected="an even number"))
         self.stride, self.scale = stride, scale
-        around = {"stride": stride, "padding": stride // 2}
-        self.input = nn.Conv1d(1, num_channels, 2 * stride, **around)
+        at = 2 * stride, stride, stride // 2  # kernel, stride, padding
+        self.input = nn.Conv1d(1, num_channels, *at)
         self.told = Told(num_kinds, num_channels)
         self.layers = nn.ModuleList(
             layer for _ in range(num_rounds)
             for layer in (*(Dilated(num_channels, d) for d in dilations),
                           Attention(num_channels, num_heads))
         )
-        self.output = nn.ConvTranspose1d(num_channels, 1, 2 * stride, **around)
+        self.output = nn.ConvTranspose1d(num_channels, 1, *at)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
