@@ -108,11 +108,11 @@ def test_drawn_noise_has_the_power_it_says(residue):
 
 def test_training_lowers_the_loss_and_is_found_again(tmp_path, monkeypatch):
     monkeypatch.setenv("PYROMODELS_RUNS", str(tmp_path))
-    options = ScoreTraining(num_channels=8, num_rounds=1, length=64, steps=60, steps_per_epoch=20,
+    options = ScoreTraining(num_channels=8, num_rounds=1, length=64, steps=160, steps_per_epoch=40,
                             batch_size=12, learning_rate=2e-2, noise_std=(0.1, 0.5))
     made = find_or_train_score(WaveformLaw(), KINDS, options, 0)
     losses = [record["valid_loss"] for record in made.history]
-    assert losses[-1] < 0.95 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
     again = find_or_train_score(WaveformLaw(), KINDS, options, 0)
     x = torch.randn(2, 64)
     torch.testing.assert_close(made.prior.score(x, 0.3), again.prior.score(x, 0.3))
