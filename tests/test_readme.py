@@ -65,6 +65,14 @@ def your_own_program_is_judged(names, shown):
     assert names["report"].overall == "trust"
 
 
+def sources_share_a_mixture(names, shown):
+    shares = torch.tensor([[0.8], [0.2]])
+    torch.testing.assert_close(names["state"].position.mean((0, 1)), shares * names["mixture"],
+                               atol=0.06, rtol=0.0)  # five standard errors of 0.01
+    torch.testing.assert_close(names["state"].position.sum(-2), names["mixture"].expand(2000, 1, 3))
+    assert "tensor([[" in shown
+
+
 CHECKS = {
     ("README.md", 0): two_that_cross,
     ("docs/models.md", 0): several_sources,
@@ -72,6 +80,7 @@ CHECKS = {
     ("docs/enhancement.md", 0): noise_is_told_from_nothing,
     ("docs/classification.md", 0): five_classes_are_one_batch,
     ("docs/classification.md", 1): a_bank_decides,
+    ("docs/priors.md", 0): sources_share_a_mixture,
     ("docs/posteriors.md", 0): your_own_program_is_judged,
 }
 
