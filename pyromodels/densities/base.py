@@ -53,10 +53,7 @@ class SmoothedDensity(nn.Module, ABC):
         noise_std: float | Tensor = 0.0,  # sigma, broadcastable to (*batch)
     ) -> Tensor:  # shape: (*batch, *event)
         """Return the gradient of log p_sigma at x; nothing of its graph is kept."""
-        with torch.enable_grad():
-            at = x.detach().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(self.log_prob(at, noise_std).sum(), at)
-        return gradient
+        return self._by_autograd(x, noise_std)[1]
 
     def log_prob_and_score(
         self,
@@ -66,6 +63,9 @@ class SmoothedDensity(nn.Module, ABC):
         """Return both, in one pass where the score is that of autograd."""
         if type(self).score is not SmoothedDensity.score:
             return self.log_prob(x, noise_std).detach(), self.score(x, noise_std)
+        return self._by_autograd(x, noise_std)
+
+    def _by_autograd(self, x: Tensor, noise_std: float | Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             at = x.detach().requires_grad_(True)
             log_prob = self.log_prob(at, noise_std)

@@ -199,7 +199,7 @@ class WaveformDensity(SmoothedDensity):
         if rows.device.type == "cpu":  # elsewhere it would wait for the device
             kept = log_weight.detach() > log_weight.detach().amax((1, 2), keepdim=True) - SPAN
         centre, scale = centre[kept], scale.expand(log_weight.shape)[kept]
-        log_mass, shift = _truncated((low - centre) / scale, (high - centre) / scale)
+        log_mass, shift = truncated_normal((low - centre) / scale, (high - centre) / scale)
         log_mass = log_mass + (scale * math.sqrt(2 * math.pi) / (high - low)).log()
         whole, amplitude = torch.full_like(log_weight, -math.inf), torch.zeros_like(log_weight)
         whole[kept] = log_weight[kept] + log_mass
@@ -207,7 +207,7 @@ class WaveformDensity(SmoothedDensity):
         return _Weighed(whole, amplitude)
 
 
-def _truncated(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+def truncated_normal(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Log mass of a standard normal in an interval, less log exp(-z^2 / 2) at its mode; its mean.
 
     In units of the density at the mode nothing underflows, however far out the interval lies.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyromodels.errors import mismatch, misshapen
+from pyromodels.networks.noise_level import NoiseLevel
 
 NUM_GROUPS = 8
 """Of channels that a normalisation takes together."""
@@ -51,6 +50,7 @@ class Denoiser(nn.Module):
     diffusion-based generative models", Table 1, for the scaling.
 
     Example:
+        >>> import torch
         >>> denoiser = Denoiser(num_channels=8, num_rounds=1)
         >>> x = torch.ones(3, 32)
         >>> denoiser(x, torch.full((3,), 0.6), torch.zeros(3, dtype=torch.long))[0, :2]
@@ -77,7 +77,8 @@ class Denoiser(nn.Module):
         self.stride, self.scale = stride, scale
         at = 2 * stride, stride, stride // 2  # kernel, stride, padding
         self.input = nn.Conv1d(1, num_channels, *at)
-        self.told = Told(num_kinds, num_channels)
+        self.level = NoiseLevel(num_channels, floor=0.0)
+        self.kind = nn.Embedding(num_kinds, num_channels)
         self.layers = nn.ModuleList(
             layer for _ in range(num_rounds)
             for layer in (*(Dilated(num_channels, d) for d in dilations),
@@ -98,38 +99,12 @@ class Denoiser(nn.Module):
             raise misshapen("x", x.shape, f"(B, T) with T a multiple of stride={self.stride}")
         sigma = noise_std.unsqueeze(-1)
         deviation = (sigma.square() + self.scale**2).sqrt()
-        told = self.told(noise_std, kind)
+        told = F.silu(self.level(noise_std) + self.kind(kind))
         hidden = self.input((x / deviation).unsqueeze(1))
         for layer in self.layers:
             hidden = layer(hidden, told)
         found = self.output(F.silu(hidden)).squeeze(1)
         return (self.scale / deviation) ** 2 * x + sigma * self.scale / deviation * found
-
-
-class Told(nn.Module):
-    """A vector that says log sigma, by sines of it, and the kind.
-
-    Args:
-        num_kinds: K.
-        dim: of the vector.
-        num_waves: of sines, and of cosines.
-    """
-
-    def __init__(self, num_kinds: int, dim: int, num_waves: int = 16) -> None:
-        super().__init__()
-        self.register_buffer("rates", math.pi / 2 * torch.linspace(0.2, 3.0, num_waves),
-                             persistent=False)
-        self.level = nn.Sequential(nn.Linear(2 * num_waves, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.kind = nn.Embedding(num_kinds, dim)
-
-    def forward(
-        self,
-        noise_std: Tensor,  # shape: (B,)
-        kind: Tensor,  # shape: (B,)
-    ) -> Tensor:  # shape: (B, dim)
-        """Return the vector."""
-        angle = noise_std.log().unsqueeze(-1) * self.rates
-        return F.silu(self.level(torch.cat((angle.sin(), angle.cos()), -1)) + self.kind(kind))
 
 
 class Dilated(nn.Module):
