@@ -274,18 +274,19 @@ def anneal(
         schedule: the levels.
         position: where chains start.
         generator: of the noise.
-        show_progress: show a bar of the levels.
+        show_progress: show a bar of the steps.
     """
-    state = kernel.init(position)
-    for sigma, eta, steps in progress(
-        schedule.levels(), desc="langevin", unit="level", disable=not show_progress
+    state, level = kernel.init(position), kernel
+    every = [(sigma, eta, number == 0) for sigma, eta, steps in schedule.levels()
+             for number in range(steps)]
+    for sigma, eta, begins in progress(
+        every, desc="langevin", unit="step", disable=not show_progress
     ):
-        level = replace(kernel, noise_std=sigma, step_size=eta)
-        diverged = state.diverged
-        state = level.init(state.position)
-        state = state._replace(diverged=state.diverged | diverged)
-        for _ in range(steps):
-            state, _ = level.step(state, generator)
+        if begins:
+            level, diverged = replace(kernel, noise_std=sigma, step_size=eta), state.diverged
+            state = level.init(state.position)
+            state = state._replace(diverged=state.diverged | diverged)
+        state, _ = level.step(state, generator)
     return state
 
 
